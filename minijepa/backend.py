@@ -1,0 +1,106 @@
+"""NumPy or CuPy: devices, the one matrix product, and random draws that depend on nothing but their name.
+
+Array code elsewhere is written once against ``xp = xp_of(x)`` and runs wherever ``x`` lives.
+"""
+
+import os
+
+# Worker threads each run their own part of a batch, so BLAS must not start threads of its own. OpenBLAS, MKL and
+# Accelerate read these variables once, when NumPy is first imported; whoever has set one keeps their value.
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import zlib  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from minijepa.errors import DeviceError  # noqa: E402
+
+try:  # CuPy imports without a GPU too; whether one can be used is asked in resolve_device
+    import cupy
+except ImportError:
+    cupy = None
+
+
+def xp_of(array):
+    """The array library (``numpy`` or ``cupy``) that ``array`` belongs to."""
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return cupy
+    return np
+
+
+def is_array(value):
+    """Whether ``value`` is an array of a supported library."""
+    return isinstance(value, np.ndarray) or (cupy is not None and isinstance(value, cupy.ndarray))
+
+
+def device_of(array):
+    """``"cpu"`` or ``"cuda"``."""
+    return "cpu" if xp_of(array) is np else "cuda"
+
+
+def resolve_device(name):
+    """Turn ``"auto"``, ``"cpu"`` or ``"cuda"`` into ``"cpu"`` or ``"cuda"``.
+
+    ``auto`` takes the GPU if one can be used. Raises DeviceError, in one line saying what is missing, for a ``cuda``
+    that can't be had.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"unknown device {name!r}: choose auto, cpu or cuda")
+    if name == "cpu":
+        return "cpu"
+    problem = _cuda_problem()
+    if problem is None:
+        return "cuda"
+    if name == "auto":
+        return "cpu"
+    raise DeviceError(problem)
+
+
+def _cuda_problem():
+    """What keeps CUDA from being used, as one line; None if nothing does."""
+    remedy = "or use --device cpu"
+    if cupy is None:
+        return f"--device cuda needs CuPy, which is not installed: pip install -r requirements-cuda.txt, {remedy}"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"--device cuda: the CUDA driver does not answer ({error}): install the NVIDIA driver, {remedy}"
+    if count == 0:
+        return f"--device cuda: the driver sees no NVIDIA GPU, {remedy}"
+    return None
+
+
+def to_device(array, device):
+    """``array`` on ``device`` ("cpu" or "cuda"); copied only if it lives elsewhere."""
+    if device == "cpu":
+        return to_numpy(array)
+    if cupy is None:
+        raise DeviceError(_cuda_problem())
+    return cupy.asarray(array)
+
+
+def to_numpy(array):
+    """``array`` as a NumPy array; copied only if it lives on a GPU."""
+    return np.asarray(array) if xp_of(array) is np else cupy.asnumpy(array)
+
+
+def matmul(a, b, out=None):
+    """The one matrix product of this project: ``a @ b`` over the last two axes, broadcast over the others.
+
+    Every product of the network passes here, so that precision and library are chosen in one place.
+    """
+    return xp_of(a).matmul(a, b, out=out)
+
+
+def rng(seed, purpose, step=0):
+    """A generator that is a function of (seed, purpose, step) alone.
+
+    Philox is a counter-based generator: its n-th output is a keyed hash of n. The key is made of ``seed`` and of the
+    word ``purpose``, the step stands in the counter's highest word, so no two streams overlap and no state has to be
+    stored: step 1,000 can be drawn without the 999 before it.
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    key = np.array([seed % 2**64, zlib.crc32(purpose.encode())], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, step], np.uint64)))
