@@ -1,0 +1,13 @@
+"""minijepa: I-JEPA from scratch on NumPy and CuPy, with its own tape-based autograd."""
+
+from minijepa import backend  # noqa: F401, I001  (first: it holds BLAS to one thread before NumPy is loaded)
+from minijepa import ops
+from minijepa.autograd import Function, Parameter, Tape, Tensor, no_tape
+from minijepa.config import Config
+from minijepa.data import MultiBlockMasker, load_cifar10, normalise
+from minijepa.models import IJEPA
+
+__all__ = [
+    "IJEPA", "Config", "Function", "MultiBlockMasker", "Parameter", "Tape", "Tensor", "gradcheck", "load",
+    "load_cifar10", "no_tape", "normalise", "ops",
+]  # fmt: skip

@@ -1,0 +1,394 @@
+"""The engine: tensors, the tape that operations are written on, and the walk backwards along it.
+
+Reverse-mode differentiation in one paragraph. A computation y = fₙ(… f₂(f₁(x))) has, for a scalar loss L, the
+gradients dL/dyᵢ₋₁ = (∂fᵢ/∂yᵢ₋₁)ᵀ dL/dyᵢ. Each operation knows that one transposed product ("backward"); the tape knows
+the order. Walking the tape from its end to its start, every gradient is complete before it is used, because all uses of
+a value stand behind the entry that made it. A value that was used twice receives the sum of both gradients.
+
+    with Tape() as tape:            # operations are written down only inside
+        loss = (x * w).sum()
+    tape.backward(loss)             # x.grad and w.grad now hold dL/dx and dL/dw
+
+The division of labour: an operation (:class:`Function`) holds formulas and nothing else. Checking shapes, dtypes and
+devices, summing a gradient over broadcast axes, and adding up the gradients of a value used twice are done here, once.
+"""
+
+import threading
+
+import numpy as np
+
+from minijepa.backend import device_of, is_array, xp_of
+from minijepa.errors import DeviceError, DtypeError, ShapeError, TapeError
+from minijepa.signature import Signature
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Tensor:
+    """An array that operations can be recorded on.
+
+    ``data``: a NumPy or CuPy array of float32 or float64; Python numbers, lists and integer arrays become float32.
+    ``requires_grad``: whether ``backward`` shall fill ``grad``, an array of the same shape, by adding to it.
+    A float array is not copied: the tensor looks at it.
+    """
+
+    __slots__ = ("_mark", "data", "grad", "requires_grad")
+    __array_ufunc__ = None  # makes `array * tensor` ask the tensor, instead of multiplying element by element
+
+    def __init__(self, data, requires_grad=False):
+        self.data = _as_float_array(data)
+        self.requires_grad = requires_grad
+        self.grad = None
+        self._mark = None  # of the tape that recorded this tensor; None for a leaf
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+
+    def item(self):
+        """The only element, as a Python float."""
+        return float(self.data.item())
+
+    def detach(self):
+        """A leaf that looks at the same array and requires no gradient."""
+        return Tensor(self.data)
+
+    def zero_grad(self):
+        """Forget the gradient."""
+        self.grad = None
+
+    def __len__(self):
+        return len(self.data)
+
+    def __repr__(self):
+        flag = ", requires_grad=True" if self.requires_grad else ""
+        return f"{type(self).__name__}({np.array2string(self.data, precision=4, threshold=20)}, {self.dtype}{flag})"
+
+    def __setitem__(self, index, value):
+        raise TapeError(
+            "a Tensor is not changed in place, because the tape may still need its old value: build a new one "
+            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data outside of a tape"
+        )
+
+
+class Parameter(Tensor):
+    """A Tensor that is trained: it requires a gradient, has a name once a model owns it, and may decay.
+
+    ``decay``: whether AdamW's weight decay applies (matrices: yes; biases, norms, positions, the mask token: no).
+    """
+
+    __slots__ = ("decay", "name")
+
+    def __init__(self, data, decay=False, name=None):
+        super().__init__(data, requires_grad=True)
+        self.decay = decay
+        self.name = name
+
+
+def _as_float_array(data):
+    if isinstance(data, Tensor):
+        return data.data
+    array = data if is_array(data) else np.asarray(data)
+    if array.dtype in FLOATS and is_array(data):
+        return array
+    if array.dtype.kind not in "fiub":
+        raise DtypeError(f"a Tensor holds real numbers; got {type(data).__name__} of dtype {array.dtype}")
+    return array.astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------- operations
+
+
+class Context:
+    """What an operation's forward leaves for its backward.
+
+    ``needs[i]``: whether anybody wants the gradient of input i. ``save(*arrays)`` keeps arrays for ``saved``; anything
+    else (an axis, a shape) is simply set as an attribute. Nothing is kept when the operation is not recorded.
+    """
+
+    def __init__(self, needs):
+        self.needs = needs
+        self.saved = ()
+
+    def save(self, *arrays):
+        if any(self.needs):
+            self.saved = arrays
+
+
+class Function:
+    """An operation: a formula, its forward and its backward. Subclass it to write your own.
+
+        class Square(Function):
+            \"\"\"y = x²;  dx = 2x dy\"\"\"
+            shapes = "(...) -> (...)"
+
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save(x)
+                return x * x
+
+            @staticmethod
+            def backward(ctx, dy):
+                (x,) = ctx.saved
+                return (2 * x * dy,)
+
+        y = Square.apply(x)
+
+    ``forward(ctx, *arrays, **options)`` returns one array. ``backward(ctx, dy)`` returns a tuple with one slot per
+    input: an array, or None for no gradient. The gradient of a broadcast input may keep the broadcast shape, the engine
+    sums it. Neither may write into an array that it was given; ``backward`` may return ``dy`` itself or a view of it.
+
+    ``shapes`` is checked at every call, and printed by errors; its grammar is :class:`minijepa.signature.Signature`'s.
+    """
+
+    shapes = "(*)+ -> (*)"
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.signature = Signature(cls.shapes)
+
+    @staticmethod
+    def forward(ctx, *arrays, **options):
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx, dy):
+        raise NotImplementedError
+
+    @classmethod
+    def op_name(cls):
+        return cls.__name__.lower()
+
+    @classmethod
+    def apply(cls, *inputs, **options):
+        """Run forward on ``inputs`` (tensors, arrays, numbers, or None for an optional one); record it if need be."""
+        inputs = _as_tensors(cls, inputs)
+        arrays = [None if t is None else t.data for t in inputs]
+        gradient_shapes = cls.signature.match(cls.op_name(), tuple(None if a is None else a.shape for a in arrays))
+
+        tape = current_tape()
+        recorded = tape is not None and any(t is not None and t.requires_grad for t in inputs)
+        ctx = Context(tuple(recorded and t is not None and t.requires_grad for t in inputs))
+        y = cls.forward(ctx, *arrays, **options)
+        dtype = next(a.dtype for a in arrays if a is not None)
+        if y.dtype != dtype:
+            raise DtypeError(f"{cls.op_name()}: forward was given {dtype} and returned {y.dtype}")
+
+        output = Tensor(y, requires_grad=recorded)
+        if recorded:
+            tape.record(Entry(cls, ctx, inputs, gradient_shapes, output))
+        return output
+
+
+def _as_tensors(op, inputs):
+    """Inputs as tensors of one dtype on one device; bare numbers take the dtype of the tensors beside them."""
+    given = [x for x in inputs if isinstance(x, Tensor)]
+    first = given[0].data if given else None
+    tensors = []
+    for x in inputs:
+        if x is not None and not isinstance(x, Tensor):
+            if given and not is_array(x):
+                x = xp_of(first).asarray(x, dtype=first.dtype)
+            x = Tensor(x)
+        tensors.append(x)
+    arrays = [t.data for t in tensors if t is not None]
+    if len({a.dtype for a in arrays}) > 1:
+        found = ", ".join(str(a.dtype) for a in arrays)
+        raise DtypeError(f"{op.op_name()}: its inputs are {found}; convert them to one dtype with array.astype")
+    if len({device_of(a) for a in arrays}) > 1:
+        found = ", ".join(f"{device_of(a)} {a.shape}" for a in arrays)
+        raise DeviceError(f"{op.op_name()}: its inputs live on different devices ({found}); move them with to_device")
+    return tensors
+
+
+# ---------------------------------------------------------------------------------------------------------------- tape
+
+
+class Entry:
+    """One line of a tape: which operation made which output from which inputs."""
+
+    __slots__ = ("ctx", "gradient_shapes", "inputs", "op", "output")
+
+    def __init__(self, op, ctx, inputs, gradient_shapes, output):
+        self.op, self.ctx, self.inputs, self.output = op, ctx, inputs, output
+        self.gradient_shapes = gradient_shapes  # of each input: its shape after broadcasting
+
+
+_thread = threading.local()
+
+
+def current_tape():
+    """The tape that operations of this thread are written on, or None."""
+    return getattr(_thread, "tape", None)
+
+
+class no_tape:
+    """Suspends the current tape: nothing inside is recorded, so no gradient can flow through it."""
+
+    def __enter__(self):
+        self._suspended = current_tape()
+        _thread.tape = None
+
+    def __exit__(self, *error):
+        _thread.tape = self._suspended
+
+
+class Tape:
+    """The list of recorded operations, in execution order. Each thread has its own current tape.
+
+    ``into``: where the gradients of leaves go. None: into each leaf's ``grad``. A dict {tensor: array}: into these
+    arrays, which is how worker threads keep apart; a leaf that is missing is added. Both accumulate.
+
+    After ``backward``, ``reached`` is the set of leaves that received a gradient.
+    """
+
+    def __init__(self, into=None):
+        self.entries = []
+        self.into = into
+        self.reached = set()
+        self._used = False
+        self._mark = object()  # what ties a tensor to this tape without keeping the tape alive
+
+    def __enter__(self):
+        if current_tape() is not None:
+            raise TapeError("a tape is already recording in this thread: tapes don't nest; suspend it with no_tape()")
+        if self._used:
+            raise TapeError("this tape was used up by backward: make a new Tape()")
+        _thread.tape = self
+        return self
+
+    def __exit__(self, *error):
+        _thread.tape = None
+
+    def record(self, entry):
+        if self._used:
+            raise TapeError(f"{entry.op.op_name()}: this tape was used up by backward: make a new Tape()")
+        for x in entry.inputs:
+            if x is not None and x.requires_grad and x._mark not in (None, self._mark):
+                raise TapeError(
+                    f"{entry.op.op_name()}: an input of shape {x.shape} was recorded on another tape; "
+                    "compute it inside this one, or use x.detach() if no gradient shall flow through it"
+                )
+        entry.output._mark = self._mark
+        self.entries.append(entry)
+
+    def backward(self, loss, cotangent=None):
+        """Add d(loss)/d(leaf) to the gradient of every leaf that the recorded operations used.
+
+        ``loss``: a tensor recorded here. ``cotangent``: the gradient to start from, of loss's shape; 1 for a scalar.
+        The entries, with all that they saved, are freed on the way: a tape serves once.
+        """
+        gradients = {id(loss): self._start(loss, cotangent)}  # of values whose entry is still ahead of us
+        made_here = set()  # ids of gradients that are our own arrays, so that we may add to them in place
+        self._used = True
+        while self.entries:
+            entry = self.entries.pop()
+            made_here.discard(id(entry.output))
+            dy = gradients.pop(id(entry.output), None)
+            if dy is None:  # the loss does not depend on it
+                continue
+            for x, dx in zip(entry.inputs, _input_gradients(entry, dy)):
+                if dx is None:
+                    continue
+                if x._mark is None:
+                    self._add_to_leaf(x, dx)
+                elif id(x) not in gradients:
+                    gradients[id(x)] = dx
+                elif id(x) in made_here:
+                    gradients[id(x)] += dx
+                else:
+                    gradients[id(x)] = gradients[id(x)] + dx
+                    made_here.add(id(x))
+
+    def _start(self, loss, cotangent):
+        if self._used:
+            raise TapeError("this tape was used up by its first backward: record the computation again in a new Tape()")
+        if loss._mark is not self._mark:
+            raise TapeError(
+                f"the loss of shape {loss.shape} is not on this tape: it was computed outside of `with Tape()`, on "
+                "another tape, or from inputs that require no gradient"
+            )
+        if cotangent is None:
+            if loss.size != 1:
+                raise TapeError(
+                    f"backward from a tensor of shape {loss.shape}, which is no scalar, needs a cotangent: "
+                    "tape.backward(y, dy) with dy of y's shape, or reduce y with sum() or mean()"
+                )
+            return xp_of(loss.data).ones_like(loss.data)
+        cotangent = xp_of(loss.data).asarray(getattr(cotangent, "data", cotangent), dtype=loss.dtype)
+        if cotangent.shape != loss.shape:
+            raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
+        return cotangent
+
+    def _add_to_leaf(self, leaf, gradient):
+        self.reached.add(leaf)
+        grad = leaf.grad if self.into is None else self.into.get(leaf)
+        if grad is not None:
+            grad += gradient
+        elif self.into is None:
+            leaf.grad = gradient.copy()  # the op may have returned a view of an array that others use
+        else:
+            self.into[leaf] = gradient.copy()
+
+    def __str__(self):
+        """A table, a line an operation: number, name, shapes, bytes saved for backward."""
+        if self._used:
+            return "Tape: used up by backward"
+        rows = [("#", "operation", "inputs", "output", "saved")]
+        seen = {id(_owner(x.data)) for e in self.entries for x in e.inputs if x is not None and x._mark is None}
+        total = 0
+        for number, entry in enumerate(self.entries):
+            saved = 0
+            for array in entry.ctx.saved:
+                if is_array(array) and id(_owner(array)) not in seen:
+                    seen.add(id(_owner(array)))
+                    saved += array.nbytes
+            total += saved
+            shapes = " ".join("-" if x is None else _shape(x.shape) for x in entry.inputs)
+            rows.append((str(number), entry.op.op_name(), shapes, _shape(entry.output.shape), f"{saved:,}"))
+        rows.append(("", "", "", "bytes saved, each array once", f"{total:,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        align = ("{:>%d}  {:<%d}  {:<%d}  {:<%d}  {:>%d}" % tuple(widths)).format  # noqa: UP031
+        return "\n".join(align(*row) for row in rows)
+
+
+def _input_gradients(entry, dy):
+    """The op's gradients, one for each input, checked and summed over broadcast axes."""
+    name = entry.op.op_name()
+    gradients = entry.op.backward(entry.ctx, dy)
+    if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
+        found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
+        raise ShapeError(f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot per input; got {found}")
+    results = []
+    for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
+        if dx is None or not entry.ctx.needs[i]:
+            results.append(None)
+            continue
+        if dx.shape not in (x.shape, entry.gradient_shapes[i]):
+            raise ShapeError(f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}")
+        if dx.dtype != x.dtype:
+            raise DtypeError(f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype}")
+        results.append(unbroadcast(dx, x.shape))
+    return results
+
+
+def unbroadcast(gradient, shape):
+    """Sum ``gradient`` over the axes along which an array of ``shape`` was broadcast.
+
+    Broadcasting copies: y[i, j] = x[j] for every i. Each copy contributes to L, so dx[j] = Σᵢ dy[i, j]. Axes that
+    were added in front disappear, axes of length 1 that were stretched are summed and kept.
+    """
+    if gradient.shape == shape:
+        return gradient
+    added = gradient.ndim - len(shape)
+    stretched = tuple(i for i in range(added, gradient.ndim) if shape[i - added] == 1 and gradient.shape[i] != 1)
+    return gradient.sum(axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
+
+
+def _owner(array):
+    return array if array.base is None else array.base
+
+
+def _shape(shape):
+    return "×".join(map(str, shape)) or "scalar"

@@ -1,0 +1,205 @@
+"""Every setting of a run, in one frozen dataclass that is checked when it is made, and the presets."""
+
+import ast
+import dataclasses
+import math
+
+from minijepa.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of a run. The defaults are the specification's section 9, without augmentation.
+
+    Raises ConfigError, in one line, for a bad value or an impossible combination.
+    """
+
+    # Data
+    image_size: int = 32
+    patch_size: int = 4
+    val_size: int = 0  # training images held back, for choosing settings: probe.py --split val
+    augment_flip: bool = False  # mirror half of the images
+    augment_crop: int = 0  # shift each image by up to this many pixels in both directions; 0: not at all
+
+    # Context and target encoder
+    encoder_embed_dim: int = 192
+    encoder_depth: int = 6
+    encoder_num_heads: int = 6
+    mlp_ratio: float = 4.0
+    layer_norm_eps: float = 1e-6
+    patch_embed_gain: float = 1.0  # patch projection ~ Normal(0, gain / √(3 p²))
+
+    # Predictor
+    predictor_embed_dim: int = 96
+    predictor_depth: int = 4
+    predictor_num_heads: int = 6
+
+    # Masks
+    num_target_blocks: int = 4
+    target_scale: tuple = (0.15, 0.25)
+    target_aspect_ratio: tuple = (0.75, 1.5)
+    context_scale: tuple = (0.75, 0.95)
+    min_context: int = 4
+
+    # Loss
+    loss: str = "l2"  # "l2": the specification's section 7; "smooth_l1": Meta's code
+    target_norm: str = "none"  # "layer_norm": each target to mean 0 and variance 1 over D, as in Meta's code
+
+    # Training
+    epochs: int = 100
+    batch_size: int = 256
+    base_lr: float = 1e-3
+    min_lr: float = 1e-5
+    warmup_epochs: float = 10
+    weight_decay: float = 0.05
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-8
+    ema_momentum_start: float = 0.996
+    ema_momentum_end: float = 1.0
+    seed: int = 0
+
+    # Reporting
+    knn_every: int = 5  # epochs between two kNN evaluations; 0: never
+    keep_every: int = 0  # epochs between two checkpoints that are kept for good; 0: only the last one
+    max_train_images: int = 0  # use the first so many training images; 0: all
+
+    num_patches = property(lambda self: (self.image_size // self.patch_size) ** 2)
+    grid = property(lambda self: (self.image_size // self.patch_size,) * 2)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked_type(field, getattr(self, field.name)))
+        _check_values(self)
+
+    @classmethod
+    def preset(cls, name, **changes):
+        """One of PRESETS, with some fields changed."""
+        if name not in PRESETS:
+            raise ConfigError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}")
+        return cls.from_dict({**PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, values):
+        """A Config from {field: value}; an unknown field is a ConfigError."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"unknown setting {name!r}{_suggestion(name, known)}")
+        return cls(**values)
+
+    def to_dict(self):
+        """{field: value}, with lists for tuples, so that it survives JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def parse_assignment(text):
+    """``"key=value"`` -> (key, value), the value read as a Python literal where it is one: numbers, true, (0.1, 0.2)."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
+    try:
+        return key.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return key.strip(), {"true": True, "false": False}.get(value.strip().lower(), value.strip())
+
+
+def _suggestion(name, known):
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else "; the fields are listed in minijepa/config.py"
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_type(field, value):
+    """The value in the field's type, or a ConfigError. Whole floats do for ints, ints for floats, lists for tuples."""
+    if field.type is int and _is_number(value) and value == int(value):
+        return int(value)
+    if field.type is float and _is_number(value):
+        return float(value)
+    if field.type is tuple and isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value)):
+        return tuple(float(v) for v in value)
+    if field.type in (bool, str) and isinstance(value, field.type):
+        return value
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", tuple: "two numbers"}
+    raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {value!r}")
+
+
+def _check_values(c):
+    def require(condition, message):
+        if not condition:
+            raise ConfigError(message)
+
+    positive = (
+        "image_size patch_size encoder_embed_dim encoder_depth encoder_num_heads mlp_ratio layer_norm_eps "
+        "patch_embed_gain predictor_embed_dim predictor_depth predictor_num_heads num_target_blocks min_context "
+        "epochs batch_size base_lr adam_eps"
+    )
+    for name in positive.split():
+        require(getattr(c, name) > 0, f"{name} must be above 0, got {getattr(c, name)}")
+    not_negative = "val_size augment_crop min_lr warmup_epochs weight_decay seed knn_every keep_every max_train_images"
+    for name in not_negative.split():
+        require(getattr(c, name) >= 0, f"{name} must not be negative, got {getattr(c, name)}")
+    require(
+        c.image_size % c.patch_size == 0,
+        f"patch_size must divide image_size, got {c.patch_size} for images of {c.image_size}",
+    )
+    for part in ("encoder", "predictor"):
+        dim, heads = getattr(c, f"{part}_embed_dim"), getattr(c, f"{part}_num_heads")
+        require(dim % heads == 0, f"{part}_num_heads must divide {part}_embed_dim, got {heads} heads for {dim}")
+    require(int(c.encoder_embed_dim * c.mlp_ratio) > 0 and int(c.predictor_embed_dim * c.mlp_ratio) > 0,
+            f"mlp_ratio {c.mlp_ratio} leaves no hidden features")  # fmt: skip
+    for name in ("target_scale", "context_scale", "target_aspect_ratio"):
+        low, high = getattr(c, name)
+        require(0 < low <= high, f"{name} must be two rising numbers above 0, got ({low}, {high})")
+        require(name == "target_aspect_ratio" or high <= 1, f"{name} is a part of the image: at most 1, got {high}")
+    require(c.loss in ("l2", "smooth_l1"), f"loss must be l2 or smooth_l1, got {c.loss!r}")
+    require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {c.target_norm!r}")
+    for name in ("adam_beta1", "adam_beta2"):
+        require(0 <= getattr(c, name) < 1, f"{name} must be in [0, 1), got {getattr(c, name)}")
+    require(
+        0 <= c.ema_momentum_start <= c.ema_momentum_end <= 1,
+        f"EMA momentum must rise within [0, 1], got {c.ema_momentum_start} to {c.ema_momentum_end}",
+    )
+    require(c.min_lr <= c.base_lr, f"min_lr {c.min_lr} must not exceed base_lr {c.base_lr}")
+    require(
+        c.warmup_epochs < c.epochs or c.warmup_epochs == 0,
+        f"warmup_epochs {c.warmup_epochs:g} must be below epochs {c.epochs}",
+    )
+    require(c.augment_crop < c.image_size, f"augment_crop must be below image_size, got {c.augment_crop}")
+
+    from minijepa.data.masking import MultiBlockMasker
+
+    MultiBlockMasker(**masker_settings(c))  # refuses masks that can hardly be drawn
+
+
+def masker_settings(config):
+    """The arguments of MultiBlockMasker for a Config."""
+    return dict(
+        grid=config.grid, num_targets=config.num_target_blocks, target_scale=config.target_scale,
+        target_aspect_ratio=config.target_aspect_ratio, context_scale=config.context_scale,
+        min_context=config.min_context,
+    )  # fmt: skip
+
+
+PRESETS = {
+    "cifar10": {},
+    # The specification's network, with what is known to raise the probe.
+    "best": dict(augment_flip=True, augment_crop=4, target_norm="layer_norm"),
+    # 2 cores, half an hour: a smaller network.
+    "laptop": dict(
+        encoder_embed_dim=128, encoder_depth=4, encoder_num_heads=4, predictor_embed_dim=64, predictor_depth=2,
+        predictor_num_heads=4, augment_flip=True, augment_crop=4, target_norm="layer_norm", batch_size=128, epochs=20,
+        warmup_epochs=2, knn_every=2,
+    ),
+    # A minute: does everything work?
+    "smoke": dict(
+        encoder_embed_dim=96, encoder_depth=3, encoder_num_heads=4, predictor_embed_dim=48, predictor_depth=2,
+        predictor_num_heads=4, target_norm="layer_norm", batch_size=64, epochs=4, warmup_epochs=1,
+        max_train_images=4000, ema_momentum_start=0.99, knn_every=2,
+    ),
+}  # fmt: skip

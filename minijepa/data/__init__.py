@@ -1,0 +1,94 @@
+"""Images, augmentation and masks. Nothing in here knows a model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minijepa.backend import rng
+from minijepa.data import cifar10, shapes
+from minijepa.data.augment import Augmentation, augment, draw_augmentation
+from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, load_cifar10, normalise
+from minijepa.data.masking import Masks, MultiBlockMasker
+from minijepa.data.shapes import make_shapes
+from minijepa.errors import ConfigError
+
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Dataset",
+    "Masks",
+    "MultiBlockMasker",
+    "augment",
+    "denormalise",
+    "download_cifar10",
+    "draw_augmentation",
+    "has_cifar10",
+    "load_cifar10",
+    "load_dataset",
+    "make_shapes",
+    "normalise",
+    "split_validation",
+]
+
+DATASETS = ("cifar10", "shapes")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images uint8 (N, 3, 32, 32), labels uint8 (N,) that index ``classes``; ``mean`` and ``std`` for ``normalise``."""
+
+    name: str
+    classes: tuple
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    mean: tuple
+    std: tuple
+
+
+def load_dataset(name, data_dir, download=True):
+    """The :class:`Dataset` called ``name``.
+
+    ``cifar10`` is read from ``data_dir``; if nothing of it is there, it is downloaded first, unless ``download`` is
+    False. ``shapes`` is generated: 10,000 training and 2,000 test images, always the same. Raises ConfigError for
+    another name, DataError for data that are missing or broken and can't be downloaded.
+    """
+    if name == "cifar10":
+        if download and not has_cifar10(data_dir):
+            download_cifar10(data_dir)
+        train, test = load_cifar10(data_dir, "train"), load_cifar10(data_dir, "test")
+        return Dataset(name, cifar10.CLASSES, *train, *test, cifar10.MEAN, cifar10.STD)
+    if name == "shapes":
+        train, test = make_shapes(10_000, seed=0), make_shapes(2_000, seed=1)
+        return Dataset(name, shapes.CLASSES, *train, *test, *_channel_statistics(train[0]))
+    raise ConfigError(f"unknown dataset {name!r}: choose {' or '.join(DATASETS)}")
+
+
+def split_validation(images, labels, val_size, seed=0):
+    """Hold ``val_size`` images back: (train_images, train_labels, val_images, val_labels), each in the given order.
+
+    The split depends on ``labels``, ``val_size`` and ``seed`` alone, and ``seed`` is not the training's: runs with
+    different seeds are chosen on the same images. Every class gives the same number (to within one, as long as it has
+    enough), and a smaller validation set is part of every larger one. Raises ConfigError if ``val_size`` is negative or
+    leaves nothing to train on.
+    """
+    if not 0 <= val_size < len(labels):
+        raise ConfigError(f"val_size {val_size} must be at least 0 and less than the {len(labels)} training images")
+    order = rng(seed, "validation split").permutation(len(labels))
+    shuffled = labels[order]
+    rank = np.empty(len(labels), np.int64)  # an image's place among the shuffled images of its class
+    for label in np.unique(labels):
+        members = np.flatnonzero(shuffled == label)
+        rank[members] = np.arange(len(members))
+    held_back = np.zeros(len(labels), bool)
+    held_back[order[np.lexsort((shuffled, rank))[:val_size]]] = True  # the first of every class, then the second ...
+    return images[~held_back], labels[~held_back], images[held_back], labels[held_back]
+
+
+def _channel_statistics(images):
+    """Mean and standard deviation of each channel of uint8 (N, C, H, W), pixels in [0, 1], to 4 digits."""
+    channels = [images[:, c].astype(np.float32) / 255.0 for c in range(images.shape[1])]
+    mean = tuple(round(float(x.mean(dtype=np.float64)), 4) for x in channels)
+    std = tuple(round(float(x.std(dtype=np.float64)), 4) for x in channels)
+    return mean, std

@@ -1,0 +1,70 @@
+"""Random flips and shifts, drawn on the host and applied to a whole batch by one gather.
+
+A shift is the usual "pad by 4, crop at random". The border is filled by mirroring the image (…2 1 | 0 1 2…) and not
+with a constant: a constant border would give whole patches that the network can predict without looking, and the
+mirror needs neither a fill colour nor a padded copy, since it is only another index.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minijepa.backend import xp_of
+from minijepa.errors import ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Augmentation:
+    """What happens to each image of a batch of B.
+
+    The image is mirrored left to right where ``flip`` (bool, (B,)) says so; then row ``top`` and column ``left`` of its
+    padded version (ints (B,) from 0 to 2·padding; padding itself = no shift) become the first row and column.
+    """
+
+    flip: np.ndarray
+    top: np.ndarray
+    left: np.ndarray
+    padding: int
+
+
+def draw_augmentation(batch_size, rng, flip=True, crop_padding=4):
+    """An :class:`Augmentation` from ``rng``: flips with probability 1/2, shifts uniform over ±``crop_padding``."""
+    shifts = 2 * crop_padding + 1
+    return Augmentation(
+        flip=rng.random(batch_size) < 0.5 if flip else np.zeros(batch_size, bool),
+        top=rng.integers(shifts, size=batch_size),
+        left=rng.integers(shifts, size=batch_size),
+        padding=crop_padding,
+    )
+
+
+def augment(images, augmentation):
+    """``images`` (B, C, H, W) of either array library, flipped and shifted; same shape and dtype.
+
+    y[b, c, i, j] = x[b, c, row(top_b + i − padding), col(left_b + j − padding)], where ``row`` and ``col`` mirror an
+    index that has left the image, and col(j) is W − 1 − col(j) in a flipped one. Returns ``images`` itself if nothing
+    is to be done. Raises ShapeError if the batch has another size or the padding is no smaller than the image.
+    """
+    flip, padding = augmentation.flip, augmentation.padding
+    batch_size, channels, height, width = images.shape
+    if len(flip) != batch_size:
+        raise ShapeError(f"augment: {batch_size} images, but an augmentation drawn for {len(flip)}")
+    if padding >= min(height, width):
+        raise ShapeError(f"augment: crop padding {padding} must be smaller than the images, which are {height}x{width}")
+    if padding == 0 and not flip.any():
+        return images
+
+    rows = _mirror(augmentation.top[:, None] - padding + np.arange(height), height)
+    cols = _mirror(augmentation.left[:, None] - padding + np.arange(width), width)
+    cols = np.where(flip[:, None], width - 1 - cols, cols)
+
+    # Only the short index vectors travel to a GPU; the index of every pixel is made where the images are.
+    xp = xp_of(images)
+    planes = xp.arange(batch_size * channels).reshape(batch_size, channels, 1, 1) * (height * width)
+    pixels = xp.asarray(rows * width)[:, None, :, None] + xp.asarray(cols)[:, None, None, :]
+    return images.reshape(-1).take(planes + pixels)
+
+
+def _mirror(index, size):
+    """``index`` reflected into 0 ... size−1 at the first and at the last pixel, which are not repeated."""
+    return size - 1 - np.abs(size - 1 - np.abs(index))

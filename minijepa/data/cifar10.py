@@ -1,0 +1,253 @@
+"""CIFAR-10: load the official binary files, download them if need be, and turn pixels into what a network takes.
+
+A record is 1 label byte and 3,072 pixel bytes: the red, the green and the blue plane of a 32x32 image, row by row. The
+official archive holds 10,000 records in each of six files, five of training images and one of test images.
+
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009, https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+import gzip
+import hashlib
+import http.client
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minijepa.backend import xp_of
+from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MEAN = (0.4914, 0.4822, 0.4465)  # of each channel over the training images, pixels in [0, 1]
+STD = (0.2470, 0.2435, 0.2616)
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+ARCHIVE_BYTES = 170_052_171
+
+IMAGE_SHAPE = (3, 32, 32)
+RECORD_BYTES = 1 + 3 * 32 * 32
+FOLDER = "cifar-10-batches-bin"
+FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
+ALL_FILES = FILES["train"] + FILES["test"]
+TEXT_FILES = ("batches.meta.txt", "readme.html")  # in the archive too; nothing here reads them
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def load_cifar10(data_dir, split):
+    """The images and labels of ``split`` ("train" or "test"), in the order of the files.
+
+    ``data_dir`` is the folder that holds ``cifar-10-batches-bin/``, or that folder itself. A file may have any whole
+    number of records, so a shortened copy works too.
+
+    Returns uint8 images (N, 3, 32, 32) and uint8 labels (N,). Raises DataError for a file that is missing, empty,
+    truncated or mislabelled, ConfigError for an unknown split.
+    """
+    if split not in FILES:
+        raise ConfigError(f"unknown split {split!r} of CIFAR-10: choose train or test")
+    folder = _find_folder(data_dir)
+    parts = [_read_records(folder / name) for name in FILES[split]]
+    count = sum(len(records) for records in parts)
+    images, labels = np.empty((count, RECORD_BYTES - 1), np.uint8), np.empty(count, np.uint8)
+    start = 0
+    while parts:
+        records = parts.pop(0)  # popped, so that each file's copy is freed once it is taken over
+        stop = start + len(records)
+        labels[start:stop], images[start:stop] = records[:, 0], records[:, 1:]
+        start = stop
+    return images.reshape(-1, *IMAGE_SHAPE), labels
+
+
+def has_cifar10(data_dir):
+    """Whether all six binary files lie in ``data_dir/cifar-10-batches-bin`` or in ``data_dir`` itself."""
+    folder = _find_folder(data_dir)
+    return all((folder / name).is_file() for name in ALL_FILES)
+
+
+def _find_folder(data_dir):
+    """The folder of the binary files: ``data_dir`` if some lie there, else its subfolder with the official name."""
+    data_dir = Path(data_dir)
+    if not (data_dir / FOLDER).is_dir() and any((data_dir / name).is_file() for name in ALL_FILES):
+        return data_dir
+    return data_dir / FOLDER
+
+
+def _read_records(path):
+    """The records of one file, uint8 (n, 3073), checked."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {_remedy(path.parent)}")
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror}): {_remedy(path.parent)}") from error
+    if data.size == 0:
+        raise DataError(f"{path} is empty: {_remedy(path.parent)}")
+    if data.size % RECORD_BYTES:
+        raise DataError(
+            f"{path} is truncated: {data.size:,} bytes are no whole number of {RECORD_BYTES}-byte records: "
+            f"{_remedy(path.parent)}"
+        )
+    records = data.reshape(-1, RECORD_BYTES)
+    wrong = np.flatnonzero(records[:, 0] >= len(CLASSES))
+    if wrong.size:
+        raise DataError(
+            f"{path} is not a CIFAR-10 file: record {wrong[0]} has label {records[wrong[0], 0]}, not 0 to 9: "
+            f"{_remedy(path.parent)}"
+        )
+    return records
+
+
+def _remedy(folder):
+    return f"put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {folder}, or use --dataset shapes"
+
+
+# ---------------------------------------------------------------------------------------------------- normalisation
+
+
+def normalise(images, mean=MEAN, std=STD):
+    """What models take: y = (x / 255 − mean) / std for each channel.
+
+    ``images``: uint8 (..., C, H, W) of either array library; ``mean``, ``std``: C numbers, for pixels in [0, 1].
+    Returns float32 of the same shape. It is computed as y = x · 1/(255 std) + (−mean/std), one product and one sum.
+    """
+    if images.dtype != np.uint8:
+        raise DtypeError(f"normalise takes uint8 images (0 to 255), got {images.dtype}: is it normalised already?")
+    _check_channels("normalise", images, mean, std)
+    xp = xp_of(images)
+    y = xp.empty(images.shape, np.float32)
+    for c in range(len(mean)):  # Python floats are float32 here and, on a GPU, need no transfer
+        channel = y[..., c, :, :]
+        xp.multiply(images[..., c, :, :], 1.0 / (255.0 * float(std[c])), out=channel, dtype=np.float32)
+        channel -= float(mean[c]) / float(std[c])
+    return y
+
+
+def denormalise(images, mean=MEAN, std=STD):
+    """The inverse of :func:`normalise`, for pictures: float (..., C, H, W) to uint8, rounded and clipped."""
+    _check_channels("denormalise", images, mean, std)
+    xp = xp_of(images)
+    x = xp.empty(images.shape, np.uint8)
+    for c in range(len(mean)):
+        channel = images[..., c, :, :] * (255.0 * float(std[c])) + 255.0 * float(mean[c])
+        x[..., c, :, :] = xp.clip(xp.rint(channel), 0, 255).astype(np.uint8)
+    return x
+
+
+def _check_channels(name, images, mean, std):
+    if images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
+        raise ShapeError(
+            f"{name} takes images (..., {len(mean)}, height, width), a mean and a deviation for each channel; "
+            f"got images {images.shape}, {len(mean)} means and {len(std)} deviations"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------- download
+
+
+def download_cifar10(
+    data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_BYTES, file_bytes=10_000 * RECORD_BYTES, timeout=30.0
+):
+    """Download and unpack CIFAR-10 into ``data_dir/cifar-10-batches-bin``; do nothing if it is there.
+
+    ``url`` must give a .tar.gz of exactly ``archive_bytes`` bytes whose checksum is ``md5``, with six .bin files of
+    ``file_bytes`` each; ``timeout`` is how many seconds the server may stay silent. All work is done in a temporary
+    folder inside ``data_dir``, removed whatever happens; the finished folder then gets its name in one step. So a
+    download that breaks off leaves nothing, and two at once do not disturb each other.
+
+    Returns the folder. Raises DataError if there is no network, the archive is not the expected one, or the folder
+    exists but is incomplete (it is the user's, so it is left alone).
+    """
+    folder = _find_folder(data_dir)
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            return _check_complete(folder)
+        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cifar-10-", dir=data_dir) as scratch:
+            archive, unpacked = Path(scratch, "archive.tar.gz"), Path(scratch, FOLDER)
+            _fetch(url, archive, md5, archive_bytes, timeout, folder)
+            _unpack(archive, unpacked, file_bytes, folder)
+            try:
+                unpacked.rename(folder)
+            except OSError:
+                if not has_cifar10(data_dir):  # else another process was faster, with the same files
+                    raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"CIFAR-10 can't be stored in {data_dir} ({reason}): {_remedy(folder)}") from error
+    return folder
+
+
+def _check_complete(folder):
+    for name in ALL_FILES:
+        if not (folder / name).is_file():
+            raise DataError(
+                f"{folder / name} is missing, though the folder exists: add the file, or move the folder away to have "
+                "it downloaded, or use --dataset shapes"
+            )
+    return folder
+
+
+def _fetch(url, path, md5, archive_bytes, timeout, folder):
+    """Stream ``url`` into the file ``path``; refuse what has another size or checksum."""
+    checksum, received = hashlib.md5(usedforsecurity=False), 0
+    progress = tqdm(total=archive_bytes, desc="CIFAR-10", unit="B", unit_scale=True, disable=None)  # None: off in files
+    with open(path, "wb") as file, progress:
+        for chunk in _receive(url, timeout, folder):
+            received += len(chunk)
+            if received > archive_bytes:
+                raise DataError(f"{url} sends more than the {archive_bytes:,} bytes expected: {_remedy(folder)}")
+            file.write(chunk)
+            checksum.update(chunk)
+            progress.update(len(chunk))
+    if received < archive_bytes:
+        raise DataError(
+            f"the download of {url} broke off after {received:,} of {archive_bytes:,} bytes: "
+            f"try again, or {_remedy(folder)}"
+        )
+    if checksum.hexdigest() != md5:
+        raise DataError(f"{url} has MD5 {checksum.hexdigest()}, expected {md5}: try again, or {_remedy(folder)}")
+
+
+def _receive(url, timeout, folder):
+    """Yield the bytes of ``url`` in pieces. Whatever fails inside is the network's fault: DataError."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            while chunk := response.read(1 << 18):
+                yield chunk
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"CIFAR-10 can't be downloaded from {url} ({reason}): {_remedy(folder)}") from error
+
+
+def _unpack(archive, unpacked, file_bytes, folder):
+    """Write the archive's eight files into the new folder ``unpacked``; refuse an archive that holds anything else.
+
+    Names are compared, never joined to a path, and sizes are checked before anything is written: a member that is a
+    link, leads elsewhere or is too large can't do harm.
+    """
+    limits = {f"{FOLDER}/{name}": file_bytes for name in ALL_FILES}
+    limits |= {f"{FOLDER}/{name}": 1 << 16 for name in TEXT_FILES}
+    unpacked.mkdir()
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                if member.isdir() and member.name == FOLDER:
+                    continue
+                limit = limits.pop(member.name, -1)  # popped: a second member of that name is unexpected too
+                exact = member.name.endswith(".bin")
+                if not member.isfile() or member.size > limit or (exact and member.size != limit):
+                    raise DataError(f"the archive has an unexpected member {member.name!r}: {_remedy(folder)}")
+                with tar.extractfile(member) as source, open(unpacked / Path(member.name).name, "wb") as target:
+                    shutil.copyfileobj(source, target)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"the archive is damaged ({error}): {_remedy(folder)}") from error
+    missing = [name for name in ALL_FILES if f"{FOLDER}/{name}" in limits]
+    if missing:
+        raise DataError(f"the archive lacks {', '.join(missing)}: {_remedy(folder)}")

@@ -1,0 +1,8 @@
+"""The networks of I-JEPA."""
+
+from minijepa.models.ijepa import IJEPA
+from minijepa.models.layout import TokenLayout
+from minijepa.models.predictor import Predictor
+from minijepa.models.vit import PatchEmbed, ViTEncoder, patchify
+
+__all__ = ["IJEPA", "PatchEmbed", "Predictor", "TokenLayout", "ViTEncoder", "patchify"]

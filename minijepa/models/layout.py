@@ -1,0 +1,74 @@
+"""Where each token of a batch stands in the packed matrices (see ``ops.attention``): index arithmetic, made once."""
+
+import numpy as np
+
+from minijepa.backend import to_device
+from minijepa.ops import Packing
+
+
+class TokenLayout:
+    """The row numbers that turn a batch's masks into packed sequences.
+
+    With images of N patches, Tc context patches and Tt target patches in the whole batch:
+
+    - ``context_pixels`` (Tc,): rows of the (B N) patches that the context encoder sees; ``context_positions`` (Tc,)
+      their places in the image; ``context_packing``: one sequence per image.
+    - ``target_features`` (Tt,): rows of the (B N) target features; ``target_positions`` (Tt,) their places.
+    - ``predictor_rows`` (Tp,): for each sequence (image, block) the rows of [context ; mask tokens] that it is made of;
+      ``predictor_packing``: one sequence per block; ``prediction_rows`` (Tt,): where its mask tokens stand.
+
+    Targets and predictions are in the order of the masks: image by image, block by block. Sequences, whose order nobody
+    sees, are sorted by length, so that attention meets long runs of equal length.
+    """
+
+    def __init__(self, masks, num_patches, device="cpu"):
+        lengths, blocks = masks.context_lengths.astype(np.int64), masks.target_lengths.astype(np.int64)
+        batch, per_image = blocks.shape
+        image = np.arange(batch)
+
+        order = np.argsort(lengths, kind="stable")
+        picked = _ranges(_starts(lengths)[order], lengths[order])  # the context patches, in the sorted order
+        context_start = np.empty(batch, np.int64)
+        context_start[order] = _starts(lengths[order])
+        self.context_packing = Packing(lengths[order])
+        context_positions = masks.context_index[picked]
+        context_pixels = np.repeat(image[order], lengths[order]) * num_patches + context_positions
+
+        target_positions = masks.target_index
+        target_features = np.repeat(image, blocks.sum(axis=1)) * num_patches + target_positions
+
+        of_image = np.repeat(image, per_image)  # the image of each (image, block) sequence
+        contexts, blocks = lengths[of_image], blocks.ravel()
+        order = np.argsort(contexts + blocks, kind="stable")
+        self.predictor_packing = Packing((contexts + blocks)[order])
+        mask_start = lengths.sum() + _starts(blocks)  # mask tokens stand behind all context tokens
+        starts = np.stack([context_start[of_image], mask_start], axis=1)[order]
+        pieces = np.stack([contexts, blocks], axis=1)[order]
+        predictor_rows = _ranges(starts.ravel(), pieces.ravel())
+        sequence_start = np.empty(len(order), np.int64)
+        sequence_start[order] = self.predictor_packing.offsets[:-1]
+        prediction_rows = _ranges(sequence_start + contexts, blocks)
+
+        self.num_context, self.num_targets = len(context_pixels), len(target_features)
+        self.context_pixels, self.context_positions = to_device(context_pixels, device), to_device(
+            context_positions.astype(np.int64), device
+        )
+        self.target_features = to_device(target_features, device)
+        self.target_positions = to_device(target_positions.astype(np.int64), device)
+        self.predictor_rows = to_device(predictor_rows, device)
+        self.prediction_rows = to_device(prediction_rows, device)
+
+    @classmethod
+    def of(cls, masks, num_patches, device="cpu"):
+        """The layout of ``masks``, which may be a layout already."""
+        return masks if isinstance(masks, cls) else cls(masks, num_patches, device)
+
+
+def _starts(lengths):
+    """Where each part begins when parts of these lengths stand one behind another."""
+    return np.cumsum(lengths) - lengths
+
+
+def _ranges(starts, lengths):
+    """start, start + 1, ... start + length − 1 for each pair, one behind another."""
+    return np.repeat(starts - _starts(lengths), lengths) + np.arange(lengths.sum())

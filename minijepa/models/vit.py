@@ -1,0 +1,71 @@
+"""The vision transformer of both encoders (Dosovitskiy et al., 2020, arXiv:2010.11929), without a class token."""
+
+import math
+
+from minijepa import ops
+from minijepa.autograd import Parameter, Tensor
+from minijepa.backend import xp_of
+from minijepa.nn import Block, LayerNorm, Module, normal
+
+
+def patchify(images, patch_size):
+    """Cut images (B, C, S, S) into patches: (B, N, C p²), patches row by row, each with its channels in order.
+
+    A convolution whose kernel and stride are both p sees every patch once and none together with its neighbour: it is
+    this array times the kernel as a (D, C p²) matrix.
+    """
+    b, c, size, _ = images.shape
+    g = size // patch_size
+    patches = images.reshape(b, c, g, patch_size, g, patch_size).transpose(0, 2, 4, 1, 3, 5)
+    return patches.reshape(b, g * g, c * patch_size * patch_size)
+
+
+class PatchProjection(Module):
+    """The patch embedding's kernel, in the shape that a convolution has."""
+
+    def __init__(self, dim, patch_size, std, rng):
+        self.weight = Parameter(normal(rng, (dim, 3, patch_size, patch_size), std), decay=True)
+        self.bias = Parameter(normal(rng, dim, 0.0))
+
+
+class PatchEmbed(Module):
+    """Patches to tokens: pixel rows (T, 3p²) -> (T, D)"""
+
+    def __init__(self, dim, patch_size, gain, rng):
+        # Scale: with `gain` 1 a patch of white noise of variance 1 becomes a token of variance 1.
+        self.proj = PatchProjection(dim, patch_size, gain / math.sqrt(3 * patch_size**2), rng)
+
+    def forward(self, pixels):
+        weight = self.proj.weight
+        return ops.linear(pixels, weight.reshape(weight.shape[0], -1), self.proj.bias)
+
+
+class ViTEncoder(Module):
+    """Patch embedding + learned positions, pre-norm blocks, final LayerNorm."""
+
+    def __init__(self, config, rng):
+        dim, eps = config.encoder_embed_dim, config.layer_norm_eps
+        self.patch_embed = PatchEmbed(dim, config.patch_size, config.patch_embed_gain, rng)
+        self.pos_embed = Parameter(normal(rng, (1, config.num_patches, dim)))
+        self.blocks = [
+            Block(dim, config.encoder_num_heads, config.mlp_ratio, eps, rng) for _ in range(config.encoder_depth)
+        ]
+        self.norm = LayerNorm(dim, eps)
+
+    def forward(self, pixels, positions, packing):
+        """Tokens of chosen patches: pixel rows (T, 3p²) at ``positions`` (T,) of packed sequences -> (T, D).
+
+        Embedding and position are added to each patch alone, so adding them before or after the choice of patches is
+        the same; doing it after does not embed patches that nobody looks at.
+        """
+        positions = ops.rows(self.pos_embed.reshape(self.pos_embed.shape[1:]), positions)
+        x = self.patch_embed(Tensor(pixels)) + positions
+        for block in self.blocks:
+            x = block(x, packing)
+        return self.norm(x)
+
+    def encode(self, patches):
+        """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image."""
+        b, n, _ = patches.shape
+        positions = xp_of(patches).tile(xp_of(patches).arange(n), b)
+        return self(patches.reshape(b * n, -1), positions, ops.Packing([n] * b))

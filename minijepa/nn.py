@@ -1,0 +1,139 @@
+"""The layers of a vision transformer, and the flat vector in which all of a model's parameters live."""
+
+import numpy as np
+
+from minijepa import ops
+from minijepa.autograd import Parameter
+from minijepa.backend import to_device
+
+
+def trunc_normal(rng, shape, std=0.02):
+    """Normal(0, std), redrawn outside of ±2 std: what timm and Meta's I-JEPA use for weights."""
+    values = rng.standard_normal(shape)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(int(outside.sum()))
+    return values * std
+
+
+def normal(rng, shape, std=0.02):
+    """Normal(0, std): positions and the mask token."""
+    return rng.standard_normal(shape) * std
+
+
+class Module:
+    """Something with parameters: attributes that are Parameters, Modules, or lists of Modules are found by name."""
+
+    def __call__(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+    def named_parameters(self, prefix=""):
+        """Yield (dotted name, Parameter), in the order in which the attributes were set."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value.named_parameters(f"{prefix}{name}.")
+            elif isinstance(value, list):
+                for i, item in enumerate(value):
+                    yield from item.named_parameters(f"{prefix}{name}.{i}.")
+
+
+class Linear(Module):
+    """y = x wᵀ + b: (..., in) -> (..., out)"""
+
+    def __init__(self, in_features, out_features, rng):
+        self.weight = Parameter(trunc_normal(rng, (out_features, in_features)), decay=True)
+        self.bias = Parameter(np.zeros(out_features))
+
+    def forward(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(Module):
+    """Each row to mean 0 and variance 1, then scaled and shifted: (..., dim) -> (..., dim)"""
+
+    def __init__(self, dim, eps):
+        self.weight = Parameter(np.ones(dim))
+        self.bias = Parameter(np.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x):
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class GELU(Module):
+    """The tanh form of GELU; ``bias`` is added first, in the same pass."""
+
+    def forward(self, x, bias=None):
+        return ops.gelu(x, bias)
+
+
+class Attention(Module):
+    """Multi-head self-attention within each sequence of a packing: (T, dim) -> (T, dim)"""
+
+    def __init__(self, dim, num_heads, rng):
+        self.qkv = Linear(dim, 3 * dim, rng)
+        self.proj = Linear(dim, dim, rng)
+        self.num_heads = num_heads
+
+    def forward(self, x, packing):
+        return self.proj(ops.attention(self.qkv(x), packing, self.num_heads))
+
+
+class Mlp(Module):
+    """fc2(gelu(fc1(x))): (T, dim) -> (T, dim), with ``hidden`` features in between"""
+
+    def __init__(self, dim, hidden, rng):
+        self.fc1 = Linear(dim, hidden, rng)
+        self.act = GELU()
+        self.fc2 = Linear(hidden, dim, rng)
+
+    def forward(self, x):
+        return self.fc2(self.act(ops.linear(x, self.fc1.weight), self.fc1.bias))
+
+
+class Block(Module):
+    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, dim, num_heads, mlp_ratio, eps, rng):
+        self.norm1 = LayerNorm(dim, eps)
+        self.attn = Attention(dim, num_heads, rng)
+        self.norm2 = LayerNorm(dim, eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), rng)
+
+    def forward(self, x, packing):
+        x = x + self.attn(self.norm1(x), packing)
+        return x + self.mlp(self.norm2(x))
+
+
+class FlatParameters:
+    """Parameters moved into one contiguous vector, in the given order, so that whole-model arithmetic is one line.
+
+    ``data`` (n,) holds the values and ``grad`` (n,), where one is wanted, the gradients; afterwards each parameter's
+    ``.data`` and ``.grad`` are views into them. ``slices`` says where each name lies.
+    """
+
+    def __init__(self, named_parameters, dtype, device, with_grad=True):
+        self.parameters = dict(named_parameters)
+        self.slices, stop = {}, 0
+        for name, parameter in self.parameters.items():
+            start, stop = stop, stop + parameter.size
+            self.slices[name] = slice(start, stop)
+        values = [np.ravel(p.data) for p in self.parameters.values()]
+        self.data = to_device(np.concatenate(values).astype(dtype), device)
+        self.grad = to_device(np.zeros(stop, dtype), device) if with_grad else None
+        for name, parameter in self.parameters.items():
+            parameter.name = name
+            parameter.data = self._view(self.data, name)
+            parameter.grad = None if self.grad is None else self._view(self.grad, name)
+
+    def _view(self, vector, name):
+        return vector[self.slices[name]].reshape(self.parameters[name].shape)
+
+    def views(self, vector):
+        """{parameter: its view into ``vector``}: what a tape's ``into`` takes."""
+        return {parameter: self._view(vector, name) for name, parameter in self.parameters.items()}
+
+    def named(self, vector):
+        """{name: a copy of its part of ``vector``, in the parameter's shape}"""
+        return {name: self._view(vector, name).copy() for name in self.parameters}

@@ -1,0 +1,107 @@
+"""Losses: the squared distance of I-JEPA, its smooth-L1 variant, and cross-entropy."""
+
+import numpy as np
+
+from minijepa.autograd import Function
+from minijepa.backend import xp_of
+from minijepa.errors import ShapeError
+
+
+class L2Loss(Function):
+    """y = (1/n) Σₜ Σ_d (p[t, d] − q[t, d])²;   dp = (2/n) (p − q) dy,   dq = −dp"""
+
+    shapes = "(t, d), (t, d) -> ()"
+
+    @staticmethod
+    def forward(ctx, p, q, *, count):
+        difference = p - q
+        ctx.save(difference)
+        ctx.count = count
+        return xp_of(p).asarray((difference * difference).sum() / count, dtype=p.dtype)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (difference,) = ctx.saved
+        dp = difference * (dy * (2 / ctx.count))
+        return dp, -dp if ctx.needs[1] else None
+
+
+class SmoothL1Loss(Function):
+    """y = (1/n) Σ h(p − q),   h(e) = ½ e²/β where |e| < β, and |e| − ½ β elsewhere
+
+    h'(e) = e/β inside, sign(e) outside: in both cases e/β cut to ±1. So dp = clip((p − q)/β, −1, 1) dy / n,  dq = −dp.
+    """
+
+    shapes = "(t, d), (t, d) -> ()"
+
+    @staticmethod
+    def forward(ctx, p, q, *, beta, count):
+        e = p - q
+        ctx.save(e)
+        ctx.beta, ctx.count = beta, count
+        size = abs(e)
+        h = xp_of(p).where(size < beta, e * e * (0.5 / beta), size - 0.5 * beta)
+        return xp_of(p).asarray(h.sum() / count, dtype=p.dtype)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (e,) = ctx.saved
+        dp = xp_of(e).clip(e / ctx.beta, -1, 1) * (dy / ctx.count)
+        return dp, -dp if ctx.needs[1] else None
+
+
+class CrossEntropy(Function):
+    """y = −(1/N) Σₙ ln P[n, cₙ]   with   P = softmax(x),   ln P[n, c] = x[n, c] − ln Σⱼ e^x[n, j]
+
+    ∂/∂x[n, j] of −x[n, cₙ] + ln Σ e^x is −[j = cₙ] + P[n, j], so   dx = (P − onehot(c)) dy / N
+    """
+
+    shapes = "(N, C) -> ()"
+
+    @staticmethod
+    def forward(ctx, x, *, labels):
+        xp = xp_of(x)
+        shifted = x - x.max(axis=-1, keepdims=True)
+        log_p = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+        ctx.save(log_p)
+        ctx.labels = labels
+        return xp.asarray(-log_p[xp.arange(len(x)), labels].mean(), dtype=x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (log_p,) = ctx.saved
+        xp = xp_of(log_p)
+        dx = xp.exp(log_p)
+        dx[xp.arange(len(dx)), ctx.labels] -= 1
+        dx *= dy / len(dx)
+        return (dx,)
+
+
+def l2_loss(predictions, targets, count=None):
+    """Σ over D of the squared error, mean over patches: (T, D), (T, D) -> scalar. The specification's section 7.
+
+    ``count``: what the sum is divided by, T if None. A batch that is worked on in parts passes the whole batch's
+    number of target patches, so that the parts' losses and gradients add up to the batch's.
+    """
+    return L2Loss.apply(predictions, targets, count=count or len(predictions))
+
+
+def smooth_l1_loss(predictions, targets, beta=1.0, count=None):
+    """Mean over elements of ½e²/β (|e| < β) or |e| − ½β: (T, D), (T, D) -> scalar. Meta's I-JEPA, train.py.
+
+    ``count``: the number of patches to divide by (times D), T if None; see :func:`l2_loss`.
+    """
+    return SmoothL1Loss.apply(predictions, targets, beta=beta, count=(count or len(predictions)) * targets.shape[-1])
+
+
+def cross_entropy(logits, labels):
+    """−mean ln softmax(logits)[n, labels[n]]: logits (N, C), whole-number labels (N,) in 0..C−1 -> scalar."""
+    labels = xp_of(logits.data).asarray(labels)
+    if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
+        raise ShapeError(
+            f"cross_entropy: takes logits (N, C) and whole-number labels (N,), was given {logits.shape} and "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    if xp_of(labels) is np and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ShapeError(f"cross_entropy: labels run from {labels.min()} to {labels.max()} for {logits.shape[1]} classes")
+    return CrossEntropy.apply(logits, labels=labels)

@@ -1,0 +1,84 @@
+"""Sum, mean and maximum over an axis, a tuple of axes, or all of them (axis=None)."""
+
+from minijepa.autograd import Function
+from minijepa.backend import xp_of
+
+
+def _keepdims_shape(shape, axis):
+    """``shape`` with the reduced axes at length 1: what a gradient needs to broadcast against the input."""
+    axes = range(len(shape)) if axis is None else [axis] if isinstance(axis, int) else axis
+    reduced = {a % len(shape) for a in axes} if shape else set()
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+class Sum(Function):
+    """y = Σ x over the axes. Each x enters y once, so dx = dy, repeated along them."""
+
+    shapes = "(*) -> (*)"
+
+    @staticmethod
+    def forward(ctx, x, *, axis=None, keepdims=False):
+        ctx.shape, ctx.axis = x.shape, axis
+        return xp_of(x).asarray(x.sum(axis=axis, keepdims=keepdims))
+
+    @staticmethod
+    def backward(ctx, dy):
+        dy = dy.reshape(_keepdims_shape(ctx.shape, ctx.axis))
+        return (xp_of(dy).broadcast_to(dy, ctx.shape),)
+
+
+class Mean(Function):
+    """y = (1/n) Σ x over the axes, of n elements together;  dx = dy / n, repeated along them"""
+
+    shapes = "(*) -> (*)"
+
+    @staticmethod
+    def forward(ctx, x, *, axis=None, keepdims=False):
+        ctx.shape, ctx.axis = x.shape, axis
+        return xp_of(x).asarray(x.mean(axis=axis, keepdims=keepdims))
+
+    @staticmethod
+    def backward(ctx, dy):
+        n = 1
+        for length, reduced in zip(ctx.shape, _keepdims_shape(ctx.shape, ctx.axis)):
+            n *= length if reduced == 1 else 1
+        dy = dy.reshape(_keepdims_shape(ctx.shape, ctx.axis)) / n
+        return (xp_of(dy).broadcast_to(dy, ctx.shape),)
+
+
+class Max(Function):
+    """y = max x over the axes.
+
+    y moves with the element that holds the maximum and with no other: dx = [x = y] dy. Where k elements tie, the
+    maximum has no derivative; each of them receives dy / k, the mean of the one-sided choices.
+    """
+
+    shapes = "(*) -> (*)"
+
+    @staticmethod
+    def forward(ctx, x, *, axis=None, keepdims=False):
+        y = x.max(axis=axis, keepdims=True)
+        ctx.save(x, y)
+        ctx.axis = axis
+        return y if keepdims else xp_of(x).asarray(x.max(axis=axis))
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, y = ctx.saved
+        holds = (x == y).astype(x.dtype)
+        return (holds * (dy.reshape(y.shape) / holds.sum(axis=ctx.axis, keepdims=True)),)
+
+
+def sum(x, axis=None, keepdims=False):
+    """Σ x over ``axis`` (None: all axes)."""
+    return Sum.apply(x, axis=axis, keepdims=keepdims)
+
+
+def mean(x, axis=None, keepdims=False):
+    """The mean of x over ``axis`` (None: all axes)."""
+    return Mean.apply(x, axis=axis, keepdims=keepdims)
+
+
+def max(x, axis=None, keepdims=False):
+    """The maximum of x over ``axis`` (None: all axes). Ties share the gradient equally."""
+    return Max.apply(x, axis=axis, keepdims=keepdims)

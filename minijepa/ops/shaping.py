@@ -1,0 +1,132 @@
+"""Operations that move elements and compute nothing: reshape, transpose, concat, slicing, expand."""
+
+from minijepa.autograd import Function, unbroadcast
+from minijepa.backend import xp_of
+
+
+class Reshape(Function):
+    """The same elements in the same order under another shape;  dx = dy under x's shape"""
+
+    shapes = "(*) -> (*)"
+
+    @staticmethod
+    def forward(ctx, x, *, shape):
+        ctx.shape = x.shape
+        return x.reshape(shape)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return (dy.reshape(ctx.shape),)
+
+
+class Transpose(Function):
+    """y's axis i is x's axis axes[i].
+
+    Backward must undo this: x's axis axes[i] is dy's axis i, which is the inverse permutation. (For a swap of two axes
+    the inverse is the permutation itself; for a cycle of three, using it again is wrong.)
+    """
+
+    shapes = "(*) -> (*)"
+
+    @staticmethod
+    def forward(ctx, x, *, axes):
+        ctx.axes = axes
+        return x.transpose(axes)
+
+    @staticmethod
+    def backward(ctx, dy):
+        inverse = [0] * len(ctx.axes)
+        for i, axis in enumerate(ctx.axes):
+            inverse[axis] = i
+        return (dy.transpose(inverse),)
+
+
+class Concat(Function):
+    """Arrays one behind another along an axis;  each input's gradient is its own part of dy"""
+
+    shapes = "(*)+ -> (*)"
+
+    @staticmethod
+    def forward(ctx, *arrays, axis=0):
+        ctx.axis = axis
+        ctx.lengths = [a.shape[axis] for a in arrays]
+        return xp_of(arrays[0]).concatenate(arrays, axis=axis)
+
+    @staticmethod
+    def backward(ctx, dy):
+        parts, start = [], 0
+        for length in ctx.lengths:
+            part = [slice(None)] * dy.ndim
+            part[ctx.axis] = slice(start, start + length)
+            parts.append(dy[tuple(part)])
+            start += length
+        return tuple(parts)
+
+
+class Slice(Function):
+    """y = x[index] for slices, whole numbers, ``...`` and None: a selection in which no element stands twice.
+
+    dx is zero everywhere but at the selected elements, where it is dy. (Gathering rows by an index array, in which one
+    may stand twice, is :func:`minijepa.ops.rows`.)
+    """
+
+    shapes = "(*) -> (*)"
+
+    @staticmethod
+    def forward(ctx, x, *, index):
+        ctx.shape, ctx.index = x.shape, index
+        return xp_of(x).asarray(x[index])
+
+    @staticmethod
+    def backward(ctx, dy):
+        dx = xp_of(dy).zeros(ctx.shape, dy.dtype)
+        dx[ctx.index] = dy
+        return (dx,)
+
+
+class Expand(Function):
+    """x repeated along axes of length 1 and new axes in front;  dx = Σ dy over the copies (see ``unbroadcast``)"""
+
+    shapes = "(*) -> (*)"
+
+    @staticmethod
+    def forward(ctx, x, *, shape):
+        ctx.shape = x.shape
+        return xp_of(x).broadcast_to(x, shape)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return (unbroadcast(dy, ctx.shape),)
+
+
+def reshape(x, shape):
+    """x under another shape; one length may be −1."""
+    return Reshape.apply(x, shape=shape)
+
+
+def transpose(x, axes=None):
+    """x with its axes permuted: y.shape[i] = x.shape[axes[i]]; None reverses them."""
+    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+    return Transpose.apply(x, axes=axes)
+
+
+def concat(tensors, axis=0):
+    """Tensors one behind another along an existing axis."""
+    return Concat.apply(*tensors, axis=axis)
+
+
+def expand(x, shape):
+    """x broadcast to ``shape`` (NumPy's rules)."""
+    return Expand.apply(x, shape=tuple(shape))
+
+
+def getitem(x, index):
+    """x[index] for whole numbers, slices, ``...`` and None; an index array gathers rows (``ops.rows``)."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
+        return Slice.apply(x, index=index)
+    if isinstance(index, tuple):
+        raise TypeError("a Tensor takes one index array, for rows: x[index]; reshape or transpose first")
+    from minijepa.ops.rows import rows
+
+    return rows(x, index)

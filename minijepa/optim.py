@@ -1,0 +1,47 @@
+"""AdamW over one flat vector (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, arXiv:1711.05101)."""
+
+import math
+
+from minijepa.backend import xp_of
+
+BLOCK = 1 << 16  # elements worked on at a time: five vectors of them stay in the cache between the passes
+
+
+class AdamW:
+    """Adam with decoupled weight decay.
+
+        m ← β₁ m + (1 − β₁) g            m̂ = m / (1 − β₁ᵗ)
+        v ← β₂ v + (1 − β₂) g²           v̂ = v / (1 − β₂ᵗ)
+        θ ← θ − lr λ θ                   where decay applies
+        θ ← θ − lr m̂ / (√v̂ + eps)
+
+    ``data``, ``grad``: the flat vectors of values and gradients; ``decayed``: the slices of them that decay.
+    """
+
+    def __init__(self, data, grad, decayed, weight_decay, beta1=0.9, beta2=0.999, eps=1e-8):
+        self.data, self.grad, self.decayed, self.weight_decay = data, grad, decayed, weight_decay
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.m, self.v = xp_of(data).zeros_like(data), xp_of(data).zeros_like(data)
+        self.steps = 0
+
+    def step(self, lr):
+        """One update with learning rate ``lr``."""
+        self.steps += 1
+        xp = xp_of(self.data)
+        for part in self.decayed:
+            self.data[part] *= 1 - lr * self.weight_decay
+        # m̂/(√v̂ + eps) = rate · m / (√v + eps'), with both bias corrections moved into two numbers
+        correction = math.sqrt(1 - self.beta2**self.steps)
+        rate, eps = lr * correction / (1 - self.beta1**self.steps), self.eps * correction
+        for start in range(0, self.data.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            g, m, v = self.grad[part], self.m[part], self.v[part]
+            m *= self.beta1
+            m += (1 - self.beta1) * g
+            v *= self.beta2
+            v += (1 - self.beta2) * (g * g)
+            update = xp.sqrt(v)
+            update += eps
+            xp.divide(m, update, out=update)
+            update *= rate
+            self.data[part] -= update

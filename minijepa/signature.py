@@ -1,0 +1,83 @@
+"""The one-line shape signatures of operations: parsing, checking, and the messages when a shape does not fit."""
+
+import functools
+import re
+
+import numpy as np
+
+from minijepa.errors import ShapeError
+
+
+class Signature:
+    """Checks shapes against a line such as ``"(..., n, k), (..., k, m) -> (..., n, m)"``.
+
+    - A name stands for a length: equal names, equal lengths. A number stands for itself.
+    - ``...`` stands for any axes in front or behind; between inputs they broadcast by NumPy's rules.
+    - ``(*)`` fits any shape. ``(o)?`` may be None. ``(*)+`` stands for one or more inputs.
+
+    What stands behind the arrow is for the reader.
+    """
+
+    def __init__(self, text):
+        self.text = text
+        items = re.findall(r"\(([^()]*)\)([?+]?)", text.split("->")[0])
+        self.patterns = [tuple(word.strip() for word in body.split(",") if word.strip()) for body, _ in items]
+        self.optional = [mark == "?" for _, mark in items]
+        self.variadic = bool(items) and items[-1][1] == "+"
+        # The shapes of a training step recur, layer after layer: remember the answers.
+        self.match = functools.lru_cache(maxsize=4096)(self._match)
+
+    def _match(self, op, shapes):
+        """The shape of each input after broadcasting (None for a missing one). Raises ShapeError."""
+        patterns, optional = self.patterns, self.optional
+        if self.variadic:
+            extra = len(shapes) - len(patterns)
+            patterns, optional = patterns + patterns[-1:] * extra, optional + optional[-1:] * extra
+        if len(shapes) != len(patterns):
+            self._fail(op, shapes, f"it takes {len(patterns)} inputs and got {len(shapes)}")
+        lengths, spread = {}, []
+        for i, (pattern, shape) in enumerate(zip(patterns, shapes)):
+            if shape is None:
+                if not optional[i]:
+                    self._fail(op, shapes, f"input {i} is None and not optional")
+                continue
+            spread.append(self._bind(op, shapes, i, pattern, lengths))
+        try:
+            common = np.broadcast_shapes(*(axes for axes in spread if axes is not None))
+        except ValueError:
+            self._fail(op, shapes, "the axes under ... don't broadcast")
+        return tuple(
+            None if shape is None else self._expanded(pattern, shape, common)
+            for pattern, shape in zip(patterns, shapes)
+        )
+
+    def _bind(self, op, shapes, i, pattern, lengths):
+        """Bind the names of input i; return the axes under its ``...`` (None where it has none)."""
+        shape = shapes[i]
+        if pattern == ("*",):
+            return None
+        at = pattern.index("...") if "..." in pattern else None
+        named = len(pattern) - (at is not None)
+        if len(shape) < named or (at is None and len(shape) != named):
+            self._fail(op, shapes, f"input {i} has {len(shape)} axes")
+        front = len(pattern) if at is None else at
+        back = len(pattern) - front - 1
+        pairs = list(zip(pattern[:front], shape)) + (
+            list(zip(pattern[front + 1 :], shape[len(shape) - back :])) if back > 0 else []
+        )
+        for name, length in pairs:
+            wanted = int(name) if name.isdigit() else lengths.setdefault(name, length)
+            if length != wanted:
+                self._fail(op, shapes, f"{name} is {wanted}, but {length} in input {i}")
+        return None if at is None else shape[front : len(shape) - max(back, 0)]
+
+    def _expanded(self, pattern, shape, common):
+        if "..." not in pattern:  # a parameter of the last axes is used again for each of the axes under ...
+            return shape if pattern == ("*",) else common + shape
+        front = pattern.index("...")
+        back = len(pattern) - front - 1
+        return shape[:front] + common + shape[len(shape) - back :] if back else shape[:front] + common
+
+    def _fail(self, op, shapes, why):
+        given = ", ".join("None" if s is None else str(s) for s in shapes)
+        raise ShapeError(f"{op}: takes {self.text}, was given {given}: {why}")

@@ -1,0 +1,300 @@
+"""Masks against the specification's sampler, written here once more with sets and Python's `random`."""
+
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from minijepa.data.masking import Masks, MultiBlockMasker, block_size
+from minijepa.errors import ConfigError
+
+DRAWS = 4000
+
+
+class ReferenceMasker:
+    """Section 5 of the specification, line for line, with section 9's numbers; and with min_context's redraw."""
+
+    def __init__(self, input_size=(8, 8), num_targets=4, min_context=4):
+        self.height, self.width = input_size
+        self.num_patches = self.height * self.width
+        self.num_targets = num_targets
+        self.min_context = min_context
+        self.target_scale = (0.15, 0.25)
+        self.target_aspect_ratio = (0.75, 1.5)
+        self.context_scale = (0.75, 0.95)
+        self.random = random.Random(0)
+
+    def block_size(self, scale, aspect_ratio):
+        num_patches_in_block = int(self.num_patches * scale)
+        block_height = round(math.sqrt(num_patches_in_block / aspect_ratio))
+        block_width = round(block_height * aspect_ratio)
+        block_height = max(1, min(block_height, self.height))
+        block_width = max(1, min(block_width, self.width))
+        return block_height, block_width
+
+    def sample_block(self, scale_range, aspect_ratio_range):
+        scale = self.random.uniform(*scale_range)
+        aspect_ratio = self.random.uniform(*aspect_ratio_range)
+        block_height, block_width = self.block_size(scale, aspect_ratio)
+        top = self.random.randint(0, self.height - block_height)
+        left = self.random.randint(0, self.width - block_width)
+        return {i * self.width + j for i in range(top, top + block_height) for j in range(left, left + block_width)}
+
+    def __call__(self):
+        targets = [self.sample_block(self.target_scale, self.target_aspect_ratio) for _ in range(self.num_targets)]
+        context = self.sample_block(self.context_scale, (1.0, 1.0)) - set().union(*targets)
+        return (context, targets) if len(context) >= self.min_context else self()
+
+
+@pytest.fixture(scope="module", params=[(8, 8), (7, 5)], ids=["8x8", "7x5"])
+def both(request):
+    """The grid, DRAWS masks of the reference, and as many of ours."""
+    reference = ReferenceMasker(request.param)
+    masks = MultiBlockMasker(request.param).sample(DRAWS, np.random.default_rng(0))
+    return request.param, [reference() for _ in range(DRAWS)], masks
+
+
+def assert_same_distribution(a, b):
+    """Two equally large sets of draws from a few values: the chi-square of their counts is not improbably large."""
+    a, b = Counter(a), Counter(b)
+    rare = {value for value in a | b if a[value] + b[value] < 20}
+    statistic = sum((a[value] - b[value]) ** 2 / (a[value] + b[value]) for value in (a | b).keys() - rare)
+    freedom = len((a | b).keys() - rare)
+    assert statistic < freedom + 4 * math.sqrt(2 * freedom), f"chi-square {statistic:.1f} for {freedom} values"
+
+
+def assert_same_frequencies(a, b):
+    """Two arrays of counts out of DRAWS: no cell differs by more than 4.5 standard errors."""
+    mean = (a + b) / (2 * DRAWS)
+    z = (a - b) / DRAWS / np.sqrt(2 * mean * (1 - mean) / DRAWS)
+    assert np.abs(z).max() < 4.5, f"z up to {np.abs(z).max():.1f}"
+
+
+def test_context_sizes_are_the_specifications(both):
+    _, reference, masks = both
+    assert_same_distribution([len(context) for context, _ in reference], masks.context_lengths.tolist())
+
+
+def test_target_sizes_are_the_specifications(both):
+    _, reference, masks = both
+    sizes = [len(block) for _, targets in reference for block in targets]
+    assert_same_distribution(sizes, masks.target_lengths.ravel().tolist())
+
+
+def test_every_patch_is_as_often_context_and_target_as_in_the_specification(both):
+    grid, reference, masks = both
+    num_patches = grid[0] * grid[1]
+    context = np.bincount([patch for context, _ in reference for patch in context], minlength=num_patches)
+    assert_same_frequencies(context, np.bincount(masks.context_index, minlength=num_patches))
+    first_blocks = np.concatenate([blocks[0] for blocks in masks.targets])
+    target = np.bincount([patch for _, targets in reference for patch in targets[0]], minlength=num_patches)
+    assert_same_frequencies(target, np.bincount(first_blocks, minlength=num_patches))
+
+
+def test_shapes_and_corners_of_target_blocks_are_the_specifications(both):
+    """First patch, last patch: that is the block's place, height and width."""
+    _, reference, masks = both
+    ours = [(int(blocks[0][0]), int(blocks[0][-1])) for blocks in masks.targets]
+    assert_same_distribution([(min(targets[0]), max(targets[0])) for _, targets in reference], ours)
+
+
+def test_known_statistics_of_the_default_grid():
+    masks = MultiBlockMasker().sample(DRAWS, np.random.default_rng(2))
+    assert abs(masks.context_lengths.mean() - 23) < 1
+    assert abs(masks.context_lengths.std() - 7) < 0.7
+    assert abs(masks.target_lengths.mean() - 12.1) < 0.15
+    assert set(np.unique(masks.target_lengths)) == {6, 9, 12, 16, 20}
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (4, 4), (7, 5), (1, 9), (14, 14)])
+def test_block_size_rounds_and_clamps_as_the_specification_does(grid):
+    reference = ReferenceMasker(grid)
+    # Random ones, and ratios and scales that land exactly on halves, where Python rounds to the even neighbour.
+    cases = [(reference.random.uniform(0.01, 1), reference.random.uniform(0.2, 5)) for _ in range(300)]
+    cases += [(n / reference.num_patches, aspect) for n in range(1, 65) for aspect in (0.25, 0.5, 1.0, 1.5, 2.5, 4.0)]
+    height, width = block_size(*np.array(cases).T, grid)
+    assert list(zip(height.tolist(), width.tolist())) == [reference.block_size(*case) for case in cases]
+
+
+def test_scale_and_aspect_are_independent_of_each_other_and_across_blocks_and_images():
+    masker = MultiBlockMasker(grid=(40, 40), min_context=1)
+    masks = masker.sample(2000, np.random.default_rng(0))
+    first, last = (np.array([[block[i] for block in blocks] for blocks in masks.targets]) for i in (0, -1))
+    height, width = last // 40 - first // 40 + 1, last % 40 - first % 40 + 1
+    scale, aspect = height * width / 1600, width / height
+    noise = 4.5 / math.sqrt(2000)
+    for a, b in [(scale[:, 0], aspect[:, 0]), (scale[:, 0], scale[:, 1]), (aspect[:, 0], aspect[:, 1])]:
+        assert abs(np.corrcoef(a, b)[0, 1]) < noise
+    assert abs(np.corrcoef(scale[:-1, 0], scale[1:, 0])[0, 1]) < noise
+    # Uniform between its bounds: mean and deviation, up to whole patches.
+    assert abs(scale.mean() - 0.2) < 0.005 and abs(scale.std() - 0.1 / math.sqrt(12)) < 0.003
+    assert abs(aspect.mean() - 1.125) < 0.01 and abs(aspect.std() - 0.75 / math.sqrt(12)) < 0.01
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (4, 4), (7, 5), (1, 12), (12, 1)])
+def test_masks_are_well_formed(grid):
+    masker = MultiBlockMasker(grid, min_context=2)
+    masks = masker.sample(500, np.random.default_rng(3))
+    rows, columns = set(), set()
+    for context, blocks in zip(masks.context, masks.targets):
+        assert len(blocks) == 4 and len(context) >= 2
+        for block in blocks:
+            row, column = np.unique(block // grid[1]), np.unique(block % grid[1])
+            rows.update(row.tolist())
+            columns.update(column.tolist())
+            full = (np.arange(row[0], row[-1] + 1)[:, None] * grid[1] + np.arange(column[0], column[-1] + 1)).ravel()
+            np.testing.assert_array_equal(block, full)  # a whole rectangle, ascending
+            assert not set(context) & set(block)
+        assert (np.diff(context) > 0).all() and context[0] >= 0 and context[-1] < masker.num_patches
+    assert rows == set(range(grid[0])) and columns == set(range(grid[1]))  # the last row and column are reached
+
+
+def test_context_block_is_a_square_of_the_grids_shape_without_targets():
+    masker = MultiBlockMasker(target_scale=(0.01, 0.02), context_scale=(0.8, 0.8))  # 7x7 context, one-patch targets
+    masks = masker.sample(200, np.random.default_rng(0))
+    assert (masks.target_lengths == 1).all()
+    corners = set()
+    for context, blocks in zip(masks.context, masks.targets):
+        top, left = context.min() // 8, (context % 8).min()
+        square = {(top + i) * 8 + left + j for i in range(7) for j in range(7)}
+        assert set(context.tolist()) == square - {int(block[0]) for block in blocks}
+        corners.add((int(top), int(left)))
+    assert corners == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_min_context_is_kept_by_drawing_the_whole_image_again():
+    plain = MultiBlockMasker(min_context=1).sample(DRAWS, np.random.default_rng(0)).context_lengths
+    masker = MultiBlockMasker(min_context=30)
+    lengths = masker.sample(1000, np.random.default_rng(0)).context_lengths
+    assert (plain < 30).mean() > 0.5 and lengths.min() == 30
+    kept = plain[plain >= 30]  # redrawing an image conditions the distribution, and nothing else
+    assert abs(lengths.mean() - kept.mean()) < 4.5 * kept.std() * math.sqrt(1 / len(kept) + 1 / 1000)
+
+
+def test_redrawing_gives_up_with_one_line():
+    masker = MultiBlockMasker()
+    masker.min_context = 63
+    with pytest.raises(ConfigError, match=r"min_context=63.*lower target_scale") as error:
+        masker.sample(2, np.random.default_rng(0))
+    assert "\n" not in str(error.value)
+
+
+def test_the_generator_decides_everything():
+    masker = MultiBlockMasker()
+    a, b, c = (masker.sample(32, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    for name in ("context_lengths", "context_index", "target_lengths", "target_index"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.context_index.tolist() != c.context_index.tolist()
+
+
+def test_images_of_a_batch_have_masks_of_their_own():
+    masks = MultiBlockMasker().sample(64, np.random.default_rng(0))
+    assert len({tuple(context) for context in masks.context}) > 60
+    assert len({tuple(np.concatenate(blocks)) for blocks in masks.targets}) == 64
+    assert all(len({tuple(block) for block in blocks}) > 1 for blocks in masks.targets)
+
+
+def test_a_batch_of_one():
+    masks = MultiBlockMasker().sample(1, np.random.default_rng(0))
+    assert len(masks) == 1 and masks.num_targets == 4
+    assert len(masks.context) == 1 and [len(block) for block in masks.targets[0]] == masks.target_lengths[0].tolist()
+    with pytest.raises(ConfigError, match="at least 1 image"):
+        MultiBlockMasker().sample(0, np.random.default_rng(0))
+
+
+def test_packed_arrays_and_offsets_hold_the_lists():
+    context, targets = [[4, 1], [0, 2, 3]], [[[0], [2, 3]], [[1, 5, 4], [5]]]
+    masks = Masks.from_lists(context, targets)
+    assert masks.context_lengths.tolist() == [2, 3] and masks.context_index.tolist() == [1, 4, 0, 2, 3]
+    assert masks.target_lengths.tolist() == [[1, 2], [3, 1]] and masks.target_index.tolist() == [0, 2, 3, 1, 4, 5, 5]
+    assert masks.context_offsets.tolist() == [0, 2, 5] and masks.target_offsets.tolist() == [0, 1, 3, 6, 7]
+    assert [block.tolist() for block in masks.context] == [[1, 4], [0, 2, 3]]
+    assert [[b.tolist() for b in blocks] for blocks in masks.targets] == [[[0], [2, 3]], [[1, 4, 5], [5]]]
+    assert {masks.context_index.dtype, masks.target_lengths.dtype, masks.target_index.dtype} == {np.dtype(np.int64)}
+    assert repr(masks) == "<Masks of 2 images: on average 2.5 context patches and 2 target blocks of 1.8>"
+
+
+def test_lists_survive_the_round_trip():
+    masks = MultiBlockMasker(num_targets=3).sample(20, np.random.default_rng(0))
+    again = Masks.from_lists(masks.context, masks.targets)
+    for name in ("context_lengths", "context_index", "target_lengths", "target_index"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(masks, name))
+
+
+@pytest.mark.parametrize(
+    "images", [np.array([3, 0, 17, 3]), np.arange(20)[::-1], slice(4, 9), [-1], np.arange(20) % 3 == 0, []], ids=str
+)
+def test_select_agrees_with_the_lists(images):
+    masks = MultiBlockMasker().sample(20, np.random.default_rng(0))
+    some = masks.select(images)
+    numbers = np.arange(20)[images] if len(np.shape(images)) == 0 or len(images) else np.array([], int)
+    assert len(some) == len(numbers) and some.num_targets == 4
+    context, targets = masks.context, masks.targets
+    for chosen, image in enumerate(numbers):
+        np.testing.assert_array_equal(some.context[chosen], context[image])
+        for ours, theirs in zip(some.targets[chosen], targets[image]):
+            np.testing.assert_array_equal(ours, theirs)
+    assert len(some.context_index) == some.context_lengths.sum() and len(some.target_index) == some.target_lengths.sum()
+
+
+@pytest.mark.parametrize(
+    ("context", "targets", "message"),
+    [
+        ([], [], "for each image, got 0"),
+        ([[0]], [[[1]], [[2]]], "got 1 contexts and 2"),
+        ([[0], [1]], [[[1]], [[2], [3]]], r"same number of target blocks.*\[1, 2\]"),
+        ([[0]], [[]], r"at least 1, got \[0\]"),
+        ([[0], []], [[[1]], [[2]]], "context of image 1 is empty"),
+        ([[0], [1]], [[[1], [2]], [[2], []]], "target block 1 of image 1 is empty"),
+        ([[0, 3, 0]], [[[1]]], "context of image 0 names a patch twice"),
+        ([[0.5]], [[[1]]], "whole patch numbers"),
+        ([[-1]], [[[1]]], "whole patch numbers"),
+        ([[0]], [[1, 2]], "target block 0 of image 0 must be a flat list"),
+        ([[0]], [1], "list of lists"),
+    ],
+)
+def test_bad_lists_are_refused_in_one_line(context, targets, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        Masks.from_lists(context, targets)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": (8,)}, "grid"),
+        ({"grid": 8}, "grid"),
+        ({"grid": (8, 0)}, "grid"),
+        ({"grid": (8, 7.5)}, "grid"),
+        ({"num_targets": 0}, "num_targets"),
+        ({"num_targets": 2.0}, "num_targets"),
+        ({"target_scale": 0.2}, "target_scale must be two numbers"),
+        ({"target_scale": (0.2, "big")}, "target_scale must be two numbers"),
+        ({"target_scale": (0.25, 0.15)}, "target_scale.*low <= high"),
+        ({"target_scale": (0.0, 0.15)}, "target_scale.*0 < low"),
+        ({"context_scale": (0.9, 1.1)}, "context_scale.*<= 1"),
+        ({"target_aspect_ratio": (-1, 2)}, "target_aspect_ratio"),
+        ({"target_aspect_ratio": (1, float("inf"))}, "target_aspect_ratio"),
+        ({"target_aspect_ratio": (1, float("nan"))}, "target_aspect_ratio"),
+        ({"min_context": 0}, "min_context"),
+        ({"min_context": True}, "min_context"),
+        ({"min_context": 65}, "min_context.*from 1 to 64, the patches"),
+        ({"min_context": 60}, "0 of 64 trial masks.*min_context=60.*lower target_scale"),
+        ({"num_targets": 60}, "trial masks"),
+        ({"target_scale": (0.9, 1.0)}, "trial masks"),
+        ({"grid": (1, 1), "min_context": 1}, "0 of 64 trial masks"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused_in_one_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        MultiBlockMasker(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_may_come_from_json():
+    masker = MultiBlockMasker(grid=[6, 6], target_scale=[0.15, 0.2], context_scale=[1, 1])
+    assert masker.grid == (6, 6) and masker.context_scale == (1.0, 1.0)
+    assert masker.sample(3, np.random.default_rng(0)).context_index.max() < 36

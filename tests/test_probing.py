@@ -1,0 +1,405 @@
+"""The linear probe, kNN and the monitors of collapse, against independent and slower ways to get the same numbers."""
+
+import numpy as np
+import pytest
+
+from minijepa.errors import ConfigError, DataError
+from minijepa.probing import (
+    choose_l2,
+    content_r2,
+    feature_std,
+    knn_accuracy,
+    linear_probe,
+    logistic_regression,
+    loss_and_gradient,
+    rank_me,
+    standardise,
+    stratified_split,
+)
+
+
+def make_classes(rows, features, classes, seed=0, spread=1.0):
+    """Overlapping Gaussian classes whose features are correlated and of different scales."""
+    g = np.random.default_rng(seed)
+    y = np.arange(rows) % classes
+    centres = np.random.default_rng(99).normal(size=(classes, features))
+    mix = np.random.default_rng(98).normal(size=(features, features))
+    x = (centres[y] * spread + g.normal(size=(rows, features))) @ mix
+    return x.astype(np.float32), y
+
+
+def newton(x, y, classes, l2, steps=30):
+    """Plain Newton with the whole (C(D+1))² Hessian: slow, and shares no line with the solver under test.
+
+    All biases may move together without effect, so the Hessian is singular: least squares takes the shortest step.
+    """
+    x = np.column_stack([x, np.ones(len(x))]).astype(np.float64)
+    n, d = x.shape
+    penalty = np.diag([l2] * (d - 1) + [0.0])
+    theta = np.zeros((classes, d))
+    for _ in range(steps):
+        z = x @ theta.T
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        gradient = (p - np.eye(classes)[y]).T @ x / n + theta @ penalty
+        hessian = np.kron(np.eye(classes), penalty)
+        for i in range(n):
+            hessian += np.kron(np.diag(p[i]) - np.outer(p[i], p[i]), np.outer(x[i], x[i])) / n
+        theta -= np.linalg.lstsq(hessian, gradient.ravel(), rcond=1e-12)[0].reshape(classes, d)
+    return theta
+
+
+# ---------------------------------------------------------------------------------------------- logistic regression
+
+
+def test_gradient_is_the_slope_of_the_loss():
+    g = np.random.default_rng(1)
+    x, y, theta = g.normal(size=(700, 5)), g.integers(0, 3, 700), g.normal(size=(3, 6))
+    _, gradient = loss_and_gradient(theta, x, y, l2=0.3)
+    numeric = np.empty_like(theta)
+    for index in np.ndindex(theta.shape):
+        h = np.zeros_like(theta)
+        h[index] = 1e-5
+        numeric[index] = (loss_and_gradient(theta + h, x, y, 0.3)[0] - loss_and_gradient(theta - h, x, y, 0.3)[0]) / 2e-5
+    np.testing.assert_allclose(gradient, numeric, atol=1e-9)
+
+
+def test_loss_without_knowledge_is_log_of_the_number_of_classes():
+    x, y = make_classes(50, 4, 5)
+    assert loss_and_gradient(np.zeros((5, 5)), x, y, 1.0)[0] == pytest.approx(np.log(5))
+
+
+def test_loss_survives_logits_far_outside_the_range_of_exp():
+    x, y = np.array([[1e4], [-1e4]]), np.array([1, 0])
+    loss, gradient = loss_and_gradient(np.array([[1.0, 0.0], [-1.0, 0.0]]), x, y, 1e-3)
+    assert loss == pytest.approx(2e4, rel=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_solution_is_that_of_newton(dtype, l2):
+    x, y = make_classes(120, 4, 3, spread=0.5)
+    x = (x + 2).astype(dtype)  # not centred: the bias has to work
+    weight, bias, info = logistic_regression(x, y, 3, l2, tolerance=1e-9)
+    assert info.converged
+    expected = newton(x, y, 3, l2)
+    np.testing.assert_allclose(weight, expected[:, :-1], atol=1e-6)
+    np.testing.assert_allclose(bias - bias.mean(), expected[:, -1] - expected[:, -1].mean(), atol=1e-6)
+
+
+def test_reported_gradient_norm_is_that_of_the_solution():
+    x, y = make_classes(600, 6, 4)
+    weight, bias, info = logistic_regression(x, y, 4, 1e-3)
+    z = x.astype(np.float64) @ weight.T + bias
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    g = (p - np.eye(4)[y]) / len(x)
+    norm = np.sqrt(np.sum((g.T @ x + 1e-3 * weight) ** 2) + np.sum(g.sum(axis=0) ** 2))
+    assert info.gradient_norm == pytest.approx(norm, rel=1e-6)
+    assert info.converged and norm < 1e-5
+
+
+def test_correlated_features_converge_in_tens_of_iterations():
+    x, y = make_classes(1000, 20, 3)
+    x = x @ np.random.default_rng(0).normal(size=(20, 60)).astype(np.float32)  # rank 20 in 60 dimensions
+    x *= np.logspace(-2, 2, 60, dtype=np.float32)  # condition number far beyond what plain L-BFGS bears
+    _, _, info = logistic_regression(x, y, 3, 1e-2)
+    assert info.converged and info.iterations < 100
+
+
+def test_separable_classes_converge_because_of_the_penalty():
+    x = np.array([[-1.0], [-2.0], [1.0], [2.0]], np.float32)
+    weight, bias, info = logistic_regression(x, np.array([0, 0, 1, 1]), 2, 1e-4)
+    assert info.converged
+    assert (np.argmax(x @ weight.T + bias, axis=1) == [0, 0, 1, 1]).all()
+
+
+def test_start_at_the_solution_needs_no_step():
+    x, y = make_classes(200, 5, 3)
+    weight, bias, _ = logistic_regression(x, y, 3, 1e-2, tolerance=1e-8)
+    _, _, info = logistic_regression(x, y, 3, 1e-2, start=(weight, bias))
+    assert info.iterations == 0 and info.converged
+
+
+def test_failure_to_converge_is_reported():
+    x, y = make_classes(200, 5, 3)
+    with pytest.warns(RuntimeWarning, match="did not converge: gradient norm .* after 2 iterations"):
+        _, _, info = logistic_regression(x, y, 3, 1e-4, max_iterations=2)
+    assert not info.converged and info.iterations == 2 and info.gradient_norm > 1e-5
+
+
+def test_unreachable_tolerance_ends_and_is_reported():
+    x, y = make_classes(200, 5, 3)
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        _, _, info = logistic_regression(x, y, 3, 1e-2, tolerance=1e-30)
+    assert not info.converged and info.gradient_norm < 1e-12
+
+
+def test_a_class_without_training_rows_is_never_predicted():
+    x, y = make_classes(300, 4, 3, spread=2.0)
+    weight, bias, info = logistic_regression(x[y != 1], y[y != 1], 3, 1e-3)
+    assert info.converged
+    assert 1 not in np.argmax(x @ weight.T + bias, axis=1)
+
+
+@pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])
+def test_penalty_must_be_positive(l2):
+    x, y = make_classes(20, 2, 2)
+    with pytest.raises(ConfigError, match="must be positive"):
+        logistic_regression(x, y, 2, l2)
+
+
+# ---------------------------------------------------------------------------------------------- the probe around it
+
+
+def test_standardise_uses_training_statistics_for_all():
+    train, _ = make_classes(500, 3, 2)
+    train, other = train * 5 + 7, train[:9] - 3
+    a, b = standardise(train, other)
+    assert a.dtype == b.dtype == np.float32
+    np.testing.assert_allclose(a.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(a.std(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(b, (other - train.mean(axis=0)) / train.std(axis=0), rtol=1e-3, atol=1e-4)
+
+
+def test_standardise_silences_constant_features_and_keeps_tiny_ones():
+    g = np.random.default_rng(0)
+    varying = g.normal(size=100).astype(np.float32)
+    train = np.column_stack([np.full(100, 0.1, np.float32), varying * np.float32(1e-20), np.zeros(100, np.float32)])
+    a, b = standardise(train, np.ones((2, 3), np.float32))
+    assert (a[:, [0, 2]] == 0).all() and (b[:, [0, 2]] == 0).all()
+    np.testing.assert_allclose(a[:, 1], (varying - varying.mean()) / varying.std(), atol=1e-5)
+
+
+def test_stratified_split_keeps_proportions_and_depends_on_the_seed_alone():
+    y = np.repeat([0, 1, 2, 3], [100, 50, 20, 1])
+    train, val = stratified_split(y, 0.1, seed=3)
+    assert sorted([*train, *val]) == list(range(171))
+    assert np.bincount(y[val], minlength=4).tolist() == [10, 5, 2, 0]
+    assert np.array_equal(val, stratified_split(y, 0.1, seed=3)[1])
+    assert not np.array_equal(val, stratified_split(y, 0.1, seed=4)[1])
+
+
+def test_choose_l2_fits_on_one_part_and_scores_on_the_other():
+    x, y = make_classes(400, 8, 4, spread=0.3)
+    best, table = choose_l2(x, y, 4, grid=(1e-3, 1e1, 1e-1), seed=5)
+    assert [l2 for l2, _ in table] == [1e1, 1e-1, 1e-3]
+    train, val = stratified_split(y, 0.1, seed=5)
+    for l2, accuracy in table:
+        weight, bias, _ = logistic_regression(x[train], y[train], 4, l2)
+        assert accuracy == pytest.approx(np.mean(np.argmax(x[val] @ weight.T + bias, axis=1) == y[val]))
+    assert dict(table)[best] == max(accuracy for _, accuracy in table)
+
+
+def test_choose_l2_takes_the_strongest_of_equals():
+    x = np.repeat([[-1.0], [1.0]], 50, axis=0).astype(np.float32)
+    best, table = choose_l2(x, np.repeat([0, 1], 50), 2, grid=(1e-4, 1e-2, 1.0))
+    assert {accuracy for _, accuracy in table} == {1.0}
+    assert best == 1.0
+
+
+def test_choose_l2_prefers_a_strong_penalty_where_weak_ones_overfit():
+    g = np.random.default_rng(0)
+    y = np.arange(600) % 2
+    x = g.normal(size=(600, 300)).astype(np.float32)
+    x[:, 0] += 1.5 * y
+    best, _ = choose_l2(x, y, 2)
+    assert best >= 1e-2
+
+
+def test_probe_result_is_consistent():
+    x, y = make_classes(600, 8, 4, spread=0.4)
+    test_x, test_y = make_classes(150, 8, 4, seed=1, spread=0.4)
+    r = linear_probe(x, y, test_x, test_y, 4)
+    assert r.confusion.shape == (4, 4) and r.confusion.sum() == 150
+    assert r.confusion.sum(axis=1).tolist() == np.bincount(test_y).tolist()
+    assert r.confusion.sum(axis=0).tolist() == np.bincount(r.predictions, minlength=4).tolist()
+    assert r.confusion[2, 3] == np.sum((test_y == 2) & (r.predictions == 3))
+    assert r.accuracy == np.trace(r.confusion) / 150 == np.mean(r.predictions == test_y)
+    assert 0.5 < r.accuracy < 1.0
+    assert r.converged and r.gradient_norm < 1e-5 and r.iterations > 0
+    assert r.l2 in [l2 for l2, _ in r.sweep]
+
+
+def test_probe_refits_on_all_training_rows():
+    x, y = make_classes(300, 6, 3, spread=0.3)
+    test_x, test_y = make_classes(200, 6, 3, seed=1, spread=0.3)
+    r = linear_probe(x, y, test_x, test_y, 3)
+    train_s, test_s = standardise(x, test_x)
+    weight, bias, _ = logistic_regression(train_s, y, 3, r.l2)
+    assert np.array_equal(r.predictions, np.argmax(test_s @ weight.T + bias, axis=1))
+
+
+def test_test_set_has_no_influence_on_the_fit():
+    x, y = make_classes(300, 6, 3, spread=0.3)
+    test_x, test_y = make_classes(90, 6, 3, seed=1, spread=0.3)
+    a = linear_probe(x, y, test_x, test_y, 3)
+    b = linear_probe(x, y, np.vstack([test_x[:30], test_x * 100]), np.concatenate([test_y[:30], 2 - test_y]), 3)
+    assert (a.l2, a.sweep, a.iterations, a.gradient_norm) == (b.l2, b.sweep, b.iterations, b.gradient_norm)
+    assert np.array_equal(a.predictions[:30], b.predictions[:30])
+
+
+def test_probe_ignores_scale_shift_and_constant_features():
+    x, y = make_classes(400, 6, 3, spread=0.3)
+    test_x, test_y = make_classes(200, 6, 3, seed=1, spread=0.3)
+    scale = np.array([1e-6, 1e-3, 1, 3, 1e3, -1e6], np.float32)
+    shift = np.array([0, 1e-3, -2, 5, 1e3, 1e6], np.float32)
+
+    def changed(x):
+        return np.column_stack([x * scale + shift, np.full(len(x), 0.7, np.float32)])
+
+    a = linear_probe(x, y, test_x, test_y, 3)
+    b = linear_probe(changed(x), y, changed(test_x), test_y, 3)
+    assert (a.l2, a.sweep) == (b.l2, b.sweep)
+    assert np.array_equal(a.predictions, b.predictions)
+
+
+def test_probe_of_collapsed_features_is_the_most_frequent_class():
+    y = np.repeat([0, 1, 2], [50, 90, 60])
+    ones = np.ones((200, 4), np.float32)
+    r = linear_probe(ones, y, ones, y, 3)
+    assert r.accuracy == 90 / 200
+
+
+def test_probe_with_a_class_missing_from_training():
+    x, y = make_classes(300, 5, 3, spread=2.0)
+    seen = y != 2
+    r = linear_probe(x[seen], y[seen], x, y, 3)
+    assert r.converged
+    assert r.confusion[:, 2].sum() == 0 and r.confusion[2].sum() == 100
+
+
+# ---------------------------------------------------------------------------------------------- nearest neighbours
+
+
+def test_knn_is_the_weighted_vote_written_as_loops():
+    x, y = make_classes(200, 5, 3, spread=0.4)
+    test_x, test_y = make_classes(300, 5, 3, seed=1, spread=0.4)  # more than one block of test rows
+    right = 0
+    for query, label in zip(test_x, test_y):
+        neighbours = sorted(
+            ((query @ row / np.linalg.norm(query) / np.linalg.norm(row), c) for row, c in zip(x, y)), reverse=True
+        )
+        votes = [0.0] * 3
+        for similarity, c in neighbours[:7]:
+            votes[c] += np.exp(similarity / 0.07)
+        right += votes.index(max(votes)) == label
+    accuracy = knn_accuracy(x, y, test_x, test_y, 3, k=7)
+    assert accuracy == right / 300
+    assert 0.4 < accuracy < 1.0
+
+
+def test_knn_weighs_a_close_neighbour_above_two_distant_ones():
+    train = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]], np.float32)
+    assert knn_accuracy(train, np.array([0, 1, 1]), np.array([[5.0, 0.1]]), np.array([0]), 2, k=3) == 1.0
+
+
+def test_knn_sees_directions_only_and_takes_what_neighbours_there_are():
+    x, y = make_classes(60, 4, 3)
+    lengths = np.random.default_rng(0).uniform(0.1, 10, (60, 1)).astype(np.float32)
+    assert knn_accuracy(x, y, x * lengths, y, 3, k=1) == 1.0
+    assert knn_accuracy(x, y, x, y, 3, k=1000) == knn_accuracy(x, y, x, y, 3, k=60)
+
+
+def test_knn_bears_a_row_of_zeros_and_refuses_no_neighbours():
+    x, y = make_classes(30, 4, 3)
+    assert knn_accuracy(x, y, np.zeros((1, 4)), np.array([0]), 3) in (0.0, 1.0)
+    with pytest.raises(ConfigError, match="k = 0"):
+        knn_accuracy(x, y, x, y, 3, k=0)
+
+
+# ---------------------------------------------------------------------------------------------- monitors of collapse
+
+
+def test_feature_std():
+    x = np.array([[0.0, 10.0], [2.0, 10.0], [0.0, 10.0], [2.0, 10.0]], np.float32)
+    assert feature_std(x) == pytest.approx(0.5)
+    assert feature_std(np.ones((5, 3))) == 0
+
+
+def test_rank_me():
+    g = np.random.default_rng(0)
+    rotation, _ = np.linalg.qr(g.normal(size=(40, 16)))
+    assert rank_me(rotation) == pytest.approx(16, rel=1e-4)
+    assert rank_me(np.outer(g.normal(size=40), g.normal(size=16))) == pytest.approx(1, rel=1e-3)
+    assert rank_me(np.diag([3.0, 1.0])) == pytest.approx(4 / 3**0.75, rel=1e-4)  # entropy of (3/4, 1/4)
+    assert rank_me(np.zeros((40, 16))) == 0
+
+
+def test_content_r2_of_the_perfect_the_positional_and_the_worse():
+    g = np.random.default_rng(0)
+    position = np.repeat(np.arange(6), 20)
+    target = (g.normal(size=(6, 8))[position] * 3 + g.normal(size=(120, 8))).astype(np.float32)
+    positional = np.stack([target[position == p].mean(axis=0) for p in range(6)])[position]
+    assert content_r2(target, target, position, 6) == 1
+    assert content_r2(positional, target, position, 6) == pytest.approx(0, abs=1e-6)
+    assert content_r2((target + positional) / 2, target, position, 6) == pytest.approx(0.75, abs=1e-6)
+    assert content_r2(2 * positional - target, target, position, 6) == pytest.approx(-3, abs=1e-5)
+
+
+def test_content_r2_leaves_out_positions_seen_once_and_does_not_need_all():
+    g = np.random.default_rng(0)
+    position, target = np.array([1, 1, 4, 4, 7]), g.normal(size=(5, 3))
+    prediction = target + g.normal(size=(5, 3))
+    expected = content_r2(prediction[:4], target[:4], position[:4], 9)
+    prediction[4] = 1e6
+    assert content_r2(prediction, target, position, 9) == pytest.approx(expected)
+
+
+def test_content_r2_is_nan_where_there_is_no_content():
+    g = np.random.default_rng(0)
+    target = g.normal(size=(3, 4)).astype(np.float32)
+    assert np.isnan(content_r2(target, target, np.array([0, 1, 2]), 3))
+    position = np.repeat([0, 1, 2], 10)
+    assert np.isnan(content_r2(target[position] + 1, target[position], position, 3))
+
+
+# ---------------------------------------------------------------------------------------------- errors of the user
+
+
+@pytest.mark.parametrize("evaluate", [linear_probe, knn_accuracy])
+def test_bad_data_is_named_in_one_line(evaluate):
+    x, y = make_classes(40, 4, 2)
+    nan = x.copy()
+    nan[3, 1] = np.nan
+    cases = [
+        ((nan, y, x, y, 2), "1 of 40 rows of the training features hold NaN"),
+        ((x, y, nan, y, 2), "1 of 40 rows of the test features hold NaN"),
+        ((x, y[:-1], x, y, 2), r"training labels have shape \(39,\) for 40 rows"),
+        ((x, y, x, y[:-1], 2), r"test labels have shape \(39,\) for 40 rows"),
+        ((x, y + 1, x, y, 2), "training labels run from 1 to 2: expected 0 to 1"),
+        ((x, y.astype(float), x, y, 2), "training labels are float64: expected integers"),
+        ((x, y, x[:, :3], y, 2), "training rows have 4 features, others 3"),
+        ((x[0], y, x, y, 2), r"training features have shape \(4,\)"),
+        ((x[:0], y[:0], x, y, 2), r"training features have shape \(0, 4\)"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(DataError, match=message) as caught:
+            evaluate(*arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_too_few_rows_to_choose_a_penalty():
+    with pytest.raises(DataError, match="at least two rows a class"):
+        linear_probe(np.eye(3), np.arange(3), np.eye(3), np.arange(3), 3)
+
+
+def test_monitors_refuse_what_they_cannot_measure():
+    x = np.ones((4, 3), np.float32)
+    with pytest.raises(DataError, match="NaN"):
+        feature_std(x * np.nan)
+    with pytest.raises(DataError, match="NaN"):
+        rank_me(x * np.inf)
+    with pytest.raises(DataError, match="row by row alike"):
+        content_r2(x[:, :2], x, np.zeros(4, int), 1)
+    with pytest.raises(DataError, match="positions run from 0 to 5: expected 0 to 4"):
+        content_r2(x, x, np.array([0, 1, 2, 5]), 5)
+
+
+def test_inputs_are_not_modified_and_need_not_be_contiguous():
+    x, y = make_classes(200, 8, 3)
+    wide = np.asfortranarray(x)[:, ::2]
+    before = wide.copy()
+    a = linear_probe(wide, y, wide, y, 3)
+    knn_accuracy(wide, y, wide, y, 3)
+    assert np.array_equal(wide, before)
+    assert np.array_equal(a.predictions, linear_probe(before, y, before, y, 3).predictions)

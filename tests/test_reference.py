@@ -1,0 +1,65 @@
+"""The network against a committed reference that an independent PyTorch float64 model made (tests/reference/)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minijepa import IJEPA, Config, Tape
+from minijepa.data.masking import Masks
+
+FILE = Path(__file__).parent / "reference" / "reference.npz"
+TOLERANCE = {np.float64: 1e-9, np.float32: 1e-4}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(FILE, allow_pickle=False) as file:
+        return {name: file[name] for name in file}
+
+
+def part(reference, prefix):
+    return {name.removeprefix(prefix): value for name, value in reference.items() if name.startswith(prefix)}
+
+
+def build(reference, dtype, **changes):
+    settings = {name: value.item() for name, value in part(reference, "config/").items()}
+    settings |= {"target_scale": (0.15, 0.25), "min_context": 1}
+    model = IJEPA(Config(**settings, **changes), dtype=dtype)
+    model.load_state_dict(part(reference, "param/"))
+    masks = Masks(*(reference[k] for k in ("context_lengths", "context_index", "target_lengths", "target_index")))
+    return model, reference["images"].astype(dtype), masks
+
+
+def assert_close(got, wanted, tolerance, what):
+    error = np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-3)
+    assert error < tolerance, f"{what}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_features_targets_and_predictions(reference, dtype):
+    model, images, masks = build(reference, dtype)
+    for encoder in ("target", "context"):
+        assert_close(model.encode(images, encoder).data, reference[f"features_{encoder}"], TOLERANCE[dtype], encoder)
+    assert_close(model.targets(images, masks).data, reference["targets"], TOLERANCE[dtype], "targets")
+    predictions = model.predictions(images, masks)
+    assert predictions.dtype == dtype
+    assert_close(predictions.data, reference["predictions"], TOLERANCE[dtype], "predictions")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("settings", "loss_name", "gradient_prefix"),
+    [({}, "loss", "grad/"), ({"loss": "smooth_l1", "target_norm": "layer_norm"}, "smooth_l1_loss", "smooth_l1_grad/")],
+)
+def test_loss_and_gradients(reference, dtype, settings, loss_name, gradient_prefix):
+    model, images, masks = build(reference, dtype, **settings)
+    with Tape() as tape:
+        loss = model.loss(images, masks)
+    tape.backward(loss)
+    assert loss.dtype == dtype
+    assert_close(loss.data, reference[loss_name], TOLERANCE[dtype], "loss")
+    gradients, wanted = model.gradients(), part(reference, gradient_prefix)
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in gradients.items():
+        assert_close(gradient, wanted[name], TOLERANCE[dtype], name)
