@@ -13,12 +13,13 @@ The division of labour: an operation (:class:`Function`) holds formulas and noth
 devices, summing a gradient over broadcast axes, and adding up the gradients of a value used twice are done here, once.
 """
 
+import re
 import threading
 
 import numpy as np
 
-from minijepa.backend import device_of, is_array, xp_of
-from minijepa.errors import DeviceError, DtypeError, ShapeError, TapeError
+from minijepa.backend import device_of, is_array, to_numpy, xp_of
+from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
 from minijepa.signature import Signature
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -63,7 +64,11 @@ class Tensor:
 
     def __repr__(self):
         flag = ", requires_grad=True" if self.requires_grad else ""
-        return f"{type(self).__name__}({np.array2string(self.data, precision=4, threshold=20)}, {self.dtype}{flag})"
+        values = np.array2string(to_numpy(self.data), precision=4, threshold=20)
+        return f"{type(self).__name__}({values}, {self.dtype}{flag})"
+
+    def __array__(self, *args, **kwargs):
+        raise DtypeError("a Tensor is no array, and as one it would lose its gradient: use tensor.data")
 
     def __setitem__(self, index, value):
         raise TapeError(
@@ -86,15 +91,27 @@ class Parameter(Tensor):
         self.name = name
 
 
-def _as_float_array(data):
+def _as_float_array(data, beside=None):
+    """``data`` as a float array. What has no float dtype of its own takes that of ``beside``, an array, or float32."""
     if isinstance(data, Tensor):
         return data.data
+    if is_array(data) and data.dtype in FLOATS:
+        return data
     array = data if is_array(data) else np.asarray(data)
-    if array.dtype in FLOATS and is_array(data):
-        return array
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"a Tensor holds real numbers; got {type(data).__name__} of dtype {array.dtype}")
-    return array.astype(np.float32)
+    if beside is None:
+        return array.astype(np.float32)
+    return array.astype(beside.dtype) if is_array(data) else xp_of(beside).asarray(array, dtype=beside.dtype)
+
+
+def _as_array(value, complaint):
+    """``value``, which an operation returned. NumPy makes scalars of results without axes; they become arrays again."""
+    if is_array(value):
+        return value
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    raise DtypeError(f"{complaint}; got {type(value).__name__}")
 
 
 # ---------------------------------------------------------------------------------------------------------- operations
@@ -147,6 +164,7 @@ class Function:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.signature = Signature(cls.shapes)
+        cls._name = re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
 
     @staticmethod
     def forward(ctx, *arrays, **options):
@@ -158,22 +176,30 @@ class Function:
 
     @classmethod
     def op_name(cls):
-        return cls.__name__.lower()
+        """What errors and printed tapes call it: LayerNorm is layer_norm."""
+        return cls._name
 
     @classmethod
     def apply(cls, *inputs, **options):
         """Run forward on ``inputs`` (tensors, arrays, numbers, or None for an optional one); record it if need be."""
-        inputs = _as_tensors(cls, inputs)
+        inputs, dtype = _as_tensors(cls, inputs)
         arrays = [None if t is None else t.data for t in inputs]
-        gradient_shapes = cls.signature.match(cls.op_name(), tuple(None if a is None else a.shape for a in arrays))
+        shapes = tuple([None if a is None else a.shape for a in arrays])
+        gradient_shapes = cls.signature.match(cls._name, shapes)
 
         tape = current_tape()
-        recorded = tape is not None and any(t is not None and t.requires_grad for t in inputs)
-        ctx = Context(tuple(recorded and t is not None and t.requires_grad for t in inputs))
-        y = cls.forward(ctx, *arrays, **options)
-        dtype = next(a.dtype for a in arrays if a is not None)
+        wanted = [t is not None and t.requires_grad for t in inputs]
+        recorded = tape is not None and any(wanted)
+        ctx = Context(tuple(wanted) if recorded else (False,) * len(wanted))
+        try:
+            y = cls.forward(ctx, *arrays, **options)
+        except MinijepaError:
+            raise
+        except ValueError as error:  # what NumPy says where no signature can tell: reshape, concat, expand
+            cls.signature.fail(cls._name, shapes, str(error), cause=error)
+        y = _as_array(y, f"{cls._name}: forward must return one array")
         if y.dtype != dtype:
-            raise DtypeError(f"{cls.op_name()}: forward was given {dtype} and returned {y.dtype}")
+            raise DtypeError(f"{cls._name}: forward was given {dtype} and returned {y.dtype}")
 
         output = Tensor(y, requires_grad=recorded)
         if recorded:
@@ -182,24 +208,26 @@ class Function:
 
 
 def _as_tensors(op, inputs):
-    """Inputs as tensors of one dtype on one device; bare numbers take the dtype of the tensors beside them."""
-    given = [x for x in inputs if isinstance(x, Tensor)]
-    first = given[0].data if given else None
-    tensors = []
-    for x in inputs:
-        if x is not None and not isinstance(x, Tensor):
-            if given and not is_array(x):
-                x = xp_of(first).asarray(x, dtype=first.dtype)
-            x = Tensor(x)
-        tensors.append(x)
+    """Inputs as tensors of one dtype on one device, and that dtype. Runs at every call, so it has to be quick."""
+    tensors = [x if x is None or isinstance(x, Tensor) else _tensor_beside(x, inputs) for x in inputs]
     arrays = [t.data for t in tensors if t is not None]
-    if len({a.dtype for a in arrays}) > 1:
-        found = ", ".join(str(a.dtype) for a in arrays)
-        raise DtypeError(f"{op.op_name()}: its inputs are {found}; convert them to one dtype with array.astype")
-    if len({device_of(a) for a in arrays}) > 1:
-        found = ", ".join(f"{device_of(a)} {a.shape}" for a in arrays)
-        raise DeviceError(f"{op.op_name()}: its inputs live on different devices ({found}); move them with to_device")
-    return tensors
+    first = arrays[0] if arrays else None
+    for array in arrays:
+        if array.dtype != first.dtype:
+            found = ", ".join(str(a.dtype) for a in arrays)
+            raise DtypeError(f"{op.op_name()}: its inputs are {found}; convert them to one dtype with array.astype")
+        if type(array) is not type(first) and device_of(array) != device_of(first):
+            found = ", ".join(f"{device_of(a)} {a.shape}" for a in arrays)
+            raise DeviceError(
+                f"{op.op_name()}: its inputs live on different devices ({found}); move them with to_device"
+            )
+    return tensors, None if first is None else first.dtype
+
+
+def _tensor_beside(x, inputs):
+    """``x`` as a tensor; a number, a list or an integer array takes the dtype of the first tensor among ``inputs``."""
+    beside = next((t.data for t in inputs if isinstance(t, Tensor)), None)
+    return Tensor(_as_float_array(x, beside))
 
 
 # ---------------------------------------------------------------------------------------------------------------- tape
@@ -215,12 +243,16 @@ class Entry:
         self.gradient_shapes = gradient_shapes  # of each input: its shape after broadcasting
 
 
-_thread = threading.local()
+class _Thread(threading.local):
+    tape = None
+
+
+_thread = _Thread()
 
 
 def current_tape():
     """The tape that operations of this thread are written on, or None."""
-    return getattr(_thread, "tape", None)
+    return _thread.tape
 
 
 class no_tape:
@@ -298,7 +330,7 @@ class Tape:
                 elif id(x) in made_here:
                     gradients[id(x)] += dx
                 else:
-                    gradients[id(x)] = gradients[id(x)] + dx
+                    gradients[id(x)] = xp_of(dx).asarray(gradients[id(x)] + dx)
                     made_here.add(id(x))
 
     def _start(self, loss, cotangent):
@@ -316,7 +348,8 @@ class Tape:
                     "tape.backward(y, dy) with dy of y's shape, or reduce y with sum() or mean()"
                 )
             return xp_of(loss.data).ones_like(loss.data)
-        cotangent = xp_of(loss.data).asarray(getattr(cotangent, "data", cotangent), dtype=loss.dtype)
+        cotangent = cotangent.data if isinstance(cotangent, Tensor) else cotangent
+        cotangent = xp_of(loss.data).asarray(cotangent, dtype=loss.dtype)
         if cotangent.shape != loss.shape:
             raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
         return cotangent
@@ -340,10 +373,10 @@ class Tape:
         total = 0
         for number, entry in enumerate(self.entries):
             saved = 0
-            for array in entry.ctx.saved:
-                if is_array(array) and id(_owner(array)) not in seen:
-                    seen.add(id(_owner(array)))
-                    saved += array.nbytes
+            for owner in (_owner(array) for array in entry.ctx.saved if is_array(array)):
+                if id(owner) not in seen:
+                    seen.add(id(owner))
+                    saved += owner.nbytes
             total += saved
             shapes = " ".join("-" if x is None else _shape(x.shape) for x in entry.inputs)
             rows.append((str(number), entry.op.op_name(), shapes, _shape(entry.output.shape), f"{saved:,}"))
@@ -365,6 +398,7 @@ def _input_gradients(entry, dy):
         if dx is None or not entry.ctx.needs[i]:
             results.append(None)
             continue
+        dx = _as_array(dx, f"{name}: backward must return an array or None for input {i}")
         if dx.shape not in (x.shape, entry.gradient_shapes[i]):
             raise ShapeError(f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}")
         if dx.dtype != x.dtype:
@@ -387,7 +421,8 @@ def unbroadcast(gradient, shape):
 
 
 def _owner(array):
-    return array if array.base is None else array.base
+    """The array that holds the memory which ``array`` looks at."""
+    return array.base if is_array(array.base) else array
 
 
 def _shape(shape):

@@ -10,7 +10,9 @@ import os
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+import ctypes  # noqa: E402
 import zlib  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
@@ -20,6 +22,19 @@ try:  # CuPy imports without a GPU too; whether one can be used is asked in reso
     import cupy
 except ImportError:
     cupy = None
+
+
+def _hold_openblas():
+    """Set OpenBLAS's thread count to the variable's, in case that NumPy was imported before this module."""
+    count = os.environ["OPENBLAS_NUM_THREADS"]
+    for library in Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"):
+        blas = ctypes.CDLL(str(library))  # loaded already: this only finds it
+        for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads"):
+            if hasattr(blas, name) and count.isdigit():
+                getattr(blas, name)(int(count))
+
+
+_hold_openblas()
 
 
 def xp_of(array):
@@ -104,3 +119,10 @@ def rng(seed, purpose, step=0):
     """
     key = np.array([seed % 2**64, zlib.crc32(purpose.encode())], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, step], np.uint64)))
+
+
+def set_precision(precision):
+    """Matrix products on a GPU in "tf32" (10-bit mantissa inputs, float32 sums) or exact "fp32"."""
+    core = cupy._core
+    kind = core.COMPUTE_TYPE_TF32 if precision == "tf32" else core.COMPUTE_TYPE_FP32
+    core.set_compute_type(np.dtype(np.float32), kind)

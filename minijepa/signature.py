@@ -7,23 +7,29 @@ import numpy as np
 
 from minijepa.errors import ShapeError
 
+WORD = r"\s*(\w+|\.\.\.|\*)\s*"
+SHAPE = rf"\s*\(({WORD}(,{WORD})*,?)?\s*\)"
+LINE = rf"({SHAPE}\??\s*,)*{SHAPE}[?+]?\s*->{SHAPE}\s*"
+
 
 class Signature:
     """Checks shapes against a line such as ``"(..., n, k), (..., k, m) -> (..., n, m)"``.
 
     - A name stands for a length: equal names, equal lengths. A number stands for itself.
     - ``...`` stands for any axes in front or behind; between inputs they broadcast by NumPy's rules.
-    - ``(*)`` fits any shape. ``(o)?`` may be None. ``(*)+`` stands for one or more inputs.
+    - ``(*)`` fits any shape. ``(o)?`` may be None. ``(*)+``, at the end, stands for one or more inputs.
 
-    What stands behind the arrow is for the reader.
+    What stands behind the arrow is for the reader. Raises ShapeError for a line that is not of this form.
     """
 
     def __init__(self, text):
+        if not re.fullmatch(LINE, text):
+            raise ShapeError(f'the signature "{text}" can\'t be read: write it like "(..., n), (n)? -> (..., n)"')
         self.text = text
         items = re.findall(r"\(([^()]*)\)([?+]?)", text.split("->")[0])
         self.patterns = [tuple(word.strip() for word in body.split(",") if word.strip()) for body, _ in items]
         self.optional = [mark == "?" for _, mark in items]
-        self.variadic = bool(items) and items[-1][1] == "+"
+        self.variadic = items[-1][1] == "+"
         # The shapes of a training step recur, layer after layer: remember the answers.
         self.match = functools.lru_cache(maxsize=4096)(self._match)
 
@@ -34,18 +40,19 @@ class Signature:
             extra = len(shapes) - len(patterns)
             patterns, optional = patterns + patterns[-1:] * extra, optional + optional[-1:] * extra
         if len(shapes) != len(patterns):
-            self._fail(op, shapes, f"it takes {len(patterns)} inputs and got {len(shapes)}")
+            least = "at least " if self.variadic else ""
+            self.fail(op, shapes, f"it takes {least}{len(patterns)} inputs and got {len(shapes)}")
         lengths, spread = {}, []
         for i, (pattern, shape) in enumerate(zip(patterns, shapes)):
             if shape is None:
                 if not optional[i]:
-                    self._fail(op, shapes, f"input {i} is None and not optional")
+                    self.fail(op, shapes, f"input {i} is None and not optional")
                 continue
             spread.append(self._bind(op, shapes, i, pattern, lengths))
         try:
             common = np.broadcast_shapes(*(axes for axes in spread if axes is not None))
         except ValueError:
-            self._fail(op, shapes, "the axes under ... don't broadcast")
+            self.fail(op, shapes, "the axes under ... don't broadcast")
         return tuple(
             None if shape is None else self._expanded(pattern, shape, common)
             for pattern, shape in zip(patterns, shapes)
@@ -59,7 +66,7 @@ class Signature:
         at = pattern.index("...") if "..." in pattern else None
         named = len(pattern) - (at is not None)
         if len(shape) < named or (at is None and len(shape) != named):
-            self._fail(op, shapes, f"input {i} has {len(shape)} axes")
+            self.fail(op, shapes, f"input {i} has {len(shape)} axes")
         front = len(pattern) if at is None else at
         back = len(pattern) - front - 1
         pairs = list(zip(pattern[:front], shape)) + (
@@ -68,7 +75,7 @@ class Signature:
         for name, length in pairs:
             wanted = int(name) if name.isdigit() else lengths.setdefault(name, length)
             if length != wanted:
-                self._fail(op, shapes, f"{name} is {wanted}, but {length} in input {i}")
+                self.fail(op, shapes, f"{name} is {wanted}, but {length} in input {i}")
         return None if at is None else shape[front : len(shape) - max(back, 0)]
 
     def _expanded(self, pattern, shape, common):
@@ -78,6 +85,7 @@ class Signature:
         back = len(pattern) - front - 1
         return shape[:front] + common + shape[len(shape) - back :] if back else shape[:front] + common
 
-    def _fail(self, op, shapes, why):
-        given = ", ".join("None" if s is None else str(s) for s in shapes)
-        raise ShapeError(f"{op}: takes {self.text}, was given {given}: {why}")
+    def fail(self, op, shapes, why, cause=None):
+        """Raise the ShapeError that names the operation, its signature and the shapes that it was given."""
+        given = ", ".join("None" if s is None else str(s) for s in shapes) or "nothing"
+        raise ShapeError(f"{op}: takes {self.text}, was given {given}: {why}") from cause

@@ -118,8 +118,12 @@ def test_confusion_picture_depends_on_shares_and_not_on_counts():
     matrix = np.array([[5, 1, 0], [2, 8, 2], [0, 0, 9]])
     few, many = confusion_picture(matrix, CLASSES), confusion_picture(7 * matrix, CLASSES)
     np.testing.assert_array_equal(np.asarray(few), np.asarray(many))
-    turned = confusion_picture(matrix.T, CLASSES)
-    assert (cells(few, 3)[0, 1] != cells(turned, 3)[0, 1]).any()  # true classes are the rows
+
+
+def test_confusion_picture_divides_by_the_rows_total():
+    matrix = np.array([[2, 1, 1], [5, 0, 0], [9, 0, 27]])
+    middle = cells(confusion_picture(matrix, CLASSES), 3) == (96, 150, 230)  # the colour of a quarter
+    np.testing.assert_array_equal(middle.all(axis=-1), [[False, True, True], [False] * 3, [True, False, False]])
 
 
 def test_confusion_picture_of_a_class_without_images():

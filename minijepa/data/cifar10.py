@@ -222,7 +222,7 @@ def _receive(url, timeout, folder):
             while chunk := response.read(1 << 18):
                 yield chunk
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).strip("<>")
         raise DataError(f"CIFAR-10 can't be downloaded from {url} ({reason}): {_remedy(folder)}") from error
 
 

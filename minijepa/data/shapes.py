@@ -108,7 +108,7 @@ def _frame(x, y):
 
 
 def _triangle(x, y):
-    """Equilateral: the half-plane below, and the two others by the mirror symmetry of x."""
+    """Equilateral: the base y = −0.5 and one slanted edge, which |x| mirrors into the other."""
     return np.maximum(-y, 0.5 * y + 0.866 * np.abs(x)) - 0.5
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Tensor, no_tape
 from minijepa.backend import rng, to_device, to_numpy, xp_of
+from minijepa.data.cifar10 import MEAN, STD
 from minijepa.errors import CheckpointError, ShapeError
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
@@ -32,6 +33,7 @@ class IJEPA:
 
     def __init__(self, config, seed=0, device="cpu", dtype=np.float32):
         self.config, self.device, self.dtype = config, device, np.dtype(dtype)
+        self.mean, self.std = MEAN, STD  # of the images' channels: what normalise() needs; checkpoints carry them
         self.context_encoder = ViTEncoder(config, rng(seed, "initial encoder"))
         self.target_encoder = ViTEncoder(config, rng(seed, "initial encoder"))  # starts identical
         self.predictor = Predictor(config, rng(seed, "initial predictor"))
@@ -63,7 +65,7 @@ class IJEPA:
 
         No gradient is recorded, whether a tape is running or not.
         """
-        layout = self._layout(masks)
+        layout = self.layout(masks)
         with no_tape():
             features = self.target_encoder.encode(self._patches(images))
             targets = ops.rows(features, layout.target_features)
@@ -73,7 +75,7 @@ class IJEPA:
 
     def predictions(self, images, masks):
         """What the predictor expects at the target patches, (Tt, D); the context encoder sees context patches alone."""
-        layout = self._layout(masks)
+        layout = self.layout(masks)
         patches = self._patches(images)
         pixels = patches.reshape(-1, patches.shape[-1])[layout.context_pixels]
         context = self.context_encoder(pixels, layout.context_positions, layout.context_packing)
@@ -85,7 +87,7 @@ class IJEPA:
         ``count``: the number of target patches to divide by, these images' own if None (a part of a batch passes the
         whole batch's).
         """
-        layout = self._layout(masks)
+        layout = self.layout(masks)
         return self.distance(self.predictions(images, layout), self.targets(images, layout), count)
 
     def distance(self, predictions, targets, count=None):
@@ -93,7 +95,8 @@ class IJEPA:
         function = {"l2": ops.l2_loss, "smooth_l1": ops.smooth_l1_loss}[self.config.loss]
         return function(predictions, targets, count=count)
 
-    def _layout(self, masks):
+    def layout(self, masks):
+        """The TokenLayout of ``masks``; a layout passes through, so that it is made once for both branches."""
         return TokenLayout.of(masks, self.config.num_patches, self.device)
 
     def _patches(self, images):

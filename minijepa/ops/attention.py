@@ -19,9 +19,10 @@ class Packing:
     """
 
     def __init__(self, lengths):
-        self.lengths = np.asarray(lengths, np.int64)
-        if self.lengths.ndim != 1 or not len(self.lengths) or self.lengths.min() < 1:
-            raise ShapeError("a packing needs the lengths of at least one sequence, each at least 1")
+        lengths = np.asarray(lengths)
+        if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths) or lengths.min() < 1:
+            raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
+        self.lengths = lengths.astype(np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         first = np.flatnonzero(np.diff(self.lengths, prepend=-1))
         counts = np.diff(first, append=len(self.lengths))
@@ -76,7 +77,7 @@ class Attention(Function):
     def backward(ctx, dy):
         qkv, *probabilities = ctx.saved
         dy = xp_of(dy).ascontiguousarray(dy)
-        dqkv = xp_of(qkv).empty_like(qkv)
+        dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)  # in C order whatever qkv's is, so that _split gives views
         for run, p in zip(ctx.packing.runs, probabilities):
             q, k, v = _split(qkv, *run, 3, ctx.heads)
             dq, dk, dv = _split(dqkv, *run, 3, ctx.heads)
@@ -99,7 +100,7 @@ def attention(qkv, packing, num_heads):
     """
     if not isinstance(packing, Packing):
         packing = Packing(packing)
-    if qkv.ndim != 2 or qkv.shape[1] % (3 * num_heads):
+    if qkv.ndim != 2 or num_heads < 1 or qkv.shape[1] % (3 * num_heads):
         raise ShapeError(f"attention: takes (T, 3D) with D divisible by {num_heads} heads, was given {qkv.shape}")
     if packing.total != len(qkv):
         raise ShapeError(f"attention: the packing's lengths sum to {packing.total}, but qkv has {len(qkv)} rows")

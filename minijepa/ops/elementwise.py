@@ -194,7 +194,7 @@ def neg(x):
 
 def power(x, exponent):
     """xⁿ, element by element, for a Python number n. A negative x needs a whole n."""
-    return Power.apply(x, exponent=exponent)
+    return Power.apply(x, exponent=float(exponent))
 
 
 def exp(x):

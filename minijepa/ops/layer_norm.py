@@ -46,4 +46,4 @@ def layer_norm(x, weight, bias, eps=1e-6):
 
     ``eps`` is added to the variance (not to the standard deviation), which divides by n.
     """
-    return LayerNorm.apply(x, weight, bias, eps=eps)
+    return LayerNorm.apply(x, weight, bias, eps=float(eps))

@@ -16,8 +16,8 @@ class L2Loss(Function):
     def forward(ctx, p, q, *, count):
         difference = p - q
         ctx.save(difference)
-        ctx.count = count
-        return xp_of(p).asarray((difference * difference).sum() / count, dtype=p.dtype)
+        ctx.count = _count("l2_loss", count, p)
+        return (difference * difference).sum() / ctx.count
 
     @staticmethod
     def backward(ctx, dy):
@@ -38,10 +38,10 @@ class SmoothL1Loss(Function):
     def forward(ctx, p, q, *, beta, count):
         e = p - q
         ctx.save(e)
-        ctx.beta, ctx.count = beta, count
+        ctx.beta, ctx.count = beta, _count("smooth_l1_loss", count, p) * p.shape[1]
         size = abs(e)
         h = xp_of(p).where(size < beta, e * e * (0.5 / beta), size - 0.5 * beta)
-        return xp_of(p).asarray(h.sum() / count, dtype=p.dtype)
+        return h.sum() / ctx.count
 
     @staticmethod
     def backward(ctx, dy):
@@ -61,11 +61,11 @@ class CrossEntropy(Function):
     @staticmethod
     def forward(ctx, x, *, labels):
         xp = xp_of(x)
+        ctx.labels = _class_numbers(labels, x)
         shifted = x - x.max(axis=-1, keepdims=True)
         log_p = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
         ctx.save(log_p)
-        ctx.labels = labels
-        return xp.asarray(-log_p[xp.arange(len(x)), labels].mean(), dtype=x.dtype)
+        return -log_p[xp.arange(len(x)), ctx.labels].mean()
 
     @staticmethod
     def backward(ctx, dy):
@@ -77,13 +77,35 @@ class CrossEntropy(Function):
         return (dx,)
 
 
+def _count(op, count, predictions):
+    """What a sum of losses is divided by, as a Python number: NumPy's own would turn float32 into float64."""
+    count = len(predictions) if count is None else int(count)
+    if count < 1:
+        raise ShapeError(f"{op}: a mean needs at least one row, was given {predictions.shape} and count {count}")
+    return count
+
+
+def _class_numbers(labels, logits):
+    """``labels`` as an array on the logits' device, checked as far as that is possible without waiting for a GPU."""
+    labels = xp_of(logits).asarray(labels)
+    if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
+        raise ShapeError(
+            f"cross_entropy: takes logits (N, C) and whole-number labels (N,), N ≥ 1, was given {logits.shape} and "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    classes = logits.shape[1]
+    if xp_of(labels) is np and not 0 <= labels.min() <= labels.max() < classes:
+        raise ShapeError(f"cross_entropy: labels run from {labels.min()} to {labels.max()} for {classes} classes")
+    return labels
+
+
 def l2_loss(predictions, targets, count=None):
     """Σ over D of the squared error, mean over patches: (T, D), (T, D) -> scalar. The specification's section 7.
 
     ``count``: what the sum is divided by, T if None. A batch that is worked on in parts passes the whole batch's
     number of target patches, so that the parts' losses and gradients add up to the batch's.
     """
-    return L2Loss.apply(predictions, targets, count=count or len(predictions))
+    return L2Loss.apply(predictions, targets, count=count)
 
 
 def smooth_l1_loss(predictions, targets, beta=1.0, count=None):
@@ -91,17 +113,9 @@ def smooth_l1_loss(predictions, targets, beta=1.0, count=None):
 
     ``count``: the number of patches to divide by (times D), T if None; see :func:`l2_loss`.
     """
-    return SmoothL1Loss.apply(predictions, targets, beta=beta, count=(count or len(predictions)) * targets.shape[-1])
+    return SmoothL1Loss.apply(predictions, targets, beta=float(beta), count=count)
 
 
 def cross_entropy(logits, labels):
     """−mean ln softmax(logits)[n, labels[n]]: logits (N, C), whole-number labels (N,) in 0..C−1 -> scalar."""
-    labels = xp_of(logits.data).asarray(labels)
-    if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
-        raise ShapeError(
-            f"cross_entropy: takes logits (N, C) and whole-number labels (N,), was given {logits.shape} and "
-            f"{labels.dtype} of shape {labels.shape}"
-        )
-    if xp_of(labels) is np and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-        raise ShapeError(f"cross_entropy: labels run from {labels.min()} to {labels.max()} for {logits.shape[1]} classes")
     return CrossEntropy.apply(logits, labels=labels)

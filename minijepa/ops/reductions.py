@@ -1,12 +1,14 @@
 """Sum, mean and maximum over an axis, a tuple of axes, or all of them (axis=None)."""
 
+import math
+
 from minijepa.autograd import Function
 from minijepa.backend import xp_of
 
 
 def _keepdims_shape(shape, axis):
     """``shape`` with the reduced axes at length 1: what a gradient needs to broadcast against the input."""
-    axes = range(len(shape)) if axis is None else [axis] if isinstance(axis, int) else axis
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     reduced = {a % len(shape) for a in axes} if shape else set()
     return tuple(1 if i in reduced else n for i, n in enumerate(shape))
 
@@ -19,7 +21,7 @@ class Sum(Function):
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
         ctx.shape, ctx.axis = x.shape, axis
-        return xp_of(x).asarray(x.sum(axis=axis, keepdims=keepdims))
+        return x.sum(axis=axis, keepdims=keepdims)
 
     @staticmethod
     def backward(ctx, dy):
@@ -34,15 +36,16 @@ class Mean(Function):
 
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
+        y = x.sum(axis=axis, keepdims=keepdims)
         ctx.shape, ctx.axis = x.shape, axis
-        return xp_of(x).asarray(x.mean(axis=axis, keepdims=keepdims))
+        ctx.n = math.prod(n for n, kept in zip(x.shape, _keepdims_shape(x.shape, axis)) if kept == 1)
+        if ctx.n == 0:
+            raise ValueError("no elements, so no mean")
+        return y / ctx.n
 
     @staticmethod
     def backward(ctx, dy):
-        n = 1
-        for length, reduced in zip(ctx.shape, _keepdims_shape(ctx.shape, ctx.axis)):
-            n *= length if reduced == 1 else 1
-        dy = dy.reshape(_keepdims_shape(ctx.shape, ctx.axis)) / n
+        dy = dy.reshape(_keepdims_shape(ctx.shape, ctx.axis)) / ctx.n
         return (xp_of(dy).broadcast_to(dy, ctx.shape),)
 
 
@@ -60,7 +63,7 @@ class Max(Function):
         y = x.max(axis=axis, keepdims=True)
         ctx.save(x, y)
         ctx.axis = axis
-        return y if keepdims else xp_of(x).asarray(x.max(axis=axis))
+        return y if keepdims else y.squeeze(axis)
 
     @staticmethod
     def backward(ctx, dy):

@@ -1,5 +1,7 @@
 """Gathering rows by number: the embedding look-up, the selection of patches, the packing of sequences."""
 
+import math
+
 import numpy as np
 
 from minijepa.autograd import Function
@@ -21,12 +23,22 @@ class Rows(Function):
 
     @staticmethod
     def forward(ctx, x, *, index):
-        ctx.index, ctx.shape = index, x.shape
-        return x[index]
+        ctx.index, ctx.shape = _row_numbers(index, x), x.shape
+        return x[ctx.index]
 
     @staticmethod
     def backward(ctx, dy):
         return (add_rows(dy, ctx.index, ctx.shape[0]),)
+
+
+def _row_numbers(index, x):
+    """``index`` as an array on x's device, checked as far as that is possible without waiting for a GPU."""
+    index = xp_of(x).asarray(index)
+    if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
+        raise ShapeError(f"rows: index must be whole numbers in one axis, got {index.dtype} of shape {index.shape}")
+    if xp_of(x) is np and len(index) and not 0 <= index.min() <= index.max() < len(x):
+        raise ShapeError(f"rows: index runs from {index.min()} to {index.max()}, but x has {len(x)} rows")
+    return index.astype(np.intp, copy=False)
 
 
 def add_rows(dy, index, n):
@@ -39,7 +51,7 @@ def add_rows(dy, index, n):
     t = len(index)
     if n <= 256 or xp is not np:
         selection = (xp.arange(n)[:, None] == index[None, :]).astype(dy.dtype)
-        return matmul(selection, dy.reshape(t, -1)).reshape(n, *dy.shape[1:])
+        return matmul(selection, dy.reshape(t, math.prod(dy.shape[1:]))).reshape(n, *dy.shape[1:])
     dx = np.zeros((n, *dy.shape[1:]), dy.dtype)
     for repetition in _repetitions(index):
         dx[index[repetition]] += dy[repetition]
@@ -62,11 +74,4 @@ def rows(x, index):
     ``index``: whole numbers (t,), each in 0..n−1. Raises ShapeError otherwise (NumPy's negative numbers would hide
     mistakes, and CuPy does not check at all).
     """
-    if xp_of(x.data) is np:  # a look at an index on the GPU would wait for it
-        index = np.asarray(index)
-        if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
-            raise ShapeError(f"rows: index must be whole numbers in one axis, got {index.dtype} of shape {index.shape}")
-        index = index.astype(np.intp, copy=False)
-        if len(index) and not 0 <= index.min() <= index.max() < len(x):
-            raise ShapeError(f"rows: index runs from {index.min()} to {index.max()}, but x has {len(x)} rows")
     return Rows.apply(x, index=index)

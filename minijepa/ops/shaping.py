@@ -1,7 +1,11 @@
 """Operations that move elements and compute nothing: reshape, transpose, concat, slicing, expand."""
 
+import numbers
+
 from minijepa.autograd import Function, unbroadcast
 from minijepa.backend import xp_of
+from minijepa.errors import ShapeError
+from minijepa.ops.rows import rows
 
 
 class Reshape(Function):
@@ -30,8 +34,8 @@ class Transpose(Function):
 
     @staticmethod
     def forward(ctx, x, *, axes):
-        ctx.axes = axes
-        return x.transpose(axes)
+        ctx.axes = tuple(range(x.ndim))[::-1] if axes is None else axes
+        return x.transpose(ctx.axes)
 
     @staticmethod
     def backward(ctx, dy):
@@ -75,7 +79,7 @@ class Slice(Function):
     @staticmethod
     def forward(ctx, x, *, index):
         ctx.shape, ctx.index = x.shape, index
-        return xp_of(x).asarray(x[index])
+        return x[index]
 
     @staticmethod
     def backward(ctx, dy):
@@ -106,7 +110,6 @@ def reshape(x, shape):
 
 def transpose(x, axes=None):
     """x with its axes permuted: y.shape[i] = x.shape[axes[i]]; None reverses them."""
-    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
     return Transpose.apply(x, axes=axes)
 
 
@@ -123,10 +126,8 @@ def expand(x, shape):
 def getitem(x, index):
     """x[index] for whole numbers, slices, ``...`` and None; an index array gathers rows (``ops.rows``)."""
     parts = index if isinstance(index, tuple) else (index,)
-    if all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
+    if all(part is None or part is Ellipsis or isinstance(part, (numbers.Integral, slice)) for part in parts):
         return Slice.apply(x, index=index)
     if isinstance(index, tuple):
-        raise TypeError("a Tensor takes one index array, for rows: x[index]; reshape or transpose first")
-    from minijepa.ops.rows import rows
-
+        raise ShapeError("a Tensor takes one index array, for rows: x[index]; reshape or transpose first")
     return rows(x, index)

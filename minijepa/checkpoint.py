@@ -1,0 +1,98 @@
+"""Checkpoints: one .npz file with everything that a run needs to go on, readable without pickle."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from minijepa.backend import to_device, to_numpy
+from minijepa.config import Config
+from minijepa.errors import CheckpointError, ConfigError
+from minijepa.models import IJEPA
+
+FORMAT = 1
+FILE = "checkpoint.npz"
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: ``step`` steps are done; ``sums`` of what this epoch's row of metrics will average."""
+
+    step: int = 0
+    sums: dict = dataclasses.field(default_factory=dict)
+
+
+def save(path, model, optimizer, progress, dataset):
+    """Write a checkpoint, whole or not at all: into a temporary file, flushed to the disk, then renamed.
+
+    ``dataset``: the name of what the run trains on; the model carries the channel statistics.
+    """
+    about = {
+        "format": FORMAT, "config": model.config.to_dict(), "dataset": dataset, "mean": model.mean, "std": model.std,
+        "step": progress.step, "sums": progress.sums, "optimizer_steps": optimizer.steps,
+    }  # fmt: skip
+    arrays = {f"model/{name}": values for name, values in model.state_dict().items()}
+    for name in ("m", "v"):  # by parameter, like the model
+        moment = model.flat.named(getattr(optimizer, name))
+        arrays |= {f"adam_{name}/{key}": to_numpy(values) for key, values in moment.items()}
+    temporary = Path(f"{path}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"can't write {path}: {error.strerror}; the previous checkpoint is untouched") from None
+
+
+def read(path):
+    """(about, arrays) of a checkpoint file or of a run folder's. Raises CheckpointError in one line."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        found = about["format"]
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}: give a run folder or a checkpoint file") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a whole minijepa checkpoint ({error})") from None
+    if found != FORMAT:
+        raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}")
+    return about, arrays
+
+
+def load(path, device="cpu"):
+    """The model of a checkpoint file or run folder, ready for ``encode``: an IJEPA with its channel statistics."""
+    about, arrays = read(path)
+    try:
+        model = IJEPA(Config.from_dict(about["config"]), device=device)
+        model.load_state_dict(_part(arrays, "model/"))
+        model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return model
+
+
+def restore(path, model, optimizer):
+    """Fill a run's model and optimizer from its checkpoint; return its Progress."""
+    about, arrays = read(path)
+    model.load_state_dict(_part(arrays, "model/"))
+    for name in ("m", "v"):
+        vector = getattr(optimizer, name)
+        moment = _part(arrays, f"adam_{name}/")
+        for key, where in model.flat.slices.items():
+            vector[where] = to_device(moment[key].ravel(), model.device)
+    optimizer.steps = about["optimizer_steps"]
+    return Progress(about["step"], about["sums"])
+
+
+def _part(arrays, prefix):
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

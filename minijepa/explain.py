@@ -1,0 +1,161 @@
+"""python -m minijepa.explain [OP]: an operation's formula, its derivation, its code, and a live check of its gradient.
+
+Nothing is stored twice: the text is the docstrings, the code is the code, and the example is the first case of
+``minijepa/gradcheck/cases.py``. So whoever changes an operation sees the change here.
+"""
+
+import argparse
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from minijepa import ops
+from minijepa.autograd import Tape, Tensor
+from minijepa.errors import MinijepaError
+from minijepa.gradcheck.cases import CASES, cases_of
+from minijepa.gradcheck.check import compare_gradients
+
+TOLERANCE = 1e-6
+COLUMNS = 110
+MOST_ROWS = 12  # of a table of gradients
+
+
+def main(argv=None):
+    """Explain one operation, or list them all. Returns the exit status: 0, 1 (its check fails) or 2 (unknown OP)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m minijepa.explain",
+        description="An operation's formula, the derivation of its backward pass, its code, and a live gradient check.",
+        epilog="Exit status: 0 passed, 1 the check of OP failed, 2 unknown operation.",
+    )
+    parser.add_argument("op", nargs="?", metavar="OP", help="the operation to explain (default: list them all)")
+    op = parser.parse_args(argv).op
+    if op is None:
+        print(table_of_ops())
+        return 0
+    try:
+        case = cases_of(op)[0]
+    except MinijepaError as error:
+        print(f"explain: {error}", file=sys.stderr)
+        return 2
+    print(formula_and_code(op))
+    check, passed = live_check(case, input_names(op))
+    print(check)
+    return 0 if passed else 1
+
+
+def table_of_ops():
+    """A line for each operation: name, shape signature, the first line of its docstring."""
+    rows = [(op, function_of(op).shapes, _first_line(getattr(ops, op))) for op in CASES]
+    rows.insert(0, ("op", "shapes", "what it computes"))
+    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    room = COLUMNS - sum(widths) - 4
+    lines = [
+        f"{name:<{widths[0]}}  {shapes:<{widths[1]}}  {textwrap.shorten(what, room, placeholder=' …')}"
+        for name, shapes, what in rows
+    ]
+    return "\n".join([*lines, "", "python -m minijepa.explain OP shows the derivation, the code and a live check."])
+
+
+def function_of(op):
+    """The Function behind ``ops.op``: the class that the first case of ``op`` writes on the tape."""
+    case = cases_of(op)[0]
+    with Tape() as tape:
+        case.fn(*(Tensor(a, requires_grad=True) for a in case.arrays))
+    return tape.entries[-1].op
+
+
+def input_names(op):
+    """What forward calls its inputs: "x", "w", "b"; numbers for an operation that takes any number of inputs."""
+    parameters = list(inspect.signature(function_of(op).forward).parameters.values())[1:]  # without ctx
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return names or [f"x{i}" for i in range(len(cases_of(op)[0].arrays))]
+
+
+def formula_and_code(op):
+    """The user's docstring, the derivation, and the source of forward, backward and what they call."""
+    user, function = getattr(ops, op), function_of(op)
+    source = Path(inspect.getsourcefile(function))
+    return "\n".join([
+        f"ops.{op}{inspect.signature(user)}",
+        textwrap.indent(inspect.getdoc(user), "    "),
+        _title(f"{function.__name__}: {function.shapes}"),
+        inspect.getdoc(function),
+        _title(f"The code, {'/'.join(source.parts[-3:])}"),
+        textwrap.dedent(inspect.getsource(function.forward)),
+        textwrap.dedent(inspect.getsource(function.backward)).rstrip(),
+        *(f"\n{inspect.getsource(helper).rstrip()}" for helper in helpers_of(function)),
+    ])  # fmt: skip
+
+
+def helpers_of(function):
+    """The functions of ``minijepa.ops`` that forward and backward call, directly or not: part of the code to read."""
+    found, todo = [], [function.forward, function.backward]
+    while todo:
+        caller = todo.pop(0)
+        for name in caller.__code__.co_names:
+            helper = caller.__globals__.get(name)
+            if inspect.isfunction(helper) and helper.__module__.startswith("minijepa.ops") and helper not in found:
+                found.append(helper)
+                todo.append(helper)
+    return found
+
+
+def live_check(case, names):
+    """(text, passed): the gradients of a case, analytic and numeric side by side, and the verdict."""
+    lines = [_title(f"Live check: {case.name}, float64, with a random gradient dy of the output")]
+    try:
+        comparisons = compare_gradients(case.fn, *case.arrays)
+    except MinijepaError as error:  # a backward of the wrong shape, an input written into
+        return "\n".join([*lines, str(error), "FAILED"]), False
+
+    y = case.fn(*(Tensor(a) for a in case.arrays)).data
+    for name, array in [*zip(names, case.arrays), ("y", y), ("dy", comparisons[0].cotangent)]:
+        lines.append(_array(name, array))
+    for name, comparison in zip(names, comparisons):
+        lines += ["", _gradients(name, comparison)]
+    worst = max(comparisons, key=lambda comparison: comparison.error)
+    passed = worst.error <= TOLERANCE
+    if not passed:
+        lines += ["", worst.report(TOLERANCE)]
+    verdict = "passed" if passed else "FAILED"
+    lines += [
+        "", "error = max|analytic − numeric| / max|analytic| = "
+        f"{worst.error:.1e}, tolerance {TOLERANCE:.0e}: {verdict}",
+    ]  # fmt: skip
+    return "\n".join(lines), passed
+
+
+def _gradients(name, comparison):
+    """A line for each element: where, its value, both gradients and their difference."""
+    analytic, numeric = comparison.compared, comparison.numeric
+    heads = ("", name, "analytic", "numeric", "difference")
+    lines = ["{:<14}{:>10}  {:>16}  {:>16}  {:>11}".format(*heads)]
+    for position in range(min(len(numeric), MOST_ROWS)):
+        index = [str(int(k)) for k in np.unravel_index(position, comparison.x.shape)]
+        where = f"d{name}[{', '.join(index)}]" if index else f"d{name}"
+        a, n = analytic[position], numeric[position]
+        lines.append(f"{where:<14}{comparison.x.flat[position]:>10.4f}  {a:>16.10f}  {n:>16.10f}  {a - n:>11.1e}")
+    if len(numeric) > MOST_ROWS:
+        lines.append(f"and {len(numeric) - MOST_ROWS} more elements of {name}, checked in the same way")
+    return "\n".join(lines)
+
+
+def _array(name, array):
+    """``name (2, 3) = [[...]]`` with the rows under one another."""
+    head = f"{name} {array.shape} = "
+    return head + np.array2string(array, precision=4, suppress_small=True, prefix=head, max_line_width=100)
+
+
+def _title(text):
+    return f"\n{text}\n{'-' * len(text)}"
+
+
+def _first_line(function):
+    return inspect.getdoc(function).splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Image features of a frozen encoder, a chunk at a time on worker threads."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from minijepa.backend import to_device, to_numpy
+from minijepa.data import normalise
+
+CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the card
+
+
+def available_cores():
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def extract_features(model, images, encoder="target", threads=None):
+    """Patch features averaged over each image: uint8 images (N, 3, S, S) -> float32 (N, D) on the host.
+
+    ``encoder``: "target" (what the specification evaluates) or "context".
+    """
+    size = CHUNK[model.device]
+    features = np.empty((len(images), model.config.encoder_embed_dim), np.float32)
+
+    def run(start):
+        chunk = to_device(images[start : start + size], model.device)
+        tokens = model.encode(normalise(chunk, model.mean, model.std), encoder).data
+        features[start : start + size] = to_numpy(tokens.mean(axis=1))
+
+    with ThreadPoolExecutor(1 if model.device == "cuda" else threads or available_cores()) as pool:
+        list(pool.map(run, range(0, len(images), size)))
+    return features

@@ -1,0 +1,494 @@
+"""Inputs on which operations go wrong: broadcast, non-contiguous, repeated, of length 1, very small and very large.
+
+``CASES[op]`` lists the cases of ``ops.op``; the first one is small and plain, and serves ``minijepa.explain`` as its
+example. A new operation needs a line here: a test asks for it.
+"""
+
+import difflib
+from typing import NamedTuple
+
+import numpy as np
+
+from minijepa import ops
+from minijepa.backend import rng
+from minijepa.errors import ConfigError
+
+
+class Case(NamedTuple):
+    name: str
+    fn: callable  # takes a Tensor for each array
+    arrays: tuple
+
+
+def case(name, fn, *arrays):
+    return Case(name, fn, arrays)
+
+
+def cases_of(op):
+    """The cases of an operation. Raises ConfigError, with the names that are close, for one that does not exist."""
+    if op in CASES:
+        return CASES[op]
+    close = difflib.get_close_matches(op, CASES, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(CASES))}"
+    raise ConfigError(f"unknown operation {op!r}: {hint}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- draws
+
+_draws = rng(0, "gradcheck cases")
+
+
+def normal(*shape):
+    return _draws.standard_normal(shape)
+
+
+def positive(*shape):
+    return _draws.uniform(0.5, 2.0, shape)
+
+
+def signed(*shape):
+    """Of both signs, and away from 0."""
+    return positive(*shape) * _draws.choice([-1.0, 1.0], shape)
+
+
+def distinct(*shape):
+    """Multiples of 0.1 without ties, so that a maximum stays the maximum under a finite difference."""
+    return 0.1 * _draws.permutation(np.prod(shape, dtype=int)).reshape(shape)
+
+
+def transposed(x):
+    """The same values in Fortran order: the first axis is the one that lies together in memory."""
+    return np.ascontiguousarray(x.T).T
+
+
+def strided(x):
+    """The same values, each second element of a longer row."""
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+def backwards(x):
+    """The same values with negative strides along every axis."""
+    flip = (slice(None, None, -1),) * x.ndim
+    return np.ascontiguousarray(x[flip])[flip]
+
+
+# --------------------------------------------------------------------------------------------------- families of cases
+
+
+def unary(fn, draw=normal):
+    """Of an operation on (..., n): shapes, memory layouts and scales."""
+    return [
+        case("(2, 3)", fn, draw(2, 3)),
+        case("one row (5,)", fn, draw(5)),
+        case("three axes", fn, draw(2, 3, 4)),
+        case("lengths 1 (1, 1)", fn, draw(1, 1)),
+        case("transposed", fn, transposed(draw(3, 4))),
+        case("strided", fn, strided(draw(3, 4))),
+        case("negative strides", fn, backwards(draw(3, 4))),
+        case("scale 1e-2", fn, 1e-2 * draw(3, 4)),
+        case("scale 1e2", fn, 1e2 * draw(3, 4)),
+        case("of a value used twice", lambda x: fn(x * x) + x * x, draw(2, 3)),
+    ]
+
+
+def binary(fn, draw=normal):
+    """Of an element-by-element operation on two inputs: every way to broadcast."""
+    a = np.array([[0.5, -1.0, 2.0]])
+    return [
+        case("(2, 3), (2, 3)", fn, draw(2, 3), draw(2, 3)),
+        case("row to matrix", fn, draw(3, 4), draw(4)),
+        case("matrix to row", fn, draw(4), draw(3, 4)),
+        case("column to matrix", fn, draw(3, 4), draw(3, 1)),
+        case("column to row", fn, draw(3, 1), draw(1, 4)),
+        case("scalar to matrix", fn, draw(3, 4), draw()),
+        case("two scalars", fn, draw(), draw()),
+        case("new axes", fn, draw(2, 3, 4), draw(4)),
+        case("new and stretched", fn, draw(4, 1), draw(2, 3, 1, 5)),
+        case("lengths 1", fn, draw(1, 1), draw(1)),
+        case("a number behind", lambda x: fn(x, 3.0), draw(2, 3)),
+        case("a number in front", lambda x: fn(3.0, x), draw(2, 3)),
+        case("an array in front", lambda x: fn(a, x), draw(2, 3)),
+        case("twice the same", lambda x: fn(x, x), draw(2, 3)),
+        case("transposed, strided", fn, transposed(draw(3, 4)), strided(draw(3, 4))),
+        case("negative strides", fn, backwards(draw(3, 4)), backwards(draw(4))),
+        case("scale 1e-2", fn, 1e-2 * draw(3, 4), 1e-2 * draw(3, 4)),
+        case("scale 1e2", fn, 1e2 * draw(3, 4), 1e2 * draw(3, 4)),
+    ]
+
+
+def reduction(fn, draw=normal):
+    """Of an operation fn(x, axis, keepdims)."""
+
+    def over(axis, keepdims=False):
+        return lambda x: fn(x, axis=axis, keepdims=keepdims)
+
+    return [
+        case("axis 0 of (2, 3)", over(0), draw(2, 3)),
+        case("all axes", fn, draw(3, 4)),
+        case("all axes, kept", over(None, True), draw(3, 4)),
+        case("last axis", over(-1), draw(2, 3, 4)),
+        case("middle axis, kept", over(1, True), draw(2, 3, 4)),
+        case("two axes", over((0, 2)), draw(2, 3, 4)),
+        case("two axes, negative", over((-1, -3)), draw(2, 3, 4)),
+        case("two axes, kept", over((-1, 0), True), draw(2, 3, 4)),
+        case("all axes, named", over((0, 1)), draw(2, 3)),
+        case("axis of length 1", over(1), draw(3, 1)),
+        case("beside length 1", over(0), draw(3, 1)),
+        case("scalar", fn, draw()),
+        case("transposed", over(0), transposed(draw(3, 4))),
+        case("strided", over(1), strided(draw(3, 4))),
+        case("negative strides", over(1), backwards(draw(3, 4))),
+        case("scale 1e-2", over(1), 1e-2 * draw(3, 4)),
+        case("scale 1e2", over(1), 1e2 * draw(3, 4)),
+        case("of a value used twice", lambda x: fn(x * x, axis=1, keepdims=True) + x * x, draw(2, 3)),
+    ]
+
+
+def power_cases():
+    def to(n):
+        return lambda x: ops.power(x, n)
+
+    return [
+        case("n = 3", to(3), signed(2, 3)),
+        case("n = 2", to(2), signed(3, 4)),
+        case("n = 1", to(1), signed(3, 4)),
+        case("n = 0", to(0), signed(3, 4)),
+        case("n = −1", to(-1), signed(3, 4)),
+        case("n = −2", to(-2), signed(3, 4)),
+        case("n = 0.5", to(0.5), positive(3, 4)),
+        case("n = −1.5", to(-1.5), positive(3, 4)),
+        case("n = 2 at 0", to(2), np.zeros((2, 2))),
+        *unary(to(3), signed)[1:],
+    ]
+
+
+def matmul_cases():
+    fn = ops.matmul
+    return [
+        case("(2, 3), (3, 2)", fn, normal(2, 3), normal(3, 2)),
+        case("square", fn, normal(3, 3), normal(3, 3)),
+        case("lengths 1", fn, normal(1, 1), normal(1, 1)),
+        case("row by column", fn, normal(1, 4), normal(4, 1)),
+        case("column by row", fn, normal(4, 1), normal(1, 3)),
+        case("batched", fn, normal(2, 3, 4), normal(2, 4, 2)),
+        case("batch by matrix", fn, normal(2, 3, 4), normal(4, 2)),
+        case("matrix by batch", fn, normal(3, 4), normal(2, 4, 2)),
+        case("batch of 1 by batch", fn, normal(1, 3, 2), normal(4, 2, 3)),
+        case("two batch axes", fn, normal(2, 1, 3, 2), normal(3, 2, 2)),
+        case("x @ x", lambda x: x @ x, normal(3, 3)),
+        case("x @ x.T", lambda x: x @ x.T, normal(3, 2)),
+        case("transposed, strided", fn, transposed(normal(3, 4)), strided(normal(4, 2))),
+        case("negative strides", fn, backwards(normal(3, 4)), backwards(normal(4, 2))),
+        case("scale 1e-2", fn, 1e-2 * normal(3, 4), 1e-2 * normal(4, 2)),
+        case("scale 1e2", fn, 1e2 * normal(3, 4), 1e2 * normal(4, 2)),
+    ]
+
+
+def linear_cases():
+    def twice(x, w, b):
+        return ops.linear(ops.linear(x, w, b), w, b)
+
+    fn = ops.linear
+    return [
+        case("(2, 3), 2 outputs", fn, normal(2, 3), normal(2, 3), normal(2)),
+        case("no bias", fn, normal(4, 3), normal(2, 3)),
+        case("square weight", fn, normal(2, 3), normal(3, 3), normal(3)),
+        case("three axes", fn, normal(2, 3, 4), normal(5, 4), normal(5)),
+        case("three axes, no bias", fn, normal(2, 3, 4), normal(5, 4)),
+        case("four axes", fn, normal(2, 1, 3, 4), normal(2, 4), normal(2)),
+        case("one row (4,)", fn, normal(4), normal(2, 4), normal(2)),
+        case("lengths 1", fn, normal(1, 1), normal(1, 1), normal(1)),
+        case("one layer twice", twice, normal(2, 3), normal(3, 3), normal(3)),
+        case("transposed, strided", fn, transposed(normal(3, 4)), transposed(normal(2, 4)), strided(normal(2))),
+        case("three axes transposed", fn, transposed(normal(2, 3, 4)), strided(normal(2, 4)), normal(2)),
+        case("negative strides", fn, backwards(normal(3, 4)), backwards(normal(2, 4)), backwards(normal(2))),
+        case("scale 1e-2", fn, 1e-2 * normal(3, 4), 1e-2 * normal(2, 4), 1e-2 * normal(2)),
+        case("scale 1e2", fn, 1e2 * normal(3, 4), 1e2 * normal(2, 4), 1e2 * normal(2)),
+    ]
+
+
+def layer_norm_cases():
+    def with_eps(eps):
+        return lambda x, w, b: ops.layer_norm(x, w, b, eps=eps)
+
+    fn = ops.layer_norm
+    return [
+        case("(2, 3)", fn, normal(2, 3), normal(3), normal(3)),
+        case("one row (5,)", fn, normal(5), normal(5), normal(5)),
+        case("three axes", fn, normal(2, 3, 4), normal(4), normal(4)),
+        case("rows of length 1", fn, normal(3, 1), normal(1), normal(1)),
+        case("rows of length 2", fn, normal(3, 2), normal(2), normal(2)),
+        case("scale 1e-2, eps counts", fn, 1e-2 * normal(3, 5), normal(5), normal(5)),
+        case("scale 1e-3, eps counts", fn, 1e-3 * normal(3, 5), normal(5), normal(5)),
+        case("eps = 0.1", with_eps(0.1), normal(3, 5), normal(5), normal(5)),
+        case("scale 1e2", fn, 1e2 * normal(3, 5), 1e2 * normal(5), normal(5)),
+        case("mean 1e2", fn, 1e2 + normal(3, 5), normal(5), normal(5)),
+        case("constant row, eps = 0.1", with_eps(0.1), np.ones((1, 4)), normal(4), normal(4)),
+        case("transposed, strided", fn, transposed(normal(3, 5)), strided(normal(5)), strided(normal(5))),
+        case("negative strides", fn, backwards(normal(3, 5)), backwards(normal(5)), backwards(normal(5))),
+        case("residual", lambda x, w, b: x + ops.layer_norm(x, w, b), normal(3, 5), normal(5), normal(5)),
+    ]
+
+
+def gelu_cases():
+    fn = ops.gelu
+    return [
+        case("bias, (2, 3)", fn, normal(2, 3), normal(3)),
+        case("bias, three axes", fn, normal(2, 3, 4), normal(4)),
+        case("bias, one row", fn, normal(4), normal(4)),
+        case("bias, lengths 1", fn, normal(1, 1), normal(1)),
+        case("bias, transposed", fn, transposed(normal(3, 4)), strided(normal(4))),
+        case("both tails", fn, np.linspace(-8, 8, 17)),
+        *unary(fn),
+    ]
+
+
+def rows_cases():
+    def at(*index):
+        return lambda x: ops.rows(x, np.array(index, int))
+
+    many = _draws.integers(0, 260, 30)
+    return [
+        case("each once", at(2, 0, 1), normal(3, 2)),
+        case("repeated", at(1, 1, 0, 1), normal(3, 2)),
+        case("one row", at(2), normal(3, 2)),
+        case("no row", at(), normal(3, 2)),
+        case("of a single row", at(0, 0, 0), normal(1, 4)),
+        case("a vector", at(1, 3, 1), normal(4)),
+        case("three axes", at(1, 0, 1), normal(2, 3, 2)),
+        case("long x", at(259, 0, 7), normal(260, 1)),
+        case("long x, repeated", at(5, 259, 5, 5, 0, 259), normal(260, 1)),
+        case("long x, many", at(*many, *many[::2]), normal(260)),
+        case("long x, no row", at(), normal(260)),
+        case("long x, three axes", at(1, 0, 1), normal(257, 1, 2)),
+        case("transposed", at(1, 1, 0), transposed(normal(3, 4))),
+        case("strided", at(1, 1, 0), strided(normal(3, 4))),
+        case("negative strides", at(1, 1, 0), backwards(normal(3, 4))),
+        case("scale 1e-2", at(1, 1, 0), 1e-2 * normal(3, 4)),
+        case("scale 1e2", at(1, 1, 0), 1e2 * normal(3, 4)),
+    ]
+
+
+def getitem_cases():
+    def at(*index):
+        return lambda x: x[index[0] if len(index) == 1 else index]
+
+    all_, step2, back = slice(None), slice(None, None, 2), slice(None, None, -1)
+    return [
+        case("[0:1]", at(slice(0, 1)), normal(2, 3)),
+        case("[1]", at(1), normal(3, 4)),
+        case("[−1]", at(-1), normal(3, 4)),
+        case("[1, 2], a scalar", at(1, 2), normal(3, 4)),
+        case("[:, 0]", at(all_, 0), normal(3, 4)),
+        case("[1:, −2:]", at(slice(1, None), slice(-2, None)), normal(3, 4)),
+        case("[::2, ::−1]", at(step2, back), normal(3, 4)),
+        case("[3:0:−2]", at(slice(3, 0, -2)), normal(5)),
+        case("[2:2], empty", at(slice(2, 2)), normal(3)),
+        case("[..., 1]", at(..., 1), normal(2, 3, 4)),
+        case("[0, ..., None, ::2]", at(0, ..., None, step2), normal(2, 3, 4)),
+        case("[None, :, None]", at(None, all_, None), normal(3, 2)),
+        case("[index array]", at(np.array([2, 0, 2])), normal(3, 4)),
+        case("[list]", at([1, 1]), normal(3, 4)),
+        case("parts that overlap", lambda x: x[:-1] * x[1:], normal(4, 2)),
+        case("transposed", at(all_, slice(1, 3)), transposed(normal(3, 4))),
+        case("strided", at(all_, slice(1, 3)), strided(normal(3, 4))),
+        case("negative strides", at(all_, slice(1, 3)), backwards(normal(3, 4))),
+    ]
+
+
+def reshape_cases():
+    def to(*shape):
+        return lambda x: ops.reshape(x, shape)
+
+    return [
+        case("(2, 3) to (3, 2)", to(3, 2), normal(2, 3)),
+        case("flat", to(-1), normal(2, 3, 2)),
+        case("(12,) to (2, −1, 3)", to(2, -1, 3), normal(12)),
+        case("scalar to (1, 1)", to(1, 1), normal()),
+        case("(1, 1) to scalar", to(), normal(1, 1)),
+        case("transposed", to(4, 3), transposed(normal(3, 4))),
+        case("strided", to(4, 3), strided(normal(3, 4))),
+        case("negative strides", to(4, 3), backwards(normal(3, 4))),
+        case("of a transpose", lambda x: x.T.reshape(2, 6), normal(3, 4)),
+        case("beside itself", lambda x: x.reshape(6) * x.reshape((6,)), normal(2, 3)),
+    ]
+
+
+def transpose_cases():
+    def by(*axes):
+        return lambda x: ops.transpose(x, axes)
+
+    return [
+        case("(2, 3), reversed", ops.transpose, normal(2, 3)),
+        case("three axes, reversed", ops.transpose, normal(2, 3, 4)),
+        case("3-cycle (1, 2, 0)", by(1, 2, 0), normal(2, 3, 4)),
+        case("3-cycle (2, 0, 1)", by(2, 0, 1), normal(2, 3, 4)),
+        case("3-cycle, equal lengths", by(1, 2, 0), normal(3, 3, 3)),
+        case("4-cycle", by(1, 2, 3, 0), normal(2, 1, 3, 2)),
+        case("heads (0, 2, 1, 3)", by(0, 2, 1, 3), normal(2, 3, 2, 2)),
+        case("negative axes", by(-1, 0, -2), normal(2, 3, 4)),
+        case("identity", by(0, 1), normal(2, 3)),
+        case("vector", ops.transpose, normal(4)),
+        case("scalar", ops.transpose, normal()),
+        case("strided", by(1, 2, 0), strided(normal(2, 3, 4))),
+        case("negative strides", by(1, 2, 0), backwards(normal(2, 3, 4))),
+        case("x + x.T", lambda x: x + x.T, normal(3, 3)),
+    ]
+
+
+def concat_cases():
+    def along(axis):
+        return lambda *tensors: ops.concat(tensors, axis)
+
+    return [
+        case("two along axis 0", along(0), normal(1, 3), normal(2, 3)),
+        case("three along axis 1", along(1), normal(2, 1), normal(2, 3), normal(2, 2)),
+        case("three along axis −2", along(-2), normal(2, 1, 3), normal(2, 4, 3), normal(2, 2, 3)),
+        case("one alone", along(0), normal(2, 3)),
+        case("with an empty one", along(0), normal(2, 3), normal(0, 3), normal(1, 3)),
+        case("vectors", along(0), normal(2), normal(1)),
+        case("twice the same", lambda x: ops.concat([x, x * x, x], axis=1), normal(2, 2)),
+        case("transposed, strided", along(1), transposed(normal(2, 3)), strided(normal(2, 2))),
+        case("negative strides", along(1), backwards(normal(2, 3)), backwards(normal(2, 2))),
+    ]
+
+
+def expand_cases():
+    def to(*shape):
+        return lambda x: ops.expand(x, shape)
+
+    return [
+        case("(1, 3) to (2, 3)", to(2, 3), normal(1, 3)),
+        case("column", to(3, 4), normal(3, 1)),
+        case("both axes", to(3, 4), normal(1, 1)),
+        case("new axes", to(2, 3, 4), normal(4)),
+        case("new and stretched", to(2, 3, 4), normal(3, 1)),
+        case("scalar", to(2, 2), normal()),
+        case("to itself", to(2, 3), normal(2, 3)),
+        case("transposed", to(2, 3, 4), transposed(normal(3, 4))),
+        case("negative strides", to(2, 3, 4), backwards(normal(3, 1))),
+        case("then linear", lambda x, w: ops.linear(ops.expand(x, (2, 3, 4)), w), normal(1, 1, 4), normal(2, 4)),
+    ]
+
+
+def softmax_cases():
+    fn = ops.softmax
+    return [
+        *unary(fn),
+        case("rows of length 1", fn, normal(3, 1)),
+        case("values near 1e3", fn, 1e3 + normal(3, 4)),
+    ]
+
+
+def attention_cases():
+    def with_(lengths, heads):
+        return lambda qkv: ops.attention(qkv, lengths, heads)
+
+    packing = ops.Packing([2, 3])
+    return [
+        case("one sequence, 1 head", with_([2], 1), normal(2, 6)),
+        case("equal lengths, 1 head", with_([3, 3], 1), normal(6, 6)),
+        case("equal lengths, 2 heads", with_([3, 3], 2), normal(6, 12)),
+        case("unequal lengths, 1 head", with_([2, 4, 1], 1), normal(7, 6)),
+        case("unequal lengths, 2 heads", with_([1, 3, 3, 2], 2), normal(9, 12)),
+        case("lengths 1", with_([1, 1], 2), normal(2, 12)),
+        case("3 heads of width 1", with_([3, 2], 3), normal(5, 9)),
+        case("a Packing", lambda qkv: ops.attention(qkv, packing, 2), normal(5, 12)),
+        case("scale 1e-2", with_([3, 2], 2), 1e-2 * normal(5, 12)),
+        case("scale 1e2", with_([3, 2], 2), 1e2 * normal(5, 12)),
+        case("transposed", with_([3, 2], 2), transposed(normal(5, 12))),
+        case("strided", with_([3, 2], 2), strided(normal(5, 12))),
+        case("negative strides", with_([3, 2], 2), backwards(normal(5, 12))),
+        case("residual", lambda qkv: ops.attention(qkv, [3], 1) + qkv[:, :2], normal(3, 6)),
+    ]
+
+
+def loss(fn, prediction_error):
+    """Of fn(predictions, targets), whose difference is drawn by ``prediction_error``."""
+
+    def pair(*shape, scale=1.0):
+        q = normal(*shape)
+        return scale * (q + prediction_error(*shape)), scale * q
+
+    p, q = pair(3, 4)
+    return [
+        case("(2, 3)", fn, *pair(2, 3)),
+        case("count = 10", lambda p, q: fn(p, q, count=10), *pair(2, 3)),
+        case("lengths 1", fn, *pair(1, 1)),
+        case("fixed targets", lambda p: fn(p, q), p),
+        case("targets of the same x", lambda x: fn(x, x * x), 3 + distinct(2, 3)),
+        case("transposed, strided", fn, transposed(p), strided(q)),
+        case("negative strides", fn, backwards(p), backwards(q)),
+        case("scale 1e-2", fn, *pair(3, 4, scale=1e-2)),
+        case("scale 1e2", fn, *pair(3, 4, scale=1e2)),
+    ]
+
+
+def smooth_l1_cases():
+    def both_branches(*shape):
+        """Errors on both sides of β = 1, none of them near it."""
+        return (0.25 + distinct(*shape)) * _draws.choice([-1.0, 1.0], shape)
+
+    def inside(p, q):
+        return ops.smooth_l1_loss(p, q, beta=100.0)
+
+    def outside(p, q):
+        return ops.smooth_l1_loss(p, q, beta=0.01)
+
+    q = normal(3, 5)
+    return [
+        *loss(ops.smooth_l1_loss, both_branches),
+        case("both branches", ops.smooth_l1_loss, q + both_branches(3, 5), q),
+        case("all quadratic, β = 100", inside, q + both_branches(3, 5), q),
+        case("all linear, β = 0.01", outside, q + both_branches(3, 5), q),
+    ]
+
+
+def cross_entropy_cases():
+    def of(*labels):
+        return lambda x: ops.cross_entropy(x, np.array(labels))
+
+    return [
+        case("(2, 3)", of(2, 0), normal(2, 3)),
+        case("one row", of(1), normal(1, 3)),
+        case("one class", of(0, 0), normal(2, 1)),
+        case("equal labels", of(1, 1, 1, 1), normal(4, 3)),
+        case("transposed", of(2, 0, 3), transposed(normal(3, 4))),
+        case("strided", of(2, 0, 3), strided(normal(3, 4))),
+        case("negative strides", of(2, 0, 3), backwards(normal(3, 4))),
+        case("scale 1e-2", of(2, 0, 3), 1e-2 * normal(3, 4)),
+        case("scale 1e2", of(2, 0, 3), 1e2 * normal(3, 4)),
+        case("logits near 1e3", of(2, 0, 3), 1e3 + normal(3, 4)),
+    ]
+
+
+CASES = {
+    "add": binary(ops.add),
+    "attention": attention_cases(),
+    "concat": concat_cases(),
+    "cross_entropy": cross_entropy_cases(),
+    "div": binary(ops.div, signed),
+    "exp": unary(ops.exp),
+    "expand": expand_cases(),
+    "gelu": gelu_cases(),
+    "getitem": getitem_cases(),
+    "l2_loss": loss(ops.l2_loss, normal),
+    "layer_norm": layer_norm_cases(),
+    "linear": linear_cases(),
+    "log": unary(ops.log, positive),
+    "matmul": matmul_cases(),
+    "max": reduction(ops.max, distinct),
+    "mean": reduction(ops.mean),
+    "mul": binary(ops.mul),
+    "neg": unary(ops.neg),
+    "power": power_cases(),
+    "reshape": reshape_cases(),
+    "rows": rows_cases(),
+    "smooth_l1_loss": smooth_l1_cases(),
+    "softmax": softmax_cases(),
+    "sqrt": unary(ops.sqrt, positive),
+    "sub": binary(ops.sub),
+    "sum": reduction(ops.sum),
+    "tanh": unary(ops.tanh),
+    "transpose": transpose_cases(),
+}

@@ -1,0 +1,187 @@
+"""Analytic gradients, by the tape, against numeric ones, by finite differences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minijepa.autograd import Tape, Tensor
+from minijepa.backend import rng, to_numpy, xp_of
+from minijepa.errors import GradcheckError
+
+STEP = 1e-3  # of a difference, for inputs of scale 1
+FLOOR = 1e-3  # gradients smaller than this are compared absolutely
+
+
+def gradcheck(fn, *arrays, seed=0, tolerance=1e-6, h=None, max_entries=None):
+    """Check the gradient of ``fn`` for each of its inputs; return the largest error.
+
+    With a random cotangent c of y's shape, L(x) = <c, fn(x)> = Σ c y is a scalar, whose gradient the tape computes
+    by backward passes seeded with c, and which forward passes alone give as
+
+        dL/dx[i] ≈ (8 [L(x + h eᵢ) − L(x − h eᵢ)] − [L(x + 2h eᵢ) − L(x − 2h eᵢ)]) / 12h     wrong by h⁴ L⁽⁵⁾ / 30
+        error    = max |analytic − numeric| / max(max |analytic|, 1e-3)                      of one input
+
+    The floor of 1e-3 is for gradients that are zero (that of a key's bias, which softmax does not see). A cotangent of
+    ones would be blind: the outputs of softmax sum to 1, L would be constant, and a backward that returns zeros right.
+
+    ``fn``: takes one Tensor for each array and returns a Tensor of any shape. It must be smooth within 2h of ``arrays``
+    (no ties under max) and a function of its inputs alone.
+    ``arrays``: converted to float64; a float64 array is used as it lies in memory, strides and all.
+    ``seed``: of the cotangent.
+    ``h``: the step; by default 1e-3 times the largest |x| of an array, but at most 1e-3. (LayerNorm and ln bend on the
+    scale of their input, softmax and GELU on the scale 1, however large the input.)
+    ``max_entries``: difference only so many elements of each array, drawn at random.
+
+    Raises GradcheckError for an error above ``tolerance``, naming the worst element with both of its numbers; for an
+    input that received no gradient; for an input or cotangent that was written into; for outputs that are not float64
+    or differ between two calls.
+    """
+    comparisons = compare_gradients(fn, *arrays, seed=seed, h=h, max_entries=max_entries)
+    worst = max(comparisons, key=lambda comparison: comparison.error)
+    if worst.error > tolerance:
+        raise GradcheckError(worst.report(tolerance))
+    return worst.error
+
+
+def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
+    """The comparisons that :func:`gradcheck` judges, a :class:`Comparison` for each array, in their order."""
+    arrays = [xp_of(a).asarray(a, dtype=np.float64) for a in arrays]
+    copies = [a.copy() for a in arrays]
+    inputs = [Tensor(a, requires_grad=True) for a in arrays]
+    with Tape() as tape:
+        y = fn(*inputs)
+    _check_output(y, tape)
+    draws = rng(seed, "gradcheck")
+    cotangent = xp_of(y.data).asarray(draws.standard_normal(y.shape))
+    kept_cotangent = cotangent.copy()
+    output = y.data.copy()
+    tape.backward(y, cotangent)
+
+    for i, (array, copy, tensor) in enumerate(zip(arrays, copies, inputs)):
+        if tensor.grad is None:
+            raise GradcheckError(
+                f"input {i} {array.shape} received no gradient: its backward returned None, or fn does not use it "
+                "(or uses its .data, or detach)"
+            )
+        if not (array == copy).all():
+            raise GradcheckError(f"input {i} {array.shape} was written into by forward or backward")
+    if not (cotangent == kept_cotangent).all():
+        raise GradcheckError(f"the cotangent {cotangent.shape} was written into by backward: it belongs to the engine")
+
+    tensors = [Tensor(copy) for copy in copies]  # contiguous, whatever the strides of the arrays
+
+    def value():
+        return fn(*tensors).data
+
+    if not np.allclose(to_numpy(value()), to_numpy(output), rtol=1e-9, atol=1e-9, equal_nan=True):
+        raise GradcheckError("fn gave two different outputs for the same input: it is random, or reads strides wrongly")
+
+    comparisons = []
+    for i, (copy, tensor) in enumerate(zip(copies, inputs)):
+        entries = np.arange(copy.size)
+        if max_entries is not None and max_entries < copy.size:
+            entries = np.sort(draws.choice(copy.size, max_entries, replace=False))
+        step = _step(copy) if h is None else h
+        numeric = numeric_gradient(value, copy, kept_cotangent, step, entries)
+        analytic = to_numpy(tensor.grad)
+        comparisons.append(Comparison(i, to_numpy(copy), analytic, numeric, entries, step, to_numpy(kept_cotangent)))
+    return comparisons
+
+
+def numeric_gradient(value, array, cotangent=1.0, h=None, entries=None):
+    """d <cotangent, value()> / d array by the differences of :func:`gradcheck`, as a NumPy array.
+
+    ``value``: a function without arguments whose result depends on ``array``: what lies in a model's parameter, say.
+    ``array``: float64; each element is changed in place, and put back.
+    ``entries``: positions in the flattened array; the result is then (len(entries),), and of array's shape if None.
+    """
+    h = _step(array) if h is None else h
+    positions = np.arange(array.size) if entries is None else entries
+    slopes = np.empty(len(positions))
+    for i, position in enumerate(positions):
+        index = np.unravel_index(position, array.shape)
+        kept = float(array[index])
+        try:
+            near = _value_at(value, array, index, kept + h) - _value_at(value, array, index, kept - h)
+            far = _value_at(value, array, index, kept + 2 * h) - _value_at(value, array, index, kept - 2 * h)
+        finally:
+            array[index] = kept
+        slope = (8 * near - far) / (12 * h)  # of each output: subtracted before they are summed, few digits are lost
+        slopes[i] = float(xp_of(slope).sum(slope * cotangent))
+    return slopes.reshape(array.shape) if entries is None else slopes
+
+
+def gradient_error(analytic, numeric):
+    """max |analytic − numeric| / max(max |analytic|, 1e-3); infinite if either holds a nan or an infinity."""
+    if not analytic.size:
+        return 0.0
+    error = float(np.abs(analytic - numeric).max() / max(np.abs(analytic).max(), FLOOR))
+    return error if np.isfinite(error) else float("inf")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both gradients of one input: number ``i`` of ``fn``, with the values ``x``."""
+
+    i: int
+    x: np.ndarray
+    analytic: np.ndarray  # of x's shape
+    numeric: np.ndarray  # of the elements at ``entries``, positions in the flattened x
+    entries: np.ndarray
+    h: float
+    cotangent: np.ndarray
+
+    @property
+    def compared(self):
+        """The analytic gradient's elements at ``entries``."""
+        return self.analytic.reshape(-1)[self.entries]
+
+    @property
+    def error(self):
+        return gradient_error(self.compared, self.numeric)
+
+    def report(self, tolerance):
+        """What is wrong, as a paragraph: the worst element, both numbers, and whether they are proportional."""
+        difference = np.abs(self.compared - self.numeric)
+        worst = int(difference.argmax())
+        index = np.unravel_index(self.entries[worst], self.x.shape)
+        element = f"[{', '.join(str(int(k)) for k in index)}]"
+        lines = [
+            f"the gradient of input {self.i} is wrong: error {self.error:.1e}, tolerance {tolerance:.0e}",
+            f"  input {self.i}    shape {self.x.shape}; worst at {element}, where x = {self.x[index]:.6g}",
+            f"  analytic   {self.compared[worst]: .10g}",
+            f"  numeric    {self.numeric[worst]: .10g}    (central differences, h = {self.h:.1e})",
+            f"  error      max|analytic − numeric| = {difference.max():.3g}, max|analytic| = "
+            f"{np.abs(self.compared).max():.3g}",
+            f"  cotangent  shape {self.cotangent.shape}, norm {np.linalg.norm(self.cotangent):.3g}",
+        ]
+        if factor := self._factor():
+            lines.append(f"  hint       at every element, analytic = {factor:.6g} × numeric")
+        return "\n".join(lines)
+
+    def _factor(self):
+        """The k of analytic = k numeric, if there is one: −1 is a wrong sign, n a forgotten mean. Else None."""
+        square = float(self.numeric @ self.numeric)
+        if len(self.numeric) < 2 or not square > 0:
+            return None
+        factor = float(self.compared @ self.numeric) / square
+        return factor if gradient_error(self.compared, factor * self.numeric) < 1e-6 else None
+
+
+def _step(array):
+    largest = float(abs(array).max()) if array.size else 0.0
+    return STEP * min(1.0, largest or 1.0)
+
+
+def _value_at(value, array, index, x):
+    array[index] = x
+    return value() + 0.0  # a copy: reshape and its like return a view of the array, which changes under our hands
+
+
+def _check_output(y, tape):
+    if not isinstance(y, Tensor):
+        raise GradcheckError(f"fn must return a Tensor, got {type(y).__name__}")
+    if not (tape.entries and y.requires_grad):
+        raise GradcheckError("fn's output was not computed from its inputs by recorded operations: nothing to check")
+    if y.dtype != np.float64:
+        raise GradcheckError(f"fn was given float64 and returned {y.dtype}: too few digits for a difference")

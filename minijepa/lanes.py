@@ -1,0 +1,63 @@
+"""Forward and backward of one batch, in chunks, on worker threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from minijepa.autograd import Tape
+
+CHUNK_IMAGES = 16  # so few that a chunk's activations stay in the cache
+LANES = 8
+
+
+class Lanes:
+    """Computes a batch's loss and gradient; on a CPU, with the same bits for every number of threads.
+
+    A sum of floats depends on its order, so the order must not depend on the threads: chunk i of the batch belongs to
+    lane i mod 8, a lane adds its chunks' gradients into its own vector one after another, and the lanes are added in
+    order. Threads merely pick up whole lanes. On a GPU there is one chunk, the whole batch.
+    """
+
+    def __init__(self, model, threads):
+        self.model = model
+        if model.device == "cpu":
+            self.pool = ThreadPoolExecutor(threads)
+            self.vectors = [np.zeros_like(model.flat.data) for _ in range(LANES)]
+            self.views = [model.flat.views(vector) for vector in self.vectors]
+        self.reached = set()  # parameters that ever received a gradient
+
+    def gradients(self, images, masks):
+        """Put the gradient of the loss over (images, masks) into ``model.flat.grad``; return the loss as a float."""
+        count = len(masks.target_index)
+        if self.model.device == "cuda":
+            self.model.zero_grad()
+            return self._chunk(images, masks, count, into=None).item()
+
+        # Images with contexts of similar length into one chunk: attention works on runs of equal length.
+        order = np.argsort(masks.context_lengths, kind="stable")
+        chunks = [order[i : i + CHUNK_IMAGES] for i in range(0, len(order), CHUNK_IMAGES)]
+
+        def run(lane):
+            self.vectors[lane][...] = 0
+            return sum(
+                self._chunk(images[chunk], masks.select(chunk), count, into=self.views[lane]).item()
+                for chunk in chunks[lane::LANES]
+            )
+
+        used = range(min(LANES, len(chunks)))
+        loss = sum(self.pool.map(run, used))
+        np.copyto(self.model.flat.grad, self.vectors[0])
+        for lane in used[1:]:
+            self.model.flat.grad += self.vectors[lane]
+        return loss
+
+    def _chunk(self, images, masks, count, into):
+        """One chunk forward and backward; its part of the loss."""
+        model = self.model
+        layout = model.layout(masks)
+        targets = model.targets(images, layout)  # no tape here: no gradient can flow
+        with Tape(into=into) as tape:
+            loss = model.distance(model.predictions(images, layout), targets, count)
+        tape.backward(loss)
+        self.reached |= tape.reached
+        return loss

@@ -1,0 +1,54 @@
+"""Is the network learning, or collapsing? Figures for the training log, from training images alone."""
+
+import numpy as np
+
+from minijepa.backend import rng, to_device, to_numpy
+from minijepa.data import normalise
+from minijepa.features import extract_features
+from minijepa.probing import content_r2, feature_std, knn_accuracy, rank_me
+
+WATCHED = 512  # images of the collapse monitors
+BANK, QUERIES = 5000, 1000  # labelled images of the kNN, and images that it guesses
+
+
+class Monitors:
+    """Figures on fixed, unaugmented training images.
+
+    ``collapse``: standard deviation and RankMe of the target encoder's pooled features of 512 images, and content R² of
+    the predictor on fixed masks of them. ``knn``: k = 20 nearest neighbours among up to 5,000 training images, for
+    1,000 images of the held-back part if there is one, else of the training set's end.
+    """
+
+    def __init__(self, model, masker, images, labels, val_images, val_labels, threads):
+        self.model, self.threads = model, threads
+        self.watched = images[:WATCHED]
+        self.masks = masker.sample(len(self.watched), rng(0, "monitor masks"))
+        if len(val_images):
+            queries, query_labels, bank = val_images[:QUERIES], val_labels[:QUERIES], min(BANK, len(images))
+        else:
+            bank = min(BANK, len(images) * 4 // 5)
+            queries, query_labels = images[bank : bank + QUERIES], labels[bank : bank + QUERIES]
+        self.bank, self.bank_labels = images[:bank], labels[:bank]
+        self.queries, self.query_labels = queries, query_labels
+
+    def collapse(self):
+        """{"feature_std", "rank_me", "content_r2"}"""
+        features = extract_features(self.model, self.watched, threads=self.threads)
+        predictions, targets = [], []
+        for start in range(0, len(self.watched), 64):
+            chosen = np.arange(start, min(start + 64, len(self.watched)))
+            layout = self.model.layout(self.masks.select(chosen))
+            images = normalise(to_device(self.watched[chosen], self.model.device), self.model.mean, self.model.std)
+            predictions.append(to_numpy(self.model.predictions(images, layout).data))
+            targets.append(to_numpy(self.model.targets(images, layout).data))
+        r2 = content_r2(
+            np.concatenate(predictions), np.concatenate(targets), self.masks.target_index, self.model.config.num_patches
+        )
+        return {"feature_std": feature_std(features), "rank_me": rank_me(features), "content_r2": r2}
+
+    def knn(self):
+        """Accuracy of k = 20 nearest neighbours with the target encoder's pooled features."""
+        bank = extract_features(self.model, self.bank, threads=self.threads)
+        queries = extract_features(self.model, self.queries, threads=self.threads)
+        classes = int(max(self.bank_labels.max(), self.query_labels.max())) + 1
+        return knn_accuracy(bank, self.bank_labels, queries, self.query_labels, classes)

@@ -1,0 +1,303 @@
+"""The training loop: one step reads like the specification's section 8; around it, the run folder."""
+
+import csv
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minijepa import checkpoint, schedules
+from minijepa.backend import rng, to_device, xp_of
+from minijepa.config import masker_settings
+from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, split_validation
+from minijepa.ema import update_ema
+from minijepa.errors import ConfigError, TrainingError
+from minijepa.lanes import Lanes
+from minijepa.models import IJEPA
+from minijepa.monitors import Monitors
+from minijepa.optim import AdamW
+
+COLUMNS = (
+    "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
+    "feature_std rank_me content_r2 knn seconds"
+).split()
+
+
+class Trainer:
+    """A model in training. Every random draw is a function of (seed, purpose, step), so a step can be repeated."""
+
+    def __init__(self, config, dataset, device="cpu", threads=1):
+        self.config, self.dataset, self.device = config, dataset, device
+        images, labels, val_images, val_labels = training_images(config, dataset)
+        self.images = to_device(images, device)
+        self.model = IJEPA(config, config.seed, device)
+        self.model.mean, self.model.std = dataset.mean, dataset.std
+        self.optimizer = AdamW(
+            self.model.flat.data, self.model.flat.grad, self.model.decayed, config.weight_decay,
+            config.adam_beta1, config.adam_beta2, config.adam_eps,
+        )  # fmt: skip
+        self.masker = MultiBlockMasker(**masker_settings(config))
+        self.lanes = Lanes(self.model, threads)
+        self.batch_size = min(config.batch_size, len(images))
+        self.steps_per_epoch = len(images) // self.batch_size  # a last short batch is dropped
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.monitors = Monitors(self.model, self.masker, images, labels, val_images, val_labels, threads)
+        self.progress = checkpoint.Progress()
+
+    def train_step(self, step):
+        """One step of the specification's section 8. Returns what the epoch's row of metrics averages."""
+        images, masks = self.batch(step)
+        loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
+        grad_norm = self._checked_norm(step, loss)
+        self.optimizer.step(self.learning_rate(step))
+        update_ema(self.model.target_flat.data, self.model.flat.data[: self.model.encoder_size], self.momentum(step))
+        return {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "context_tokens": len(masks.context_index) / len(masks),
+            "target_tokens": len(masks.target_index) / len(masks),
+        }
+
+    def batch(self, step):
+        """Normalised images (B, 3, S, S) and masks of a step."""
+        seed, config = self.config.seed, self.config
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = rng(seed, "order of images", epoch).permutation(len(self.images))
+        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        images = self.images[to_device(chosen, self.device)]
+        if config.augment_flip or config.augment_crop:
+            draw = draw_augmentation(
+                len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop
+            )
+            images = augment(images, draw)
+        masks = self.masker.sample(len(chosen), rng(seed, "masks", step))
+        return normalise(images, self.model.mean, self.model.std), masks
+
+    def learning_rate(self, step):
+        c = self.config
+        warmup = round(c.warmup_epochs * self.steps_per_epoch)
+        return schedules.learning_rate(step, self.total_steps, warmup, c.base_lr, c.min_lr)
+
+    def momentum(self, step):
+        c = self.config
+        return schedules.ema_momentum(step, self.total_steps, c.ema_momentum_start, c.ema_momentum_end)
+
+    def _checked_norm(self, step, loss):
+        """The gradient's norm; a TrainingError if it or the loss is not finite, or if a parameter gets no gradient."""
+        norm = float(math.sqrt(xp_of(self.model.flat.grad).vdot(self.model.flat.grad, self.model.flat.grad)))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"step {step}: the loss is {loss} and the gradient's norm {norm}; the last checkpoint is from before: "
+                "try a lower --lr or a longer warmup_epochs"
+            )
+        if step == 0:
+            missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
+            if missing:
+                raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
+        return norm
+
+
+def training_images(config, dataset):
+    """(training images, labels, held-back images, labels) of a dataset, as ``val_size`` and ``max_train_images`` say."""
+    size = dataset.train_images.shape[-1]
+    if size != config.image_size:
+        raise ConfigError(f"image_size is {config.image_size}, but {dataset.name} has images of {size}×{size}")
+    parts = split_validation(dataset.train_images, dataset.train_labels, config.val_size)
+    limit = config.max_train_images or None
+    return parts[0][:limit], parts[1][:limit], parts[2], parts[3]
+
+
+class Run:
+    """A run folder: config.json, metrics.csv, checkpoint.npz."""
+
+    def __init__(self, folder, trainer):
+        self.folder, self.trainer = Path(folder), trainer
+        self.checkpoint = self.folder / checkpoint.FILE
+
+    def create(self, about):
+        """Make the folder, which must not exist, and write config.json."""
+        try:
+            self.folder.mkdir(parents=True)
+            (self.folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+        except FileExistsError:
+            raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
+        except OSError as error:
+            raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
+        self._write_rows([])
+
+    def resume(self):
+        """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
+        self.trainer.progress = checkpoint.restore(self.checkpoint, self.trainer.model, self.trainer.optimizer)
+        done = self.trainer.progress.step // self.trainer.steps_per_epoch
+        self._write_rows(self.rows()[:done])
+
+    def rows(self):
+        """The rows of metrics.csv as dicts of strings."""
+        with open(self.folder / "metrics.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write_rows(self, rows):
+        with open(self.folder / "metrics.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _append(self, row):
+        with open(self.folder / "metrics.csv", "a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+
+    def save(self):
+        t = self.trainer
+        checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.dataset.name)
+
+    def train(self, say=print):
+        """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
+        t = self.trainer
+        clock = Clock(t)
+        with Interruptible() as interrupted, tqdm(
+            total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True
+        ) as bar:
+            while t.progress.step < t.total_steps:
+                step = t.progress.step
+                for name, value in t.train_step(step).items():
+                    t.progress.sums[name] = t.progress.sums.get(name, 0.0) + value
+                t.progress.step += 1
+                clock.tick(lambda text: _say(bar, say, text))
+                bar.update()
+                if t.progress.step % 10 == 0:
+                    bar.set_postfix(self._postfix(clock), refresh=False)
+                if t.progress.step % t.steps_per_epoch == 0:
+                    row = self._epoch_row(step, clock)
+                    _say(bar, say, _epoch_line(row, t.config.epochs))
+                    t.progress.sums = {}
+                    self._append(row)
+                    self.save()
+                    self._keep(row["epoch"])
+                if interrupted.signal:
+                    self.save()
+                    return interrupted.signal
+        return 0
+
+    def _postfix(self, clock):
+        t = self.trainer
+        done = (t.progress.step - 1) % t.steps_per_epoch + 1
+        return {"loss": f"{t.progress.sums['loss'] / done:.3f}", "img/s": f"{clock.images_per_s():.0f}"}
+
+    def _epoch_row(self, step, clock):
+        """The row of metrics of the epoch that ends with ``step``."""
+        t = self.trainer
+        epoch = (step + 1) // t.steps_per_epoch
+        mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
+        per_dim = t.config.encoder_embed_dim if t.config.loss == "l2" else 1
+        speed, seconds = clock.end_epoch()
+        every = t.config.knn_every
+        row = {
+            "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
+            "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
+            "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
+            "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else "",
+        }  # fmt: skip
+        return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+
+    def _keep(self, epoch):
+        every = self.trainer.config.keep_every
+        if every and epoch % every == 0:
+            kept = self.folder / f"checkpoint-{epoch:04d}.npz"
+            kept.write_bytes(self.checkpoint.read_bytes())
+
+
+def _say(bar, say, text):
+    """A line above the progress bar, or a plain line where there is no bar."""
+    bar.clear()
+    say(text)
+
+
+def _epoch_line(row, epochs):
+    text = (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f} ({float(row['loss_per_dim']):.3f} a dimension)"
+        f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
+        f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
+    )
+    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] != "" else "")
+
+
+class Clock:
+    """Speed of an epoch, and one estimate of the whole run's time once a few steps were seen."""
+
+    ESTIMATE_AFTER = 6  # steps, the first of which warms up
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.started = self.first_step_done = time.perf_counter()
+        self.steps = self.epoch_steps = 0
+
+    def tick(self, say):
+        self.steps += 1
+        self.epoch_steps += 1
+        if self.steps == 1:
+            self.first_step_done = time.perf_counter()
+        if self.steps == self.ESTIMATE_AFTER:
+            say(self._estimate())
+
+    def images_per_s(self):
+        return self.epoch_steps * self.trainer.batch_size / (time.perf_counter() - self.started)
+
+    def end_epoch(self):
+        """(images per second, seconds) since the last call, and start anew."""
+        result = self.images_per_s(), time.perf_counter() - self.started
+        self.started, self.epoch_steps = time.perf_counter(), 0
+        return result
+
+    def _estimate(self):
+        t = self.trainer
+        per_step = (time.perf_counter() - self.first_step_done) / (self.ESTIMATE_AFTER - 1)
+        seconds = per_step * (t.total_steps - t.progress.step)
+        text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps"
+        if t.device == "cpu" and seconds > 2 * 3600:
+            text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
+        return text
+
+
+def duration(seconds):
+    """``"45 s"``, ``"12 min"``, ``"3.2 h"``"""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Interruptible:
+    """While inside, SIGINT and SIGTERM are noted in ``signal`` instead of raised; a second one ends the program."""
+
+    def __enter__(self):
+        self.signal = 0
+        self.previous = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: then signals are not ours to handle
+                pass
+        return self
+
+    def _note(self, number, frame):
+        if self.signal:
+            raise SystemExit(128 + number)
+        self.signal = number
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def read_run(folder):
+    """config.json of a run folder. Raises ConfigError in one line."""
+    try:
+        return json.loads((Path(folder) / "config.json").read_text())
+    except OSError as error:
+        raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"{folder}/config.json is not JSON: the run can't be resumed") from None
+
+

@@ -1,0 +1,704 @@
+"""The engine: what is recorded, in which order gradients flow, where they go, and what misuse says."""
+
+import contextlib
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+from minijepa import Function, Parameter, Tape, Tensor, autograd, no_tape, ops
+from minijepa.autograd import current_tape, unbroadcast
+from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
+
+
+@contextlib.contextmanager
+def raises(error, message):
+    """The block raises ``error`` with exactly this message."""
+    with pytest.raises(error) as info:
+        yield
+    assert str(info.value) == message
+    assert isinstance(info.value, MinijepaError)
+
+
+def leaf(*values, dtype=np.float32):
+    return Tensor(np.array(values, dtype), requires_grad=True)
+
+
+class Square(Function):
+    """y = x²;  dx = 2x dy"""
+
+    shapes = "(...) -> (...)"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved
+        return (2 * x * dy,)
+
+
+# ------------------------------------------------------------------------------------------------------------- tensors
+
+
+@pytest.mark.parametrize(
+    "data",
+    [1, 2.5, True, [1, 2], [[1.0], [2.0]], np.arange(3), np.float64(3), np.ones(2, np.float16), np.ones(2, bool)],
+)
+def test_numbers_lists_and_integer_arrays_become_float32(data):
+    x = Tensor(data)
+    assert x.dtype == np.float32 and x.shape == np.shape(data)
+    np.testing.assert_array_equal(x.data, np.asarray(data))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_float_array_is_looked_at_and_not_copied(dtype):
+    array = np.zeros((2, 3), dtype)
+    x = Tensor(array)
+    assert x.data is array and Tensor(x).data is array and x.detach().data is array
+    assert (x.shape, x.ndim, x.size, len(x), x.dtype) == ((2, 3), 2, 6, 2, dtype)
+    assert x.grad is None and not x.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [("word", "str of dtype <U4"), (1j, "complex of dtype complex128"), ([None], "list of dtype object")],
+)
+def test_what_is_no_real_number_is_refused(data, found):
+    with raises(DtypeError, f"a Tensor holds real numbers; got {found}"):
+        Tensor(data)
+    with raises(DtypeError, f"a Tensor holds real numbers; got {found}"):
+        Tensor([1.0]) + data
+
+
+def test_item_repr_and_parameter():
+    assert Tensor([[2.5]]).item() == 2.5 and type(Tensor(2).item()) is float
+    assert repr(Tensor([1, 2], requires_grad=True)) == "Tensor([1. 2.], float32, requires_grad=True)"
+    weight = Parameter(np.zeros((2, 2)), decay=True, name="weight")
+    assert weight.requires_grad and weight.decay and weight.name == "weight"
+    assert not Parameter([0.0]).decay
+
+
+def test_assignment_to_elements_says_what_to_do_instead():
+    x = Tensor([1.0, 2.0])
+    with pytest.raises(TapeError, match=r"not changed in place.*concat, rows.*tensor\.data"):
+        x[0] = 1
+    assert x.data.tolist() == [1, 2]
+
+
+def test_numpy_does_not_swallow_a_tensor():
+    """np.asarray(tensor) would cut the gradient without a word, and np.float64(2) * tensor would make float64 of it."""
+    x = leaf(1, 2)
+    for product in (np.array([3, 4], np.float32) * x, np.float64(3) * x, np.arange(2) * x):
+        assert type(product) is Tensor and product.dtype == np.float32
+    assert (np.eye(2, dtype=np.float32) @ Tensor([[1], [2]])).shape == (2, 1)
+    assert (np.array([3, 4], np.float32) - x).data.tolist() == [2, 2]
+    with raises(DtypeError, "a Tensor is no array, and as one it would lose its gradient: use tensor.data"):
+        np.asarray(x)
+
+
+# ------------------------------------------------------------------------------------------------------------ recording
+
+
+def test_only_inside_a_tape_and_only_if_an_input_requires_a_gradient():
+    x, constant = leaf(1, 2), Tensor([3, 4])
+    assert not (x * x).requires_grad
+    with Tape() as tape:
+        assert not (constant * constant).requires_grad
+        assert tape.entries == []
+        y = x * constant
+        assert y.requires_grad and len(tape.entries) == 1
+        with no_tape():
+            assert current_tape() is None
+            assert not (x * x).requires_grad
+        assert current_tape() is tape and len(tape.entries) == 1
+    assert current_tape() is None
+    assert not (y * y).requires_grad  # y was recorded, but nothing is being recorded any more
+
+
+def test_no_tape_stops_the_gradient():
+    x = leaf(3)
+    with Tape() as tape:
+        with no_tape():
+            square = x * x
+        loss = (square * x).sum()
+    tape.backward(loss)
+    assert x.grad.tolist() == [9]  # x² as a constant
+
+
+def test_needs_tells_an_operation_whose_gradient_is_wanted():
+    seen = []
+
+    class Three(Function):
+        shapes = "(...), (...), (...)? -> (...)"
+
+        @staticmethod
+        def forward(ctx, a, b, c):
+            seen.append(ctx.needs)
+            ctx.save(a)
+            seen.append(len(ctx.saved))
+            return a + b
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy, dy, None
+
+    with Tape():
+        Three.apply(leaf(1), Tensor([1]), None)
+        with no_tape():
+            Three.apply(leaf(1), leaf(1), None)
+    assert seen == [(True, False, False), 1, (False, False, False), 0]
+
+
+def test_a_tape_can_be_entered_again_until_it_is_used_up():
+    x, tape = leaf(2), Tape()
+    with tape:
+        y = x * x
+    with tape:
+        z = (y * x).sum()
+    tape.backward(z)
+    assert x.grad.tolist() == [12]
+    with raises(TapeError, "this tape was used up by backward: make a new Tape()"), tape:
+        pass
+
+
+def test_an_exception_inside_leaves_no_tape_behind():
+    with pytest.raises(ZeroDivisionError), Tape():
+        raise ZeroDivisionError
+    assert current_tape() is None
+    with Tape() as tape:
+        with pytest.raises(ZeroDivisionError), no_tape():
+            raise ZeroDivisionError
+        assert current_tape() is tape
+
+
+# ------------------------------------------------------------------------------------------------------------- backward
+
+
+def gradient(fn, *leaves, cotangent=None):
+    for x in leaves:
+        x.zero_grad()
+    with Tape() as tape:
+        y = fn(*leaves)
+    tape.backward(y, cotangent)
+    return [x.grad.tolist() for x in leaves]
+
+
+def test_a_value_used_several_times_receives_the_sum():
+    x, w = leaf(3), leaf(5)
+    assert gradient(lambda x: x * x, x) == [[6]]
+    assert gradient(lambda x: x + x, x) == [[2]]
+    assert gradient(lambda x: x - x, x) == [[0]]
+    assert gradient(lambda x: (x + x) + (x + x) * x, x) == [[14]]  # 2x + 2x²
+    assert gradient(lambda x, w: (x * w) * (x * w), x, w) == [[150], [90]]
+
+    def seven_times(x):
+        h = x * 1.0
+        return h + h + h + h + h + h + h
+
+    assert gradient(seven_times, x) == [[7]]
+
+
+def test_a_diamond_and_its_order():
+    """y = f(h) + g(h): the gradient of h must be complete before it goes on to x, whatever the order of f and g."""
+
+    def diamond(x):
+        h = x * x
+        left, right = h * 3.0, h * h
+        return (right + left) + h * left
+
+    assert gradient(diamond, leaf(2)) == [[4 * 2**3 + 6 * 2 + 12 * 2**3]]  # x⁴ + 3x² + 3x⁴
+
+
+def test_operations_that_the_loss_does_not_depend_on_are_passed_over():
+    x = leaf(2)
+    with Tape() as tape:
+        h = x * x
+        ops.sqrt(h - 4.0)  # its gradient would be infinite
+        loss = h * 3.0
+        h * h
+    tape.backward(loss)
+    assert x.grad.tolist() == [12]
+
+
+def test_an_unused_branch_leaves_no_trace_in_reached():
+    x, unused = leaf(2), leaf(3)
+    with Tape() as tape:
+        loss = (x * x).sum()
+        (unused * unused).sum()
+    tape.backward(loss)
+    assert tape.reached == {x} and unused.grad is None
+
+
+def test_a_chain_of_ten_thousand_operations():
+    x = leaf(1)
+    with Tape() as tape:
+        y = x
+        for _ in range(10_000):
+            y = y + x
+    tape.backward(y)
+    assert x.grad.tolist() == [10_001]
+
+
+def test_gradients_accumulate_until_zero_grad():
+    x = leaf(3)
+    for expected in (6, 12):
+        with Tape() as tape:
+            loss = x * x
+        tape.backward(loss)
+        assert x.grad.tolist() == [expected]
+    x.zero_grad()
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_leaves_and_losses_without_axes(dtype):
+    """NumPy's operations on arrays without axes return scalars, which can't be added to in place."""
+    x = Tensor(np.array(3, dtype), requires_grad=True)
+    for expected in (2 * 3 + 1 + 4, 2 * (2 * 3 + 1 + 4)):
+        with Tape() as tape:
+            h = x * 1.0
+            loss = h * h + h + 4.0 * h
+        assert loss.dtype == dtype and isinstance(loss.data, np.ndarray)
+        tape.backward(loss)
+        assert isinstance(x.grad, np.ndarray) and x.grad.dtype == dtype and x.grad == expected
+
+
+def test_a_preset_gradient_is_added_to_in_place():
+    """A model's gradients are views into one flat vector."""
+    flat = np.zeros(5, np.float32)
+    a, b = leaf(1, 2), leaf(3, 4, 5)
+    a.grad, b.grad = flat[:2], flat[2:]
+    for _ in range(2):
+        with Tape() as tape:
+            loss = (a * a).sum() + (b * 2.0).sum()
+        tape.backward(loss)
+    assert flat.tolist() == [4, 8, 4, 4, 4]
+    assert a.grad.base is flat and b.grad.base is flat
+
+
+def test_into_a_dict_fills_given_arrays_adds_missing_leaves_and_leaves_grad_alone():
+    a, b = leaf(1, 2), leaf(3, 4)
+    a.grad = kept = np.full(2, 7, np.float32)
+    mine = np.array([10, 10], np.float32)
+    into = {a: mine}
+    for _ in range(2):
+        with Tape(into=into) as tape:
+            loss = (a * b).sum()
+        tape.backward(loss)
+    assert into[a] is mine and mine.tolist() == [16, 18]
+    assert into[b].tolist() == [2, 4] and into.keys() == {a, b}
+    assert a.grad is kept and kept.tolist() == [7, 7] and b.grad is None
+
+
+def test_threads_have_their_own_tapes():
+    """All threads are inside of their tape at once, on the same leaf."""
+    x = leaf(*range(1, 5))
+    lanes, barrier = [{} for _ in range(4)], threading.Barrier(4, timeout=10)
+
+    def work(i):
+        with Tape(into=lanes[i]) as tape:
+            barrier.wait()
+            h = x
+            for _ in range(50):
+                h = h * 1.0
+            loss = (h * float(i)).sum()
+            assert len(tape.entries) == 52 and current_tape() is tape
+            barrier.wait()
+        tape.backward(loss)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    with Tape() as tape:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert tape.entries == [] and current_tape() is tape
+    assert [lane[x].tolist() for lane in lanes] == [[i] * 4 for i in range(4)]
+    assert x.grad is None
+
+
+def test_a_backward_that_hands_out_one_array_twice_does_not_alias():
+    """Add returns dy for both inputs. Adding to one of the gradients in place would change the other."""
+    a, b = leaf(1), leaf(1)
+    with Tape() as tape:
+        loss = (a + b) + a * 10.0
+    tape.backward(loss)
+    a.grad += 100
+    assert a.grad.tolist() == [111] and b.grad.tolist() == [1]
+
+    x, y = leaf(1), leaf(1)
+    with Tape() as tape:  # the same with values in between, of which one receives more gradients
+        a, b = x * 1.0, y * 1.0
+        loss = (a * 5.0 + a * 3.0) + (a + b)
+    tape.backward(loss)
+    assert x.grad.tolist() == [9] and y.grad.tolist() == [1]
+
+
+def test_the_cotangent_is_not_written_into_and_not_aliased():
+    x, dy = leaf(1, 2), np.array([3, 4], np.float32)
+    with Tape() as tape:
+        y = x + x
+    dy.flags.writeable = False
+    tape.backward(y, dy)
+    assert x.grad.tolist() == [6, 8] and dy.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("dy", [[1, 2], np.array([1.0, 2.0]), Tensor([1, 2]), np.array([1, 0, 2, 0])[::2]], ids=repr)
+def test_a_cotangent_may_be_a_list_an_array_or_a_tensor(dy):
+    assert gradient(lambda x: x * 3.0, leaf(1, 2), cotangent=dy) == [[3, 6]]
+
+
+def test_a_scalar_may_have_axes():
+    assert gradient(lambda x: (x * x).sum(keepdims=True), leaf(1, 2)) == [[2, 4]]
+
+
+def test_broadcast_inputs_receive_the_sum_over_their_copies():
+    a = Tensor(np.ones((2, 1, 3), np.float32), requires_grad=True)
+    b = Tensor(np.full((4, 1), 2, np.float32), requires_grad=True)
+    c = Tensor(2.0, requires_grad=True)
+    with Tape() as tape:
+        loss = (a * b * c).sum()
+    tape.backward(loss)
+    assert a.grad.shape == (2, 1, 3) and (a.grad == 4 * 2 * 2).all()
+    assert b.grad.shape == (4, 1) and (b.grad == 2 * 3 * 2).all()
+    assert c.grad.shape == () and c.grad == 2 * 4 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [((2, 3), ()), ((2, 3), (1, 3)), ((2, 3), (3,)), ((2, 3), (1, 1)), ((5, 1, 3), (1, 1)), ((1,), ())],
+)
+def test_unbroadcast_is_the_transpose_of_broadcasting(shape, wanted):
+    """⟨broadcast(x), dy⟩ = ⟨x, unbroadcast(dy)⟩ for all x and dy."""
+    generator = np.random.default_rng(0)
+    x, dy = generator.standard_normal(wanted), generator.standard_normal(shape)
+    dx = unbroadcast(dy, wanted)
+    assert dx.shape == wanted
+    assert np.isclose((np.broadcast_to(x, shape) * dy).sum(), (x * dx).sum(), rtol=1e-12)
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+
+class Saves(Function):
+    """y = x, and an array of its own is saved; ``alive`` counts how many of these exist when each backward runs."""
+
+    shapes = "(...) -> (...)"
+    saved, alive = [], []
+
+    @classmethod
+    def count(cls):
+        return sum(reference() is not None for reference in cls.saved)
+
+    @staticmethod
+    def forward(ctx, x):
+        mine = x.copy()
+        Saves.saved.append(weakref.ref(mine))
+        ctx.save(mine)
+        return x.copy()
+
+    @staticmethod
+    def backward(ctx, dy):
+        Saves.alive.append(Saves.count())
+        return (dy,)
+
+
+@pytest.fixture
+def saves():
+    Saves.saved.clear()
+    Saves.alive.clear()
+    return Saves
+
+
+def test_backward_frees_what_was_saved_as_it_goes(saves):
+    x = leaf(1)
+    with Tape() as tape:
+        y = saves.apply(saves.apply(saves.apply(x)))
+    assert saves.count() == 3
+    tape.backward(y)
+    assert saves.alive == [3, 2, 1]
+    assert saves.count() == 0 and tape.entries == []  # though the tape and its results are still here
+
+
+def test_a_forgotten_tape_frees_everything_though_its_result_lives(saves):
+    x = leaf(1)
+    with Tape() as tape:
+        y = saves.apply(saves.apply(x))
+    del tape
+    assert y.requires_grad and saves.count() == 0
+
+
+def test_nothing_is_kept_outside_of_a_tape(saves):
+    x = leaf(1)
+    y = saves.apply(x)
+    with Tape(), no_tape():
+        z = saves.apply(x)
+    assert saves.count() == 0 and y.data == z.data
+
+
+# ------------------------------------------------------------------------------------------------------ misuse of tapes
+
+
+def test_a_second_backward():
+    x = leaf(1, 2)
+    with Tape() as tape:
+        loss = x.sum()
+    tape.backward(loss)
+    with raises(TapeError, "this tape was used up by its first backward: record the computation again in a new Tape()"):
+        tape.backward(loss)
+    assert x.grad.tolist() == [1, 1]
+
+
+def test_recording_on_a_tape_that_is_used_up():
+    x = leaf(1)
+    with Tape() as tape:
+        tape.backward(x * x)
+        with raises(TapeError, "mul: this tape was used up by backward: make a new Tape()"):
+            x * x
+
+
+def test_nested_tapes():
+    with Tape() as tape:
+        with (
+            raises(
+                TapeError, "a tape is already recording in this thread: tapes don't nest; suspend it with no_tape()"
+            ),
+            Tape(),
+        ):
+            pass
+        assert current_tape() is tape
+        with no_tape(), Tape() as inner:
+            assert current_tape() is inner
+        assert current_tape() is tape
+
+
+@pytest.mark.parametrize("how", ["a leaf", "computed outside", "needs no gradient", "on another tape"])
+def test_a_loss_that_is_not_on_this_tape(how):
+    x = leaf(1)
+    outside = (x * x).sum()
+    with Tape():
+        other = (x * x).sum()
+    with Tape() as tape:
+        constant = (Tensor([1]) * 2.0).sum()
+    loss = {"a leaf": x, "computed outside": outside, "needs no gradient": constant, "on another tape": other}[how]
+    with raises(
+        TapeError,
+        f"the loss of shape {loss.shape} is not on this tape: it was computed outside of `with Tape()`, on another "
+        "tape, or from inputs that require no gradient",
+    ):
+        tape.backward(loss)
+
+
+@pytest.mark.parametrize("state", ["open", "used up", "forgotten"])
+def test_an_input_that_was_recorded_on_another_tape(state):
+    x = leaf(1, 2)
+    with Tape() as other:
+        h = x * x
+    if state == "used up":
+        other.backward(h, [1, 1])
+    elif state == "forgotten":
+        del other
+    with Tape() as tape:
+        with raises(
+            TapeError,
+            "add: an input of shape (2,) was recorded on another tape; compute it inside this one, or use x.detach() "
+            "if no gradient shall flow through it",
+        ):
+            h + x
+        assert tape.entries == []
+        assert (h.detach() + x).requires_grad
+
+
+def test_a_result_without_a_cotangent_or_with_one_of_the_wrong_shape_and_then_the_right_one():
+    x = leaf(1, 2)
+    with Tape() as tape:
+        y = x * x
+    with raises(
+        TapeError,
+        "backward from a tensor of shape (2,), which is no scalar, needs a cotangent: "
+        "tape.backward(y, dy) with dy of y's shape, or reduce y with sum() or mean()",
+    ):
+        tape.backward(y)
+    with raises(ShapeError, "backward: the cotangent has shape (3,), the tensor (2,)"):
+        tape.backward(y, [1, 2, 3])
+    tape.backward(y, [1, 10])  # neither mistake has used the tape up
+    assert x.grad.tolist() == [2, 40]
+
+
+# ---------------------------------------------------------------------------------------------------------- print(tape)
+
+
+def test_a_printed_tape():
+    x = Tensor(np.ones((20, 3), np.float32))
+    weight, bias = Parameter(np.ones((40, 3), np.float32)), Parameter(np.ones(40, np.float32))
+    with Tape() as tape:
+        y = ops.gelu(ops.linear(x, weight), bias)
+        loss = (y * y).sum()
+    assert str(tape) == "\n".join(
+        [
+            "#  operation  inputs        output                       saved",
+            "0  linear     20×3 40×3 -   20×40                            0",  # x and the weight live anyway
+            "1  gelu       20×40 40      20×40                        6,400",  # x + bias, tanh
+            "2  mul        20×40 20×40   20×40                        3,200",  # y, which stands there twice
+            "3  sum        20×40         scalar                           0",
+            "                            bytes saved, each array once  9,600",
+        ]
+    )
+    tape.backward(loss)
+    assert str(tape) == "Tape: used up by backward"
+
+
+def test_a_printed_tape_counts_the_memory_behind_a_view_once():
+    x = leaf(*range(10))
+    with Tape() as tape:
+        h = ops.exp(x)  # saves h
+        h[2:4] * h.reshape(2, 5)[0, :2] * ops.expand(h[:1], (2,))  # views of h, and then a new product
+    saved = [line.split()[-1] for line in str(tape).splitlines()[1:]]
+    assert saved == ["40", "0", "0", "0", "0", "0", "0", "8", "48"]
+
+
+# -------------------------------------------------------------------------------------------------------- own functions
+
+
+def test_a_function_of_ones_own():
+    x = leaf(1, 2)
+    with Tape() as tape:
+        y = Square.apply(x)
+    tape.backward(y, [1, 10])
+    assert y.data.tolist() == [1, 4] and x.grad.tolist() == [2, 40]
+    assert Square.apply(3).item() == 9 and Square.apply([1.0, 2.0]).shape == (2,)
+
+
+def returning(result=None, backward=None, name="MyOp2D"):
+    """An operation on (t, d), (d)? that returns what it is told to."""
+    return type(
+        name,
+        (Function,),
+        {
+            "shapes": "(t, d), (d)? -> (t, d)",
+            "forward": staticmethod(lambda ctx, x, b: x + 1 if result is None else result(x)),
+            "backward": staticmethod(lambda ctx, dy: backward(dy)),
+        },
+    )
+
+
+def run_backward(op):
+    x = Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+    b = Tensor(np.ones(3, np.float32), requires_grad=True)
+    with Tape() as tape:
+        y = op.apply(x, b)
+    tape.backward(y.sum() if not y.requires_grad else y, np.ones((2, 3), np.float32))
+    return x.grad, b.grad
+
+
+@pytest.mark.parametrize(
+    ("backward", "error", "message"),
+    [
+        (lambda dy: dy, ShapeError, "backward must return a tuple of 2, a slot per input; got ndarray"),
+        (lambda dy: None, ShapeError, "backward must return a tuple of 2, a slot per input; got NoneType"),
+        (lambda dy: [dy, dy], ShapeError, "backward must return a tuple of 2, a slot per input; got list"),
+        (lambda dy: (dy,), ShapeError, "backward must return a tuple of 2, a slot per input; got a tuple of 1"),
+        (
+            lambda dy: (dy, None, None),
+            ShapeError,
+            "backward must return a tuple of 2, a slot per input; got a tuple of 3",
+        ),
+        (lambda dy: (dy.T, None), ShapeError, "backward returned shape (3, 2) for input 0, whose shape is (2, 3)"),
+        (lambda dy: (dy[:1], None), ShapeError, "backward returned shape (1, 3) for input 0, whose shape is (2, 3)"),
+        (lambda dy: (dy, dy[0, :1]), ShapeError, "backward returned shape (1,) for input 1, whose shape is (3,)"),
+        (lambda dy: (dy * np.float64(2), None), DtypeError, "backward returned float64 for input 0, which is float32"),
+        (lambda dy: (2.0, None), DtypeError, "backward must return an array or None for input 0; got float"),
+        (lambda dy: (None, Tensor(dy)), DtypeError, "backward must return an array or None for input 1; got Tensor"),
+    ],
+)
+def test_a_wrong_backward_is_named(backward, error, message):
+    with raises(error, f"my_op2_d: {message}"):
+        run_backward(returning(backward=backward))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda x: x * np.float64(2), "forward was given float32 and returned float64"),
+        (lambda x: x > 0, "forward was given float32 and returned bool"),
+        (lambda x: (x, x), "forward must return one array; got tuple"),
+        (lambda x: 1.0, "forward must return one array; got float"),
+        (lambda x: Tensor(x), "forward must return one array; got Tensor"),
+    ],
+)
+def test_a_wrong_forward_is_named(result, message):
+    with raises(DtypeError, f"scale: {message}"):
+        returning(result, name="Scale").apply([[1.0]], None)
+
+
+def test_a_gradient_may_be_missing():
+    assert [g is None for g in run_backward(returning(backward=lambda dy: (dy, None)))] == [False, True]
+    assert [g is None for g in run_backward(returning(backward=lambda dy: (None, dy[0])))] == [True, False]
+
+
+def test_a_function_without_formulas():
+    class Nothing(Function):
+        pass
+
+    with pytest.raises(NotImplementedError):
+        Nothing.apply([1.0])
+    with raises(ShapeError, "nothing: takes (*)+ -> (*), was given nothing: it takes at least 1 inputs and got 0"):
+        Nothing.apply()
+
+
+def test_a_value_error_of_numpy_names_the_operation_and_the_shapes():
+    with raises(
+        ShapeError,
+        "reshape: takes (*) -> (*), was given (2, 3): cannot reshape array of size 6 into shape (4,)",
+    ):
+        Tensor(np.ones((2, 3))).reshape(4)
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [("LayerNorm", "layer_norm"), ("L2Loss", "l2_loss"), ("SmoothL1Loss", "smooth_l1_loss"), ("Gelu", "gelu")],
+)
+def test_the_name_of_an_operation_is_that_of_its_function(op, name):
+    assert returning(name=op).op_name() == name
+
+
+# --------------------------------------------------------------------------------------------------- dtypes and devices
+
+
+@pytest.mark.parametrize("other", [2, 2.5, np.float64(2.5), [1, 2], np.arange(2), True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_lists_and_integers_take_the_dtype_of_the_tensor_beside_them(dtype, other):
+    x = leaf(1, 2, dtype=dtype)
+    for y, value in ((x * other, [1, 2] * np.asarray(other)), (other - x, np.asarray(other) * 1.0 - [1, 2])):
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y.data, value)
+
+
+def test_a_number_beside_float64_keeps_its_digits():
+    assert (leaf(1, dtype=np.float64) * 0.1).data.tolist() == [0.1]
+
+
+@pytest.mark.parametrize("other", [Tensor(np.ones(2)), np.ones(2)], ids=["tensor", "array"])
+def test_float32_and_float64_do_not_mix(other):
+    with raises(DtypeError, "mul: its inputs are float32, float64; convert them to one dtype with array.astype"):
+        leaf(1, 2) * other
+    with raises(DtypeError, "mul: its inputs are float64, float32; convert them to one dtype with array.astype"):
+        other * leaf(1, 2)
+
+
+def test_devices_do_not_mix(monkeypatch):
+    class OnTheCard(np.ndarray):
+        pass
+
+    monkeypatch.setattr(autograd, "device_of", lambda a: "cuda" if isinstance(a, OnTheCard) else "cpu")
+    here, there = leaf(1, 2), Tensor(np.ones((3, 2), np.float32).view(OnTheCard))
+    with raises(
+        DeviceError,
+        "add: its inputs live on different devices (cpu (2,), cuda (3, 2)); move them with to_device",
+    ):
+        here + there
+    assert (there + there).shape == (3, 2) and (here + here).shape == (2,)

@@ -1,0 +1,128 @@
+"""Devices without a GPU, and random draws that depend on nothing but their name."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minijepa import backend
+from minijepa.errors import DeviceError
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+def fake_cupy(count):
+    """As much of CuPy as ``resolve_device`` looks at; ``count`` is what the driver answers, or its error."""
+
+    def device_count():
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+    runtime = SimpleNamespace(getDeviceCount=device_count, CUDARuntimeError=CUDARuntimeError)
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), ndarray=type("ndarray", (), {}))
+
+
+@pytest.mark.parametrize(
+    ("cupy", "message"),
+    [
+        (
+            None,
+            "--device cuda needs CuPy, which is not installed: "
+            "pip install -r requirements-cuda.txt, or use --device cpu",
+        ),
+        (
+            fake_cupy(CUDARuntimeError("no driver")),
+            "--device cuda: the CUDA driver does not answer (no driver): install the NVIDIA driver, "
+            "or use --device cpu",
+        ),
+        (fake_cupy(0), "--device cuda: the driver sees no NVIDIA GPU, or use --device cpu"),
+    ],
+    ids=["no CuPy", "no driver", "no GPU"],
+)
+def test_without_a_gpu_auto_takes_the_cpu_and_cuda_says_what_is_missing(monkeypatch, cupy, message):
+    monkeypatch.setattr(backend, "cupy", cupy)
+    assert backend.resolve_device("auto") == "cpu"
+    assert backend.resolve_device("cpu") == "cpu"
+    with pytest.raises(DeviceError) as error:
+        backend.resolve_device("cuda")
+    assert str(error.value) == message
+
+
+def test_with_a_gpu_auto_takes_it_but_cpu_stays_cpu(monkeypatch):
+    monkeypatch.setattr(backend, "cupy", fake_cupy(1))
+    assert [backend.resolve_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(DeviceError, match=r"^unknown device 'gpu': choose auto, cpu or cuda$"):
+        backend.resolve_device("gpu")
+
+
+def test_a_numpy_array_lives_on_the_cpu_and_stays_there_uncopied():
+    x = np.arange(3.0)
+    assert backend.xp_of(x) is np and backend.is_array(x) and backend.device_of(x) == "cpu"
+    assert backend.to_device(x, "cpu") is x and backend.to_numpy(x) is x
+    assert not backend.is_array([1.0]) and not backend.is_array(np.float32(1))
+
+
+def test_to_device_cuda_without_cupy_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(backend, "cupy", None)
+    with pytest.raises(DeviceError, match=r"requirements-cuda\.txt"):
+        backend.to_device(np.zeros(2), "cuda")
+
+
+def test_a_cupy_array_is_told_from_a_numpy_array_by_its_class(monkeypatch):
+    cupy = fake_cupy(1)
+    monkeypatch.setattr(backend, "cupy", cupy)
+    x = cupy.ndarray()
+    assert backend.xp_of(x) is cupy and backend.is_array(x) and backend.device_of(x) == "cuda"
+    assert backend.device_of(np.zeros(2)) == "cpu"
+
+
+def test_matmul_broadcasts_and_writes_into_out():
+    a, b = np.arange(12.0).reshape(2, 2, 3), np.arange(6.0).reshape(3, 2)
+    out = np.empty((2, 2, 2))
+    assert backend.matmul(a, b, out=out) is out
+    np.testing.assert_array_equal(out, np.einsum("bij,jk->bik", a, b))
+
+
+def draws(*name):
+    return tuple(backend.rng(*name).integers(0, 2**63, 4))
+
+
+def test_draws_are_a_function_of_seed_purpose_and_step():
+    names = list(itertools.product((0, 1, 2**40), ("masks", "flips"), (0, 1, 2, 10**6)))
+    forwards = {name: draws(*name) for name in names}
+    backwards = {name: draws(*name) for name in reversed(names)}
+    assert forwards == backwards
+    assert len(set(forwards.values())) == len(names)
+    assert draws(3, "masks") == draws(3, "masks", 0)
+
+
+def test_streams_of_neighbouring_steps_and_seeds_are_independent():
+    def normals(*name):
+        return backend.rng(*name).standard_normal(20_000)
+
+    a = normals(0, "masks", 0)
+    for other in (normals(0, "masks", 1), normals(1, "masks", 0), normals(0, "flips", 0)):
+        assert abs(np.corrcoef(a, other)[0, 1]) < 4.5 / np.sqrt(20_000)
+
+
+def test_a_long_stream_does_not_run_into_the_next_step():
+    """The step stands in the counter's highest word: the next stream begins 2¹⁹² blocks further on."""
+    state = [backend.rng(5, "masks", step).bit_generator.state["state"] for step in (7, 8)]
+    counters = [sum(int(word) << (64 * i) for i, word in enumerate(s["counter"])) for s in state]
+    assert counters[1] - counters[0] == 1 << 192
+    np.testing.assert_array_equal(state[0]["key"], state[1]["key"])
+
+
+def test_a_known_draw():
+    """Changing this changes what every seed means: the masks, weights and augmentations of all earlier runs."""
+    assert backend.rng(0, "masks", 1).bit_generator.random_raw(2).tolist() == [
+        14401300639092025480,
+        14379483908873732277,
+    ]

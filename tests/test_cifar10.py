@@ -1,0 +1,426 @@
+import gzip
+import hashlib
+import http.server
+import io
+import socket
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+
+import minijepa.data
+from minijepa.backend import rng
+from minijepa.data import cifar10
+from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, load_cifar10, normalise
+from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
+
+FILE_BYTES = 2 * cifar10.RECORD_BYTES
+
+
+def record_file(seed, records=2):
+    """The bytes of a small file in the official layout."""
+    data = rng(seed, "records").integers(0, 256, (records, cifar10.RECORD_BYTES), np.uint8)
+    data[:, 0] %= 10
+    return data.tobytes()
+
+
+CONTENTS = {name: record_file(i) for i, name in enumerate(cifar10.ALL_FILES)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """``tmp_path/cifar-10-batches-bin`` with all six files."""
+    folder = tmp_path / cifar10.FOLDER
+    folder.mkdir()
+    for name, content in CONTENTS.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def refusal(call, *args, **kwargs):
+    """The message of the DataError that ``call`` raises: one line that names both remedies."""
+    with pytest.raises(DataError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "--dataset shapes" in message
+    return message
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize("split, names", cifar10.FILES.items())
+def test_load_gives_every_record_in_order(folder, split, names):
+    images, labels = load_cifar10(folder.parent, split)
+    content = b"".join(CONTENTS[name] for name in names)
+    assert images.dtype == labels.dtype == np.uint8
+    assert images.shape == (2 * len(names), 3, 32, 32) and labels.shape == (2 * len(names),)
+    for i in range(len(labels)):
+        record = content[i * 3073 : (i + 1) * 3073]
+        assert labels[i] == record[0]
+        assert images[i].tobytes() == record[1:]
+    # channel, row, column of one pixel, counted by hand: byte 1 + 2 * 1024 + 5 * 32 + 7
+    assert images[1, 2, 5, 7] == content[3073 + 2216]
+
+
+def test_files_may_have_different_numbers_of_records(folder):
+    (folder / "data_batch_3.bin").write_bytes(record_file(9, records=5))
+    assert len(load_cifar10(folder.parent, "train")[1]) == 4 * 2 + 5
+
+
+def test_the_folder_itself_is_accepted(folder):
+    np.testing.assert_array_equal(load_cifar10(folder, "test")[0], load_cifar10(str(folder.parent), "test")[0])
+    assert has_cifar10(folder) and has_cifar10(folder.parent)
+
+
+def test_unknown_split(folder):
+    with pytest.raises(ConfigError, match="unknown split 'val'"):
+        load_cifar10(folder.parent, "val")
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (None, "is missing"),
+        (b"", "is empty"),
+        (CONTENTS["data_batch_2.bin"][:-1], "is truncated: 6,145 bytes"),
+        (record_file(0) + bytes([10]) + bytes(3072), "record 2 has label 10, not 0 to 9"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_remedy(folder, content, problem):
+    path = folder / "data_batch_2.bin"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    message = refusal(load_cifar10, folder.parent, "train")
+    assert message.startswith(str(path)) and problem in message and f"into {folder}" in message
+    assert len(load_cifar10(folder.parent, "test")[1]) == 2  # the other split is not concerned
+    assert has_cifar10(folder.parent) == (content is not None)
+
+
+def test_nothing_there(tmp_path):
+    assert not has_cifar10(tmp_path)
+    assert not has_cifar10(tmp_path / "nowhere")
+    assert str(tmp_path / cifar10.FOLDER / "test_batch.bin") in refusal(load_cifar10, tmp_path, "test")
+
+
+# ---------------------------------------------------------------------------------------------------- normalisation
+
+
+def test_normalise_is_the_formula():
+    images = rng(0, "images").integers(0, 256, (5, 3, 32, 32), np.uint8)
+    y = normalise(images)
+    assert y.dtype == np.float32 and y.shape == images.shape
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (cifar10.MEAN, cifar10.STD))
+    np.testing.assert_allclose(y, (images / 255.0 - mean) / std, atol=1e-6)
+    np.testing.assert_array_equal(normalise(images[2]), y[2])
+
+
+def test_normalise_with_other_statistics():
+    images = np.full((1, 2, 1, 1), 51, np.uint8)
+    np.testing.assert_allclose(normalise(images, (0.0, 0.1), (0.5, 0.1)).ravel(), [0.4, 1.0], rtol=1e-6)
+
+
+def test_denormalise_inverts_every_value_and_clips():
+    images = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16), (2, 3, 16, 16))
+    result = denormalise(normalise(images))
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, images)
+    extremes = denormalise(np.array([-99.0, 99.0], np.float32).reshape(2, 1, 1, 1).repeat(3, axis=1))
+    assert extremes[0].max() == 0 and extremes[1].min() == 255
+
+
+def test_normalise_refuses_floats_and_other_layouts():
+    with pytest.raises(DtypeError, match="got float32: is it normalised already"):
+        normalise(np.zeros((1, 3, 32, 32), np.float32))
+    with pytest.raises(ShapeError, match=r"got images \(4, 32, 32, 3\)"):
+        normalise(np.zeros((4, 32, 32, 3), np.uint8))
+    with pytest.raises(ShapeError, match="3 means and 2 deviations"):
+        denormalise(np.zeros((4, 3, 32, 32), np.float32), std=(1.0, 1.0))
+
+
+# --------------------------------------------------------------------------------------------------------- download
+
+
+def member(name, content=b"", kind=tarfile.REGTYPE, link=""):
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(content), kind, link
+    return info, content
+
+
+def official_members():
+    files = CONTENTS | {"batches.meta.txt": b"airplane\n", "readme.html": b"<a/>"}
+    folder = member(cifar10.FOLDER, kind=tarfile.DIRTYPE)
+    return [folder, *(member(f"{cifar10.FOLDER}/{name}", content) for name, content in files.items())]
+
+
+def pack(members):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+ARCHIVE = pack(official_members())
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers from ``pages``: {path: function of the request handler}."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.pages = {}
+        self.requests = 0
+
+    def serve(self, body, claim=None):
+        """Serve ``body``, under a Content-Length of ``claim`` bytes; return its address."""
+
+        def answer(handler):
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(claim or len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        return self.serve_with(answer)
+
+    def serve_with(self, answer):
+        path = f"/{len(self.pages)}/cifar.tar.gz"
+        self.pages[path] = answer
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+    def handle_error(self, request, client_address):
+        pass  # a client that hangs up early is part of the tests
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.requests += 1
+        if self.path in self.server.pages:
+            self.server.pages[self.path](self)
+        else:
+            self.send_error(404)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def download(data_dir, url, archive=ARCHIVE, **changes):
+    """``download_cifar10``, told to expect ``archive``."""
+    expected = {"md5": hashlib.md5(archive).hexdigest(), "archive_bytes": len(archive), "file_bytes": FILE_BYTES}
+    return download_cifar10(data_dir, url, **(expected | changes))
+
+
+def test_download_gives_the_files_and_leaves_nothing_else(server, tmp_path, capsys):
+    data_dir = tmp_path / "new" / "data"
+    assert download(data_dir, server.serve(ARCHIVE)) == data_dir / cifar10.FOLDER
+    assert [path.name for path in data_dir.iterdir()] == [cifar10.FOLDER]
+    names = {path.name for path in (data_dir / cifar10.FOLDER).iterdir()}
+    assert names == {*cifar10.ALL_FILES, *cifar10.TEXT_FILES}
+    for name, content in CONTENTS.items():
+        assert (data_dir / cifar10.FOLDER / name).read_bytes() == content
+    assert load_cifar10(data_dir, "train")[0].shape == (10, 3, 32, 32)
+    assert capsys.readouterr() == ("", "")  # no progress bar where nobody watches
+
+
+def test_download_does_nothing_if_the_files_are_there(server, folder):
+    for data_dir in (folder.parent, folder):
+        assert download(data_dir, server.serve(ARCHIVE)) == folder
+    assert server.requests == 0
+
+
+def test_download_leaves_an_incomplete_folder_alone(server, folder):
+    (folder / "data_batch_4.bin").unlink()
+    for data_dir in (folder.parent, folder):
+        message = refusal(download, data_dir, server.serve(ARCHIVE))
+        assert message.startswith(f"{folder / 'data_batch_4.bin'} is missing")
+    assert server.requests == 0 and len(list(folder.iterdir())) == 5
+
+
+def assert_download_fails(tmp_path, url, reason, archive=ARCHIVE, **changes):
+    message = refusal(download, tmp_path, url, archive, **changes)
+    assert reason in message and f"into {tmp_path / cifar10.FOLDER}" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_checksum(server, tmp_path):
+    assert_download_fails(tmp_path, server.serve(ARCHIVE), "expected 123abc", md5="123abc")
+
+
+@pytest.mark.parametrize("claim", [len(ARCHIVE), 1000])
+def test_transfer_that_breaks_off(server, tmp_path, claim):
+    url = server.serve(ARCHIVE[:1000], claim)
+    assert_download_fails(tmp_path, url, f"broke off after 1,000 of {len(ARCHIVE):,} bytes")
+
+
+def test_more_bytes_than_expected_are_not_waited_for(server, tmp_path):
+    def answer(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        while True:  # until the client hangs up
+            handler.wfile.write(bytes(1 << 16))
+
+    url = server.serve_with(answer)
+    assert_download_fails(tmp_path, url, f"sends more than the {len(ARCHIVE):,} bytes expected")
+
+
+def test_not_found(server, tmp_path):
+    assert_download_fails(tmp_path, f"http://127.0.0.1:{server.server_port}/nowhere", "404")
+
+
+def test_silent_server(server, tmp_path):
+    done = threading.Event()
+    url = server.serve_with(lambda handler: done.wait(10))
+    assert_download_fails(tmp_path, url, "timed out", timeout=0.1)
+    done.set()
+
+
+def test_answer_that_is_not_http(server, tmp_path):
+    url = server.serve_with(lambda handler: handler.wfile.write(b"nonsense\n"))
+    assert_download_fails(tmp_path, url, "can't be downloaded")
+
+
+def test_connection_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as unused:  # bound but not listening, so nobody else can take the port either
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/cifar.tar.gz"
+        assert_download_fails(tmp_path, url, "refused")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:port/x", "gopher://127.0.0.1/x"])
+def test_address_that_is_none(tmp_path, url):
+    assert_download_fails(tmp_path, url, url)
+
+
+FIRST = f"{cifar10.FOLDER}/data_batch_1.bin"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("../escaped.bin", bytes(FILE_BYTES)),
+        member(f"{cifar10.FOLDER}/../../escaped.bin", bytes(FILE_BYTES)),
+        member("/tmp/escaped.bin", bytes(FILE_BYTES)),
+        member("elsewhere/data_batch_1.bin", bytes(FILE_BYTES)),
+        member(FIRST, kind=tarfile.SYMTYPE, link="/etc/passwd"),
+        member(FIRST, kind=tarfile.LNKTYPE, link=f"{cifar10.FOLDER}/test_batch.bin"),
+        member(FIRST, kind=tarfile.FIFOTYPE),
+        member(FIRST, kind=tarfile.DIRTYPE),
+        member(FIRST, bytes(FILE_BYTES + 1)),
+        member(FIRST, bytes(FILE_BYTES - 1)),
+        member(f"{cifar10.FOLDER}/readme.html", bytes((1 << 16) + 1)),
+        member(f"{cifar10.FOLDER}/readme.html", kind=tarfile.SYMTYPE, link="test_batch.bin"),
+        member(cifar10.FOLDER, kind=tarfile.SYMTYPE, link="/tmp"),
+    ],
+    ids=lambda bad: f"{bad[0].name}-{bad[0].type.decode()}-{bad[0].size}",
+)
+def test_a_harmful_member_is_refused(server, tmp_path, bad):
+    archive = pack([bad, *(good for good in official_members() if good[0].name != bad[0].name)])
+    data_dir = tmp_path / "inner" / "data"
+    data_dir.mkdir(parents=True)
+    assert_download_fails(data_dir, server.serve(archive), f"unexpected member {bad[0].name!r}", archive)
+    assert [path.name for path in tmp_path.rglob("*")] == ["inner", "data"]
+
+
+def test_a_member_that_comes_twice_is_refused(server, tmp_path):
+    archive = pack([*official_members(), member(FIRST, bytes(FILE_BYTES))])
+    assert_download_fails(tmp_path, server.serve(archive), f"unexpected member {FIRST!r}", archive)
+
+
+def test_a_huge_member_is_refused_before_it_is_written(server, tmp_path):
+    """The header claims a terabyte; nothing of it is read."""
+    info = tarfile.TarInfo(FIRST)
+    info.size = 1 << 40
+    archive = gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    assert_download_fails(tmp_path, server.serve(archive), f"unexpected member {FIRST!r}", archive)
+
+
+def test_missing_members(server, tmp_path):
+    left_out = [f"{cifar10.FOLDER}/data_batch_5.bin", f"{cifar10.FOLDER}/test_batch.bin"]
+    archive = pack([m for m in official_members() if m[0].name not in left_out])
+    assert_download_fails(tmp_path, server.serve(archive), "lacks data_batch_5.bin, test_batch.bin", archive)
+
+
+def test_text_files_are_optional(server, tmp_path):
+    archive = pack([m for m in official_members() if m[0].name.endswith(".bin")])
+    download(tmp_path, server.serve(archive), archive)
+    assert has_cifar10(tmp_path)
+
+
+BAD_BLOCK = ARCHIVE[:10] + b"\x07"  # a gzip header and a block of a type that does not exist
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        b"<html>please log in</html>",
+        ARCHIVE[: len(ARCHIVE) // 2],
+        BAD_BLOCK,
+        gzip.compress(gzip.decompress(ARCHIVE)[:5000]) + BAD_BLOCK,
+    ],
+    ids=["not gzip", "cut", "bad start", "bad inside a file"],
+)
+def test_damaged_archive(server, tmp_path, archive):
+    assert_download_fails(tmp_path, server.serve(archive), "the archive is damaged", archive)
+
+
+def test_data_dir_that_can_not_be_made(server, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    message = refusal(download, tmp_path / "file", server.serve(ARCHIVE))
+    assert f"can't be stored in {tmp_path / 'file'}" in message
+    assert server.requests == 0
+
+
+def test_two_downloads_at_once(server, tmp_path):
+    both_started = threading.Barrier(2, timeout=10)
+
+    def answer(handler):
+        both_started.wait()
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(ARCHIVE)
+
+    url, results = server.serve_with(answer), []
+    threads = [threading.Thread(target=lambda: results.append(download(tmp_path, url))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [tmp_path / cifar10.FOLDER] * 2 and server.requests == 2
+    assert [path.name for path in tmp_path.iterdir()] == [cifar10.FOLDER]
+    assert load_cifar10(tmp_path, "train")[0].shape == (10, 3, 32, 32)
+
+
+# ----------------------------------------------------------------------------------------------------- load_dataset
+
+
+def test_load_dataset_takes_what_is_there(folder, monkeypatch):
+    monkeypatch.setattr(minijepa.data, "download_cifar10", None)  # calling it would fail
+    data = minijepa.data.load_dataset("cifar10", folder.parent)
+    assert (data.name, data.classes, data.mean, data.std) == ("cifar10", cifar10.CLASSES, cifar10.MEAN, cifar10.STD)
+    train, test = load_cifar10(folder.parent, "train"), load_cifar10(folder.parent, "test")
+    arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    for array, expected in zip(arrays, train + test):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_load_dataset_downloads_only_if_allowed(server, tmp_path, monkeypatch):
+    url = server.serve(ARCHIVE)
+    monkeypatch.setattr(minijepa.data, "download_cifar10", lambda data_dir: download(data_dir, url))
+    assert "is missing" in refusal(minijepa.data.load_dataset, "cifar10", tmp_path, download=False)
+    assert server.requests == 0
+    assert len(minijepa.data.load_dataset("cifar10", tmp_path).train_labels) == 10

@@ -1,0 +1,562 @@
+"""The oracle: it passes every operation, and it fails every wrong backward that somebody is likely to write."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from minijepa import ops
+from minijepa.autograd import Function, Tensor, current_tape
+from minijepa.backend import rng
+from minijepa.errors import ConfigError, GradcheckError
+from minijepa.gradcheck import compare_gradients, gradcheck, gradient_error, numeric_gradient
+from minijepa.gradcheck.__main__ import main
+from minijepa.gradcheck.cases import CASES, cases_of
+from minijepa.ops.attention import Attention
+from minijepa.ops.elementwise import Power
+from minijepa.ops.gelu import Gelu
+from minijepa.ops.layer_norm import LayerNorm
+from minijepa.ops.losses import CrossEntropy, L2Loss
+from minijepa.ops.matmul import Linear, Matmul
+from minijepa.ops.reductions import Mean
+from minijepa.ops.rows import Rows
+from minijepa.ops.shaping import Slice, Transpose
+from minijepa.ops.softmax import Softmax
+
+ALL = [pytest.param(case, id=f"{op}: {case.name}") for op, cases in CASES.items() for case in cases]
+
+
+def normal(*shape):
+    return rng(0, "test_gradcheck", sum(shape)).standard_normal(shape)
+
+
+# ------------------------------------------------------------------------------------------------------- what is right
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_every_case_passes(case):
+    assert gradcheck(case.fn, *case.arrays) < 1e-8
+
+
+def test_every_operation_has_cases():
+    assert set(CASES) == set(ops.__all__) - {"Packing"}
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_cases_have_names_of_their_own(op):
+    names = [case.name for case in CASES[op]]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_the_first_case_calls_the_operation_alone(op):
+    """It serves as the example that ``minijepa.explain`` shows."""
+    case, entries = CASES[op][0], []
+
+    def fn(*tensors):
+        y = case.fn(*tensors)
+        if current_tape():
+            entries.extend(current_tape().entries)
+        return y
+
+    gradcheck(fn, *case.arrays)
+    assert len(entries) == 1
+    assert sum(a.size for a in case.arrays) <= 20
+
+
+# What arrives at an operation as dy is often a view: transposed, with negative strides, or (behind a sum) a broadcast
+# array that is read-only and whose elements share one place in memory.
+DY_VIEWS = {
+    "transposed": lambda y: y.T * 1.5,
+    "turned round": lambda y: y.T[::-1] if y.ndim else y,
+    "broadcast": lambda y: y.sum(),
+    "repeated": lambda y: y.expand(2, *y.shape),
+}
+
+
+@pytest.mark.parametrize("view", DY_VIEWS)
+@pytest.mark.parametrize("op", CASES)
+def test_a_gradient_that_is_a_view(op, view):
+    for case in CASES[op][:3]:
+        assert gradcheck(lambda *x, fn=case.fn: DY_VIEWS[view](fn(*x)), *case.arrays) < 1e-8
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_verdict_does_not_hang_on_the_seed(seed):
+    assert gradcheck(ops.layer_norm, normal(3, 5), normal(5), normal(5), seed=seed) < 1e-8
+
+
+def test_a_bias_on_the_keys_has_gradient_zero():
+    """Softmax does not see it: it adds the same to a whole row of scores. A relative error would mean nothing."""
+
+    def fn(bias, qkv):
+        zeros = np.zeros(2)
+        return ops.attention(qkv + ops.concat([Tensor(zeros), bias, Tensor(zeros)]), [4], 1)
+
+    bias, _ = compare_gradients(fn, normal(2), normal(4, 6))
+    assert abs(bias.analytic).max() < 1e-15
+    assert bias.error < 1e-8
+
+
+def test_only_some_entries():
+    calls = []
+
+    def fn(x):
+        calls.append(1)
+        return x.tanh()
+
+    assert gradcheck(fn, normal(30, 40), max_entries=5) < 1e-8
+    assert len(calls) == 2 + 4 * 5
+
+
+def test_float32_and_lists_are_converted():
+    assert gradcheck(ops.exp, normal(2, 3).astype(np.float32)) < 1e-8
+    assert gradcheck(ops.mul, [1, 2, 3], [[1.0], [2.0]]) < 1e-8
+
+
+def test_an_empty_input():
+    assert gradcheck(lambda x, y: ops.concat([x, y]), np.zeros((0, 2)), normal(2, 2)) < 1e-8
+
+
+def test_inputs_are_used_as_they_lie_in_memory_and_left_alone():
+    x = normal(4, 6)[::-1, ::2]
+    before, strides = x.copy(), []
+
+    def fn(t):
+        strides.append(t.data.strides)
+        return t.exp()
+
+    gradcheck(fn, x)
+    assert strides[0] == x.strides
+    np.testing.assert_array_equal(x, before)
+
+
+def test_numeric_gradient_of_a_known_function():
+    x = np.array([[1.0, -2.0], [0.5, 3.0]])
+    before = x.copy()
+    np.testing.assert_allclose(numeric_gradient(lambda: float((x**3).sum()), x), 3 * x**2, rtol=1e-10)
+    np.testing.assert_allclose(numeric_gradient(lambda: x**2, x, cotangent=x.copy(), entries=[1, 3]), [8.0, 18.0])
+    np.testing.assert_array_equal(x, before)
+
+
+def test_numeric_gradient_puts_the_element_back_when_the_function_fails():
+    x = np.ones(2)
+
+    def value():
+        if x[1] != 1:
+            raise RuntimeError
+        return x.sum()
+
+    with pytest.raises(RuntimeError):
+        numeric_gradient(value, x)
+    np.testing.assert_array_equal(x, [1, 1])
+
+
+# ------------------------------------------------------------------------------------------------------- what is wrong
+
+
+class LayerNormWithoutThirdTerm(LayerNorm):
+    @staticmethod
+    def backward(ctx, dy):
+        xhat, r, w = ctx.saved
+        g = dy * w
+        return r * (g - g.mean(axis=-1, keepdims=True)), dy * xhat, dy
+
+
+class LayerNormWithoutSecondTerm(LayerNorm):
+    @staticmethod
+    def backward(ctx, dy):
+        xhat, r, w = ctx.saved
+        g = dy * w
+        return r * (g - xhat * (g * xhat).mean(axis=-1, keepdims=True)), dy * xhat, dy
+
+
+class LayerNormWithoutEps(LayerNorm):
+    """The derivative of (x − μ) / σ: exact but for eps."""
+
+    @staticmethod
+    def backward(ctx, dy):
+        xhat, r, w = ctx.saved
+        g = dy * w
+        without = xhat / np.sqrt((xhat * xhat).mean(axis=-1, keepdims=True))
+        return r * (g - g.mean(-1, keepdims=True) - without * (g * without).mean(-1, keepdims=True)), dy * xhat, dy
+
+
+class SoftmaxWithoutSubtraction(Softmax):
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved
+        return (y * dy,)
+
+
+class SoftmaxZero(Softmax):
+    @staticmethod
+    def backward(ctx, dy):
+        return (dy * 0.0,)
+
+
+class TransposeWithForwardAxes(Transpose):
+    @staticmethod
+    def backward(ctx, dy):
+        return (dy.transpose(ctx.axes),)
+
+
+class RowsThatDropRepeats(Rows):
+    @staticmethod
+    def backward(ctx, dy):
+        dx = np.zeros((ctx.shape[0], *dy.shape[1:]))
+        dx[ctx.index] = dy
+        return (dx,)
+
+
+class RowsAddedByFancyIndex(Rows):
+    @staticmethod
+    def backward(ctx, dy):
+        dx = np.zeros((ctx.shape[0], *dy.shape[1:]))
+        dx[ctx.index] += dy
+        return (dx,)
+
+
+class SliceOfOnes(Slice):
+    @staticmethod
+    def backward(ctx, dy):
+        dx = np.ones(ctx.shape)
+        dx[ctx.index] = dy
+        return (dx,)
+
+
+class MeanWithoutDivision(Mean):
+    @staticmethod
+    def backward(ctx, dy):
+        return (np.broadcast_to(dy, ctx.shape),)
+
+
+class MatmulWithoutTranspose(Matmul):
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved
+        return dy @ b, a.T @ dy
+
+
+class MatmulWithSwappedFactors(Matmul):
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved
+        return dy @ b.T, dy @ a.T
+
+
+class LinearBiasForgetsAnAxis(Linear):
+    @staticmethod
+    def backward(ctx, dy):
+        dx, dw, _ = Linear.backward(ctx, dy)
+        return dx, dw, dy[0].sum(axis=0)
+
+
+class GeluWrongSign(Gelu):
+    @staticmethod
+    def backward(ctx, dy):
+        dx, dbias = Gelu.backward(ctx, dy)
+        return -dx, dbias
+
+
+class GeluWithoutInnerDerivative(Gelu):
+    """u' without its 3A z²."""
+
+    @staticmethod
+    def backward(ctx, dy):
+        z, t = ctx.saved
+        dz = dy * 0.5 * (1 + t + z * (1 - t * t) * np.sqrt(2 / np.pi))
+        return dz, dz
+
+
+class AttentionWithoutScale(Attention):
+    @staticmethod
+    def backward(ctx, dy):
+        ctx.scale = 1.0
+        return Attention.backward(ctx, dy)
+
+
+class L2LossWithoutTwo(L2Loss):
+    @staticmethod
+    def backward(ctx, dy):
+        dp, dq = L2Loss.backward(ctx, dy)
+        return dp / 2, dq / 2
+
+
+class CrossEntropyOfTheWrongLabel(CrossEntropy):
+    @staticmethod
+    def backward(ctx, dy):
+        ctx.labels = ctx.labels[::-1]
+        return CrossEntropy.backward(ctx, dy)
+
+
+class PowerWithoutItsFactor(Power):
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved
+        return (x ** (ctx.exponent - 1) * dy,)
+
+
+class Wrong(NamedTuple):
+    name: str
+    op: type
+    arrays: tuple
+    options: dict = {}
+
+    def fn(self, *tensors):
+        return self.op.apply(*tensors, **self.options)
+
+    def right(self, *tensors):
+        """The same call of the operation that ``op`` changes."""
+        return self.op.__base__.apply(*tensors, **self.options)
+
+
+rows3 = normal(3, 5), normal(5), normal(5)
+tiny3 = 1e-2 * normal(3, 5), normal(5), normal(5)
+eps = {"eps": 1e-6}
+index = {"index": np.array([1, 1, 0])}
+
+WRONG = [
+    Wrong("layer_norm without its third term", LayerNormWithoutThirdTerm, rows3, eps),
+    Wrong("layer_norm without its second term", LayerNormWithoutSecondTerm, rows3, eps),
+    Wrong("layer_norm without eps, scale 1e-2", LayerNormWithoutEps, tiny3, eps),
+    Wrong("layer_norm without eps, scale 1", LayerNormWithoutEps, rows3, eps),
+    Wrong("softmax without its subtraction", SoftmaxWithoutSubtraction, (normal(3, 5),)),
+    Wrong("softmax with a zero backward", SoftmaxZero, (normal(3, 5),)),
+    Wrong("transpose by a 3-cycle", TransposeWithForwardAxes, (normal(3, 3, 3),), {"axes": (1, 2, 0)}),
+    Wrong("rows by dx[index] = dy", RowsThatDropRepeats, (normal(2, 3),), index),
+    Wrong("rows by dx[index] += dy", RowsAddedByFancyIndex, (normal(2, 3),), index),
+    Wrong("slice that starts from ones", SliceOfOnes, (normal(3, 2),), {"index": slice(1, 2)}),
+    Wrong("mean without 1/n", MeanWithoutDivision, (normal(3, 4),)),
+    Wrong("matmul without a transpose", MatmulWithoutTranspose, (normal(3, 3), normal(3, 3))),
+    Wrong("matmul with swapped factors", MatmulWithSwappedFactors, (normal(3, 3), normal(3, 3))),
+    Wrong("linear bias that forgets an axis", LinearBiasForgetsAnAxis, (normal(2, 3, 4), normal(5, 4), normal(5))),
+    Wrong("gelu with the wrong sign", GeluWrongSign, (normal(2, 3), normal(3))),
+    Wrong("gelu without 3A z²", GeluWithoutInnerDerivative, (normal(2, 3), normal(3))),
+    Wrong("attention without its scale", AttentionWithoutScale, (normal(5, 6),), {
+        "packing": ops.Packing([2, 3]), "num_heads": 1}),
+    Wrong("l2_loss without the 2", L2LossWithoutTwo, (normal(3, 4), normal(3, 4) + 1), {"count": 3}),
+    Wrong("cross_entropy of another row's label", CrossEntropyOfTheWrongLabel, (normal(2, 3),), {
+        "labels": np.array([0, 2])}),
+    Wrong("power without n", PowerWithoutItsFactor, (normal(2, 3),), {"exponent": 3}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_wrong_backward_fails(wrong, seed):
+    with pytest.raises(GradcheckError, match="is wrong: error"):
+        gradcheck(wrong.fn, *wrong.arrays, seed=seed)
+    assert gradcheck(wrong.right, *wrong.arrays, seed=seed) < 1e-8  # so it was the backward, not the inputs
+
+
+# ---------------------------------------------------------------------------------------------------------- the report
+
+
+class Off(Function):
+    """y = 3x, whose backward adds ``delta`` to one element and scales all by ``factor``."""
+
+    shapes = "(...) -> (...)"
+
+    @staticmethod
+    def forward(ctx, x, *, delta=0.0, factor=1.0):
+        ctx.delta, ctx.factor = delta, factor
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        dx = 3 * ctx.factor * dy
+        dx[1, 2] += ctx.delta
+        return (dx,)
+
+
+def cotangent_of(*shape):
+    return rng(0, "gradcheck").standard_normal(shape)
+
+
+@pytest.mark.parametrize("delta", [1e-1, 1e-4])
+def test_the_error_is_accurate(delta):
+    analytic = 3 * cotangent_of(2, 3)
+    analytic[1, 2] += delta
+    (comparison,) = compare_gradients(lambda x: Off.apply(x, delta=delta), normal(2, 3))
+    assert comparison.error == pytest.approx(delta / abs(analytic).max(), rel=1e-6)
+
+
+def test_the_tolerance_is_the_limit():
+    def fn(x):
+        return Off.apply(x, factor=1 + 1e-4)
+
+    assert gradcheck(fn, normal(2, 3), tolerance=1.1e-4) == pytest.approx(1e-4, rel=1e-3)
+    with pytest.raises(GradcheckError):
+        gradcheck(fn, normal(2, 3), tolerance=0.9e-4)
+
+
+def test_the_report_names_the_input_the_element_and_both_numbers():
+    x = normal(2, 3)
+    right = 3 * cotangent_of(2, 3)[1, 2]
+    with pytest.raises(GradcheckError) as failure:
+        gradcheck(lambda a, b: a.exp().sum() + Off.apply(b, delta=0.5), normal(4), x)
+    text = str(failure.value)
+    for part in ("input 1 is wrong", "shape (2, 3)", "[1, 2]", f"{x[1, 2]:.6g}", f"{right + 0.5:.6g}", f"{right:.6g}"):
+        assert part in text
+    assert f"norm {np.linalg.norm(cotangent_of(2, 3)):.3g}" in text
+    assert "hint" not in text
+
+
+@pytest.mark.parametrize("factor", [-1, 12, 0.5])
+def test_the_report_tells_a_constant_factor(factor):
+    with pytest.raises(GradcheckError, match=f"analytic = {factor} × numeric"):
+        gradcheck(lambda x: Off.apply(x, factor=factor), normal(2, 3))
+
+
+def test_only_sampled_entries_are_reported():
+    with pytest.raises(GradcheckError, match=r"worst at \[\d, \d\]"):
+        gradcheck(lambda x: Off.apply(x, factor=2.0), normal(5, 5), max_entries=3)
+
+
+def test_nan_fails():
+    with pytest.raises(GradcheckError, match="error inf"):
+        gradcheck(lambda x: Off.apply(x, delta=float("nan")), normal(2, 3))
+    assert gradient_error(np.ones(2), np.array([1.0, np.nan])) == float("inf")
+
+
+# ------------------------------------------------------------------------------------------------ what can't be checked
+
+
+class WritesIntoItsInput(Function):
+    shapes = "(...) -> (...)"
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved
+        x *= 2
+        return (2 * dy,)
+
+
+class WritesIntoDy(Function):
+    shapes = "(...) -> (...)"
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        dy *= 2
+        return (dy,)
+
+
+class ReturnsNone(Function):
+    shapes = "(...) -> (...)"
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        return (None,)
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (WritesIntoItsInput.apply, r"input 0 \(2, 3\) was written into"),
+        (WritesIntoDy.apply, r"cotangent \(2, 3\) was written into"),
+        (ReturnsNone.apply, r"input 0 \(2, 3\) received no gradient"),
+        (lambda x: x.exp() + x.detach(), "is wrong"),
+        (lambda x: Tensor(x.data.copy()).exp(), "not computed from its inputs"),
+        (lambda x: x, "not computed from its inputs"),
+        (lambda x: x.data, "must return a Tensor, got ndarray"),
+    ],
+    ids=["input", "dy", "none", "detached", "from data", "identity", "array"],
+)
+def test_misuse(fn, message):
+    with pytest.raises(GradcheckError, match=message):
+        gradcheck(fn, normal(2, 3))
+
+
+def test_an_input_without_gradient_is_named():
+    with pytest.raises(GradcheckError, match=r"input 1 \(3,\) received no gradient"):
+        gradcheck(lambda x, y: x * y.detach(), normal(2, 3), normal(3))
+
+
+def test_a_function_that_draws_is_named():
+    draws = np.random.default_rng(0)
+    with pytest.raises(GradcheckError, match="two different outputs"):
+        gradcheck(lambda x: x * draws.standard_normal((2, 3)), normal(2, 3))
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_table(capsys):
+    assert main(["softmax", "rows"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["op", "input", "largest", "error", "verdict"]
+    assert len(lines) == 1 + len(CASES["softmax"]) + len(CASES["rows"]) + 2
+    assert all(line.endswith("passed") for line in lines[1:-2])
+    assert lines[-1].endswith("all passed")
+
+
+def test_a_failure_gives_status_1_and_a_report(monkeypatch, capsys):
+    monkeypatch.setattr(Softmax, "backward", SoftmaxWithoutSubtraction.backward)
+    assert main(["softmax", "tanh"]) == 1
+    out = capsys.readouterr().out
+    assert "softmax, (2, 3): the gradient of input 0 is wrong" in out
+    assert out.count("tanh") == len([line for line in out.splitlines() if line.endswith("passed")])
+    assert "FAILED" in out.splitlines()[-1]
+
+
+def test_a_backward_of_the_wrong_shape_is_a_failure_too(monkeypatch, capsys):
+    monkeypatch.setattr(Softmax, "backward", staticmethod(lambda ctx, dy: (dy[..., :1],)))
+    assert main(["softmax"]) == 1
+    assert "softmax: backward returned shape (2, 1) for input 0, whose shape is (2, 3)" in capsys.readouterr().out
+
+
+def test_an_unknown_operation_gives_status_2_and_one_line(capsys):
+    assert main(["softmax", "layernorm"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["gradcheck: unknown operation 'layernorm': did you mean layer_norm?"]
+    with pytest.raises(ConfigError, match="there are add, attention"):
+        cases_of("zzz")
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "layer_norm" in capsys.readouterr().out
+
+
+def run(*arguments):
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=root, timeout=60)
+
+
+def test_as_a_module():
+    done = run("-m", "minijepa.gradcheck", "add")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("passed") == len(CASES["add"]) + 1
+
+
+@pytest.mark.parametrize("first", ["minijepa", "minijepa.gradcheck", "minijepa.gradcheck.cases", "minijepa.explain"])
+def test_the_package_does_not_hide_the_function(first):
+    """Both are called gradcheck: whatever is imported, in whatever order, the name in minijepa stays the function's."""
+    others = ["minijepa.gradcheck", "minijepa.gradcheck.cases", "minijepa.gradcheck.__main__"]
+    lines = [
+        f"import {name}; from minijepa import gradcheck; assert callable(gradcheck) and minijepa.gradcheck is gradcheck"
+        for name in (first, *others)
+    ]
+    done = run("-c", "\n".join([*lines, "from minijepa.gradcheck import cases, numeric_gradient"]))
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Pretrain I-JEPA: python train.py [--preset cifar10|best|laptop|smoke] [--device auto|cpu|cuda] ..."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
+from minijepa.config import PRESETS, Config, parse_assignment
+from minijepa.data import has_cifar10, load_dataset
+from minijepa.errors import ConfigError, MinijepaError, TrainingError
+from minijepa.features import available_cores
+from minijepa.training import Run, Trainer, read_run
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="train.py", description="Pretrain I-JEPA on CIFAR-10, without labels.")
+    p.add_argument("--preset", choices=PRESETS, help="a complete setting (default: cifar10, the specification's)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    p.add_argument("--dataset", choices=("cifar10", "shapes"), help="default: cifar10; shapes is built in")
+    p.add_argument("--data-dir", default="data", metavar="DIR", help="where CIFAR-10 is or goes (default: data)")
+    p.add_argument("--run-dir", metavar="DIR", help="a new folder for the run (default: runs/PRESET, numbered)")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+    p.add_argument("--epochs", metavar="N", help="passes over the training set")
+    p.add_argument("--batch-size", metavar="N", help="images a step")
+    p.add_argument("--lr", metavar="X", help="the learning rate after warm-up")
+    p.add_argument("--seed", metavar="N", help="of weights, order, masks and augmentation")
+    p.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
+    p.add_argument("--precision", choices=("tf32", "fp32"), default="tf32", help="of matrix products on a GPU")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+        help="any field of minijepa/config.py, for example --set target_norm=layer_norm; may be repeated",
+    )  # fmt: skip
+    return p
+
+
+def settings(args):
+    """The config fields that the command line sets."""
+    flags = {"epochs": args.epochs, "batch_size": args.batch_size, "base_lr": args.lr, "seed": args.seed}
+    pairs = [f"{name}={value}" for name, value in flags.items() if value is not None] + args.changes
+    return dict(parse_assignment(pair) for pair in pairs)
+
+
+def choose_dataset(args, preset):
+    """The dataset's name; only ``smoke``, which downloads nothing, may replace CIFAR-10, and says so."""
+    if args.dataset:
+        return args.dataset
+    if preset == "smoke" and not has_cifar10(args.data_dir):
+        print(f"no CIFAR-10 in {args.data_dir}/: the smoke run takes the built-in shapes instead")
+        return "shapes"
+    return "cifar10"
+
+
+def free_folder(preset):
+    """runs/PRESET, or runs/PRESET-2, -3 ... if that is taken."""
+    number, folder = 1, Path("runs") / preset
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{preset}-{number}"
+    return folder
+
+
+def prepare(args):
+    """Everything that can be wrong is found here, before anything is trained. Returns (run, new run's about or None)."""
+    device = backend.resolve_device(args.device)
+    threads = args.threads or available_cores()
+    if threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {threads}")
+    if args.resume:
+        if not args.run_dir:
+            raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")
+        if args.preset or args.dataset or settings(args):
+            raise ConfigError("--resume goes on with the run's own settings: only --device, --threads may be given")
+        about = read_run(args.run_dir)
+        config, dataset = Config.from_dict(about["config"]), about["dataset"]
+    else:
+        preset = args.preset or "cifar10"
+        config, dataset = Config.preset(preset, **settings(args)), choose_dataset(args, preset)
+        if args.run_dir and Path(args.run_dir).exists():
+            raise ConfigError(f"{args.run_dir} exists: go on with --resume, or choose another --run-dir")
+        folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
+        about = {"preset": preset, "dataset": dataset, "config": config.to_dict()}
+    if device == "cuda":
+        backend.set_precision(args.precision)
+    trainer = Trainer(config, load_dataset(dataset, args.data_dir), device, threads)
+    run = Run(args.run_dir if args.resume else folder, trainer)
+    if args.resume:
+        run.resume()
+    else:
+        run.create(about)
+    print(
+        f"{run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} epochs of {trainer.steps_per_epoch} "
+        f"steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
+        + (f" with {threads} threads" if device == "cpu" else f" in {args.precision}")
+    )
+    return run
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    try:
+        run = prepare(args)
+        stopped = run.train()
+    except MinijepaError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1 if isinstance(error, TrainingError) else 2
+    if stopped:
+        print(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
+        print(f"    python train.py --run-dir {run.folder} --resume")
+        return 128 + stopped
+    print(f"done: {run.folder}/checkpoint.npz, metrics.csv, config.json. How good are the features?")
+    print(f"    python probe.py {run.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
