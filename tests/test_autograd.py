@@ -540,12 +540,12 @@ def test_a_printed_tape():
         loss = (y * y).sum()
     assert str(tape) == "\n".join(
         [
-            "#  operation  inputs        output                       saved",
-            "0  linear     20×3 40×3 -   20×40                            0",  # x and the weight live anyway
-            "1  gelu       20×40 40      20×40                        6,400",  # x + bias, tanh
-            "2  mul        20×40 20×40   20×40                        3,200",  # y, which stands there twice
-            "3  sum        20×40         scalar                           0",
-            "                            bytes saved, each array once  9,600",
+            "#  operation  inputs       output                        saved",
+            "0  linear     20×3 40×3 -  20×40                             0",  # x and the weight live anyway
+            "1  gelu       20×40 40     20×40                         6,400",  # x + bias, tanh
+            "2  mul        20×40 20×40  20×40                         3,200",  # y, which stands there twice
+            "3  sum        20×40        scalar                            0",
+            "                           bytes saved, each array once  9,600",
         ]
     )
     tape.backward(loss)
