@@ -13,12 +13,13 @@ The division of labour: an operation (:class:`Function`) holds formulas and noth
 devices, summing a gradient over broadcast axes, and adding up the gradients of a value used twice are done here, once.
 """
 
+import math
 import re
 import threading
 
 import numpy as np
 
-from minijepa.backend import device_of, is_array, to_numpy, xp_of
+from minijepa.backend import column_sums, device_of, is_array, to_numpy, xp_of
 from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
 from minijepa.signature import Signature
 
@@ -416,6 +417,8 @@ def unbroadcast(gradient, shape):
     if gradient.shape == shape:
         return gradient
     added = gradient.ndim - len(shape)
+    if gradient.shape[added:] == shape and gradient.size:  # the usual case, a bias
+        return column_sums(gradient.reshape(-1, math.prod(shape))).reshape(shape)
     stretched = tuple(i for i in range(added, gradient.ndim) if shape[i - added] == 1 and gradient.shape[i] != 1)
     return gradient.sum(axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 

@@ -33,8 +33,9 @@ class Lanes:
             self.model.zero_grad()
             return self._chunk(images, masks, count, into=None).item()
 
-        # Images with contexts of similar length into one chunk: attention works on runs of equal length.
-        order = np.argsort(masks.context_lengths, kind="stable")
+        # Images with contexts of similar length into one chunk: attention works on runs of equal length. The longest
+        # go first, so that the threads end at about the same time.
+        order = np.argsort(-masks.context_lengths.astype(np.int64), kind="stable")
         chunks = [order[i : i + CHUNK_IMAGES] for i in range(0, len(order), CHUNK_IMAGES)]
 
         def run(lane):

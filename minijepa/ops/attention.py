@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.backend import matmul, xp_of
+from minijepa.backend import matmul, row_sums, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.softmax import softmax_rows
 
@@ -84,7 +84,7 @@ class Attention(Function):
             (out,) = _split(dy, *run, 1, ctx.heads)
             dv[...] = matmul(_t(p), out)
             dp = matmul(out, _t(v))
-            dp -= (dp * p).sum(axis=-1, keepdims=True)
+            dp -= row_sums(dp * p)
             dp *= p
             dp *= ctx.scale  # now dA, with the scale that both of its uses need
             dq[...] = matmul(dp, k)

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from minijepa.autograd import Function
 from minijepa.backend import xp_of
 
@@ -10,11 +12,15 @@ A = 0.044715
 
 
 class Gelu(Function):
-    """y = ½ z (1 + t)  with  t = tanh(u),  u = C (z + A z³),  z = x + bias
+    """y = ½ z (1 + tanh u)  with  u = C (z + A z³),  z = x + bias
 
-    t' = (1 − t²) u',  u' = C (1 + 3A z²), so by the product rule
+    tanh u = (1 − e^−2u) / (1 + e^−2u), so ½ (1 + tanh u) = 1 / (1 + e^−2u) = s, the logistic function of 2u, and
 
-    dz = dy [½ (1 + t) + ½ z (1 − t²) C (1 + 3A z²)]
+    y = z s
+
+    s' = s (1 − s) · 2u'  with  2u' = 2C (1 + 3A z²), so by the product rule
+
+    dz = dy [s + z s (1 − s) 2u'] = dy s [1 + z (1 − s) 2u']
     dx = dz,   dbias = Σ dz over all rows
     """
 
@@ -23,28 +29,27 @@ class Gelu(Function):
     @staticmethod
     def forward(ctx, x, bias):
         z = x if bias is None else x + bias
-        t = z * z  # from here on in place: fewer passes over memory, the same formula
-        t *= C * A
-        t += C
-        t *= z
-        xp_of(t).tanh(t, out=t)
-        ctx.save(z, t)
-        y = t + 1
-        y *= z
-        y *= 0.5
-        return y
+        s = z * z  # from here on in place: fewer passes over memory, the same formula
+        s *= -2 * C * A
+        s -= 2 * C
+        s *= z  # −2u
+        with np.errstate(over="ignore"):  # far below zero e^−2u becomes infinite, and s rightly 0
+            xp_of(s).exp(s, out=s)
+        s += 1
+        xp_of(s).reciprocal(s, out=s)
+        ctx.save(z, s)
+        return z * s
 
     @staticmethod
     def backward(ctx, dy):
-        z, t = ctx.saved
+        z, s = ctx.saved
         slope = z * z
-        slope *= 3 * A * C
-        slope += C  # u'
+        slope *= 6 * C * A
+        slope += 2 * C  # 2u'
         slope *= z
-        slope *= 1 - t * t
-        slope += t
+        slope *= 1 - s
         slope += 1
-        slope *= 0.5
+        slope *= s
         slope *= dy
         return slope, slope if ctx.needs[1] else None
 

@@ -1,7 +1,7 @@
 """Layer normalisation over the last axis (Ba, Kiros & Hinton, 2016, arXiv:1607.06450)."""
 
 from minijepa.autograd import Function
-from minijepa.backend import xp_of
+from minijepa.backend import row_sums, xp_of
 
 
 class LayerNorm(Function):
@@ -23,8 +23,9 @@ class LayerNorm(Function):
 
     @staticmethod
     def forward(ctx, x, w, b, *, eps):
-        xhat = x - x.mean(axis=-1, keepdims=True)
-        r = 1 / xp_of(x).sqrt(xp_of(x).mean(xhat * xhat, axis=-1, keepdims=True) + eps)
+        n = x.shape[-1]
+        xhat = x - row_sums(x) / n
+        r = 1 / xp_of(x).sqrt(row_sums(xhat * xhat) / n + eps)
         xhat *= r
         ctx.save(xhat, r, w)
         y = xhat * w
@@ -34,10 +35,13 @@ class LayerNorm(Function):
     @staticmethod
     def backward(ctx, dy):
         xhat, r, w = ctx.saved
-        g = dy * w
+        n = dy.shape[-1]
         dx = None
         if ctx.needs[0]:
-            dx = r * (g - g.mean(axis=-1, keepdims=True) - xhat * (g * xhat).mean(axis=-1, keepdims=True))
+            g = dy * w
+            dx = g - row_sums(g) / n
+            dx -= xhat * (row_sums(g * xhat) / n)
+            dx *= r
         return dx, dy * xhat if ctx.needs[1] else None, dy
 
 

@@ -55,7 +55,7 @@ class Linear(Function):
         rows = dy.reshape(-1, dy.shape[-1])
         dx = backend.matmul(rows, w).reshape(x.shape) if ctx.needs[0] else None
         dw = backend.matmul(rows.T, x.reshape(-1, x.shape[-1])) if ctx.needs[1] else None
-        db = rows.sum(axis=0) if ctx.needs[2] else None
+        db = backend.column_sums(rows) if ctx.needs[2] else None
         return dx, dw, db
 
 

@@ -1,14 +1,14 @@
 """Softmax over the last axis."""
 
 from minijepa.autograd import Function
-from minijepa.backend import xp_of
+from minijepa.backend import row_sums, xp_of
 
 
 def softmax_rows(x):
     """softmax over the last axis of an array; the row's maximum is subtracted so that exp can't overflow."""
     y = x - x.max(axis=-1, keepdims=True)
     xp_of(y).exp(y, out=y)
-    y /= y.sum(axis=-1, keepdims=True)
+    y /= row_sums(y)
     return y
 
 
@@ -32,7 +32,7 @@ class Softmax(Function):
     @staticmethod
     def backward(ctx, dy):
         (y,) = ctx.saved
-        return (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)
+        return (y * (dy - row_sums(dy * y)),)
 
 
 def softmax(x):
