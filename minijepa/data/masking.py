@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from minijepa.errors import ConfigError
+from minijepa.ragged import ranges
 
 TRIALS = 64  # masks that a new masker draws to see whether its settings are possible
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches
@@ -100,9 +101,9 @@ class Masks:
         """The masks of some of the images, in the order of `images` (an index array, or a slice)."""
         images = np.arange(len(self))[images]
         context_lengths, target_lengths = self.context_lengths[images], self.target_lengths[images]
-        context_rows = _ranges(self.context_offsets[images], context_lengths)
+        context_rows = ranges(self.context_offsets[images], context_lengths)
         # The blocks of an image stand one behind the other, so its targets are one range as well.
-        target_rows = _ranges(self.target_offsets[images * self.num_targets], target_lengths.sum(axis=1))
+        target_rows = ranges(self.target_offsets[images * self.num_targets], target_lengths.sum(axis=1))
         return Masks(context_lengths, self.context_index[context_rows], target_lengths, self.target_index[target_rows])
 
     def __repr__(self):
@@ -131,12 +132,6 @@ def _offsets(lengths):
     offsets = np.zeros(lengths.size + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def _ranges(starts, lengths):
-    """[starts[0], starts[0] + 1, ... (lengths[0] of them), starts[1], ...] without a loop."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def block_size(scale, aspect_ratio, grid):

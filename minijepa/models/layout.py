@@ -4,6 +4,7 @@ import numpy as np
 
 from minijepa.backend import to_device
 from minijepa.ops import Packing
+from minijepa.ragged import ranges, starts_of
 
 
 class TokenLayout:
@@ -27,9 +28,9 @@ class TokenLayout:
         image = np.arange(batch)
 
         order = np.argsort(lengths, kind="stable")
-        picked = _ranges(_starts(lengths)[order], lengths[order])  # the context patches, in the sorted order
+        picked = ranges(starts_of(lengths)[order], lengths[order])  # the context patches, in the sorted order
         context_start = np.empty(batch, np.int64)
-        context_start[order] = _starts(lengths[order])
+        context_start[order] = starts_of(lengths[order])
         self.context_packing = Packing(lengths[order])
         context_positions = masks.context_index[picked]
         context_pixels = np.repeat(image[order], lengths[order]) * num_patches + context_positions
@@ -41,20 +42,18 @@ class TokenLayout:
         contexts, blocks = lengths[of_image], blocks.ravel()
         order = np.argsort(contexts + blocks, kind="stable")
         self.predictor_packing = Packing((contexts + blocks)[order])
-        mask_start = lengths.sum() + _starts(blocks)  # mask tokens stand behind all context tokens
+        mask_start = lengths.sum() + starts_of(blocks)  # mask tokens stand behind all context tokens
         starts = np.stack([context_start[of_image], mask_start], axis=1)[order]
         pieces = np.stack([contexts, blocks], axis=1)[order]
-        predictor_rows = _ranges(starts.ravel(), pieces.ravel())
+        predictor_rows = ranges(starts.ravel(), pieces.ravel())
         sequence_start = np.empty(len(order), np.int64)
         sequence_start[order] = self.predictor_packing.offsets[:-1]
-        prediction_rows = _ranges(sequence_start + contexts, blocks)
+        prediction_rows = ranges(sequence_start + contexts, blocks)
 
-        self.num_context, self.num_targets = len(context_pixels), len(target_features)
-        self.context_pixels, self.context_positions = to_device(context_pixels, device), to_device(
-            context_positions.astype(np.int64), device
-        )
+        self.context_pixels = to_device(context_pixels, device)
+        self.context_positions = to_device(context_positions, device)
         self.target_features = to_device(target_features, device)
-        self.target_positions = to_device(target_positions.astype(np.int64), device)
+        self.target_positions = to_device(target_positions, device)
         self.predictor_rows = to_device(predictor_rows, device)
         self.prediction_rows = to_device(prediction_rows, device)
 
@@ -62,13 +61,3 @@ class TokenLayout:
     def of(cls, masks, num_patches, device="cpu"):
         """The layout of ``masks``, which may be a layout already."""
         return masks if isinstance(masks, cls) else cls(masks, num_patches, device)
-
-
-def _starts(lengths):
-    """Where each part begins when parts of these lengths stand one behind another."""
-    return np.cumsum(lengths) - lengths
-
-
-def _ranges(starts, lengths):
-    """start, start + 1, ... start + length − 1 for each pair, one behind another."""
-    return np.repeat(starts - _starts(lengths), lengths) + np.arange(lengths.sum())

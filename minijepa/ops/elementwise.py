@@ -1,7 +1,10 @@
 """Operations on each element alone, with broadcasting. The engine sums gradients over broadcast axes."""
 
+import numbers
+
 from minijepa.autograd import Function
 from minijepa.backend import xp_of
+from minijepa.errors import DtypeError
 
 
 class Add(Function):
@@ -194,6 +197,8 @@ def neg(x):
 
 def power(x, exponent):
     """xⁿ, element by element, for a Python number n. A negative x needs a whole n."""
+    if not isinstance(exponent, numbers.Real):
+        raise DtypeError(f"power: the exponent must be a number, got {type(exponent).__name__}; xʸ is exp(y log(x))")
     return Power.apply(x, exponent=float(exponent))
 
 

@@ -1,0 +1,409 @@
+"""The networks: the specification's seven gotchas, the whole loss against differences, names, packing, flat parameters."""
+
+import numpy as np
+import pytest
+
+from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, Tensor, ops
+from minijepa.data import Masks
+from minijepa.ema import update_ema
+from minijepa.errors import CheckpointError, ShapeError
+from minijepa.gradcheck.check import gradient_error, numeric_gradient
+from minijepa.models import TokenLayout
+from minijepa.models.vit import patchify
+from minijepa.nn import Module, trunc_normal
+from minijepa.optim import AdamW
+
+TINY = dict(
+    image_size=8, patch_size=2, encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4,
+    predictor_depth=1, predictor_num_heads=2, num_target_blocks=2, mlp_ratio=2.0, target_scale=(0.15, 0.25),
+    min_context=2, warmup_epochs=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def config():
+    return Config(**TINY)
+
+
+@pytest.fixture
+def model(config):
+    return lively(IJEPA(config, seed=3, dtype=np.float64))
+
+
+def lively(model):
+    """Weights far from their start, as after training: norms that scale, biases that shift, two different encoders."""
+    draw = np.random.default_rng(5)
+    for vector in (model.flat.data, model.target_flat.data):
+        vector += 0.3 * draw.standard_normal(vector.size)
+    return model
+
+
+def images_of(batch, config=None, seed=0):
+    size = TINY["image_size"] if config is None else config.image_size
+    return np.random.default_rng(seed).standard_normal((batch, 3, size, size))
+
+
+def masks_of(batch, seed=0):
+    masker = MultiBlockMasker(grid=(4, 4), num_targets=2, min_context=2)
+    return masker.sample(batch, np.random.default_rng(seed))
+
+
+# -------------------------------------------------------------------------------------- the specification's section 12
+
+
+def test_gotcha_1_mask_tokens_need_position_information(model):
+    """Two patches of one block get different predictions, and only because their positions differ."""
+    images = images_of(1)
+    masks = Masks.from_lists([[0, 1, 2]], [[[9, 10], [6]]])
+    first, second, _ = model.predictions(images, masks).data
+    assert np.abs(first - second).max() > 1e-3
+    model.predictor.predictor_pos_embed.data[...] = 0  # the shared mask embedding alone is meaningless
+    first, second, _ = model.predictions(images, masks).data
+    np.testing.assert_allclose(first, second, atol=1e-12)
+
+
+def test_gotcha_1_the_mask_token_is_one_shared_vector(model):
+    assert model.predictor.mask_token.shape == (1, 1, TINY["predictor_embed_dim"])
+    with Tape() as tape:
+        loss = model.loss(images_of(2), masks_of(2))
+    tape.backward(loss)
+    assert np.abs(model.predictor.mask_token.grad).max() > 0
+
+
+def test_gotcha_2_the_context_encoder_only_sees_context_patches(model):
+    """Pixels outside of the context change no prediction, pixels inside change all of them."""
+    context = [0, 1, 4, 5]
+    masks = Masks.from_lists([context], [[[10, 11], [14]]])
+    images = images_of(1)
+    predictions = model.predictions(images, masks).data
+    other = images_of(1, seed=1)
+    same_context = images.copy()
+    for patch in set(range(16)) - set(context):
+        r, c = divmod(patch, 4)
+        same_context[:, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2] = other[:, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]
+    np.testing.assert_array_equal(model.predictions(same_context, masks).data, predictions)
+    images[0, 0, 0, 0] += 1
+    assert (np.abs(model.predictions(images, masks).data - predictions).max(axis=1) > 1e-6).all()
+
+
+def test_gotcha_2_positions_are_added_before_encoding(model):
+    """The same pixels at other places encode differently; all patches chosen gives what ``encode`` gives."""
+    images = images_of(1)
+    pixels = patchify(images, 2)[0]
+    here = model.context_encoder(pixels[:3], np.array([0, 1, 2]), ops.Packing([3])).data
+    there = model.context_encoder(pixels[:3], np.array([5, 6, 7]), ops.Packing([3])).data
+    assert np.abs(here - there).max() > 1e-3
+    everything = model.context_encoder(pixels, np.arange(16), ops.Packing([16])).data
+    np.testing.assert_allclose(everything, model.encode(images, "context").data[0], atol=1e-12)
+
+
+def test_gotcha_3_the_target_encoder_sees_the_full_image(model):
+    """A target is a row of the full image's features: pixels far outside of the block change it."""
+    images = images_of(2)
+    masks = Masks.from_lists([[0, 1], [2, 3]], [[[10, 11], [14]], [[9], [4, 5]]])
+    targets = model.targets(images, masks).data
+    features = model.encode(images, "target").data
+    np.testing.assert_allclose(targets, features[[0, 0, 0, 1, 1, 1], [10, 11, 14, 9, 4, 5]], atol=1e-12)
+    images[0, :, 7, 0] += 1
+    changed = np.abs(model.targets(images, masks).data - targets).max(axis=1)
+    assert (changed[:3] > 1e-6).all() and (changed[3:] == 0).all()
+
+
+def test_gotcha_4_no_gradients_through_the_target_encoder(model):
+    """Neither the tape nor the optimiser ever reaches the target encoder, even when targets are computed on a tape."""
+    before = model.target_flat.data.copy()
+    with Tape() as tape:
+        targets = model.targets(images_of(2), masks_of(2))
+        assert not tape.entries and not targets.requires_grad
+        loss = model.loss(images_of(2), masks_of(2))
+    tape.backward(loss)
+    mine = set(model.flat.parameters.values())
+    assert tape.reached <= mine
+    assert all(p.grad is None for p in model.target_flat.parameters.values())
+    AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05).step(0.1)
+    np.testing.assert_array_equal(model.target_flat.data, before)
+    update_ema(model.target_flat.data, model.flat.data[: model.encoder_size], 0.9)
+    assert np.abs(model.target_flat.data - before).max() > 0
+
+
+def test_gotcha_4_the_ema_is_the_only_way_and_follows_by_name(model):
+    wanted = {
+        name: 0.9 * values + 0.1 * model.state_dict()[name.replace("target_", "context_")]
+        for name, values in model.state_dict().items()
+        if name.startswith("target_encoder.")
+    }
+    update_ema(model.target_flat.data, model.flat.data[: model.encoder_size], 0.9)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(model.state_dict()[name], values, atol=1e-15)
+
+
+def test_gotcha_5_batch_handling_of_variable_masks(model):
+    """A packed batch of different lengths gives every image what it gets alone: loss, predictions and gradients."""
+    images, masks = images_of(5), masks_of(5, seed=2)
+    assert len(set(masks.context_lengths.tolist())) > 1 and len(set(masks.target_lengths.ravel().tolist())) > 1
+    together = model.predictions(images, masks).data
+    alone = [model.predictions(images[[i]], masks.select([i])).data for i in range(5)]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-12)
+
+    with Tape() as tape:
+        loss = model.loss(images, masks)
+    tape.backward(loss)
+    gradients, total = model.gradients(), 0.0
+    model.zero_grad()
+    for i in range(5):
+        with Tape() as tape:
+            part = model.loss(images[[i]], masks.select([i]), count=len(masks.target_index))
+        tape.backward(part)
+        total += part.item()
+    assert total == pytest.approx(loss.item(), rel=1e-12)
+    for name, gradient in model.gradients().items():
+        np.testing.assert_allclose(gradient, gradients[name], atol=1e-12)
+
+
+def test_gotcha_5_tokens_of_different_blocks_never_meet(model):
+    """What one block asks does not change what another is told."""
+    images = images_of(1)
+    one = model.predictions(images, Masks.from_lists([[0, 1]], [[[10, 11], [14]]])).data
+    other = model.predictions(images, Masks.from_lists([[0, 1]], [[[10, 11], [3, 7]]])).data
+    np.testing.assert_allclose(one[:2], other[:2], atol=1e-12)
+
+
+def test_gotcha_6_the_ema_momentum_schedule():
+    from minijepa.schedules import ema_momentum
+
+    values = [ema_momentum(step, 1000, 0.996, 1.0) for step in range(1000)]
+    assert values[0] == 0.996 and values[-1] == 1.0
+    np.testing.assert_allclose(np.diff(values), 0.004 / 999, rtol=1e-9)
+
+
+def test_gotcha_7_weight_decay_is_constant_and_spares_biases_norms_positions_and_the_mask_token(config):
+    assert Config().weight_decay == 0.05
+    model = lively(IJEPA(config, dtype=np.float64))
+    before = model.flat.named(model.flat.data)
+    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
+    for _ in range(3):  # gradients are zero: whatever moves, decays, and by the same factor in every step
+        optimizer.step(0.1)
+    for name, values in model.flat.named(model.flat.data).items():
+        decays = name.endswith("weight") and "norm" not in name
+        np.testing.assert_allclose(values, before[name] * (1 - 0.1 * 0.05) ** 3 if decays else before[name], err_msg=name)
+
+
+# ----------------------------------------------------------------------------------------------- gradient of the whole
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss": "smooth_l1", "target_norm": "layer_norm"}], ids=["as specified", "as in Meta's code"]
+)
+def test_the_whole_loss_against_differences_in_every_parameter(changes):
+    model = lively(IJEPA(Config(**TINY, **changes), seed=3, dtype=np.float64))
+    images, masks = images_of(3), masks_of(3)
+    with Tape() as tape:
+        loss = model.loss(images, masks)
+    tape.backward(loss)
+    gradients = model.gradients()
+    layout = model.layout(masks)
+    targets = model.targets(images, layout)  # they don't depend on what is trained
+    for name, parameter in model.flat.parameters.items():
+        numeric = numeric_gradient(
+            lambda: model.distance(model.predictions(images, layout), targets).data, parameter.data
+        )  # fmt: skip
+        assert gradient_error(gradients[name], numeric) < 1e-6, name
+
+
+def test_every_parameter_receives_a_gradient_but_for_the_bias_of_the_keys(model):
+    """Softmax does not see what is added to all scores of a row, so a key's bias has gradient zero; all others move."""
+    with Tape() as tape:
+        loss = model.loss(images_of(4), masks_of(4))
+    tape.backward(loss)
+    assert tape.reached == set(model.flat.parameters.values())
+    for name, gradient in model.gradients().items():
+        if name.endswith("qkv.bias"):
+            queries, keys, values = np.split(gradient, 3)
+            assert np.abs(keys).max() < 1e-12
+            gradient = np.concatenate([queries, values])
+        assert np.abs(gradient).max() > 1e-9, name
+
+
+# ---------------------------------------------------------------------------------------------------- names and shapes
+
+
+def test_names_and_shapes_are_those_of_metas_code_and_of_timm(config, model):
+    shapes = {name: values.shape for name, values in model.state_dict().items()}
+    encoder = {
+        "patch_embed.proj.weight": (8, 3, 2, 2), "patch_embed.proj.bias": (8,), "pos_embed": (1, 16, 8),
+        "blocks.0.norm1.weight": (8,), "blocks.0.norm1.bias": (8,), "blocks.0.attn.qkv.weight": (24, 8),
+        "blocks.0.attn.qkv.bias": (24,), "blocks.0.attn.proj.weight": (8, 8), "blocks.0.attn.proj.bias": (8,),
+        "blocks.0.norm2.weight": (8,), "blocks.0.norm2.bias": (8,), "blocks.0.mlp.fc1.weight": (16, 8),
+        "blocks.0.mlp.fc1.bias": (16,), "blocks.0.mlp.fc2.weight": (8, 16), "blocks.0.mlp.fc2.bias": (8,),
+        "norm.weight": (8,), "norm.bias": (8,),
+    }  # fmt: skip
+    predictor = {
+        "predictor_embed.weight": (4, 8), "predictor_embed.bias": (4,), "mask_token": (1, 1, 4),
+        "predictor_pos_embed": (1, 16, 4), "predictor_blocks.0.norm1.weight": (4,), "predictor_blocks.0.norm1.bias": (4,),
+        "predictor_blocks.0.attn.qkv.weight": (12, 4), "predictor_blocks.0.attn.qkv.bias": (12,),
+        "predictor_blocks.0.attn.proj.weight": (4, 4), "predictor_blocks.0.attn.proj.bias": (4,),
+        "predictor_blocks.0.norm2.weight": (4,), "predictor_blocks.0.norm2.bias": (4,),
+        "predictor_blocks.0.mlp.fc1.weight": (8, 4), "predictor_blocks.0.mlp.fc1.bias": (8,),
+        "predictor_blocks.0.mlp.fc2.weight": (4, 8), "predictor_blocks.0.mlp.fc2.bias": (4,),
+        "predictor_norm.weight": (4,), "predictor_norm.bias": (4,), "predictor_proj.weight": (8, 4),
+        "predictor_proj.bias": (8,),
+    }  # fmt: skip
+    wanted = {f"{e}_encoder.{name}": shape for e in ("context", "target") for name, shape in encoder.items()}
+    assert shapes == wanted | {f"predictor.{name}": shape for name, shape in predictor.items()}
+
+
+def test_the_default_network_has_the_specifications_size():
+    model = IJEPA(Config())
+    encoder = 192 * 48 + 192 + 64 * 192 + 6 * (12 * 192**2 + 13 * 192) + 2 * 192
+    predictor = 192 * 96 + 96 + 96 + 64 * 96 + 4 * (12 * 96**2 + 13 * 96) + 2 * 96 + 96 * 192 + 192
+    assert (model.encoder_size, model.num_parameters()) == (encoder, encoder + predictor)
+
+
+def test_an_exported_encoder_runs_in_timm(config):
+    timm = pytest.importorskip("timm")
+    torch = pytest.importorskip("torch")
+    model = lively(IJEPA(config, dtype=np.float64))
+    theirs = timm.models.VisionTransformer(
+        img_size=8, patch_size=2, embed_dim=8, depth=1, num_heads=2, mlp_ratio=2.0, class_token=False, global_pool="",
+        num_classes=0, act_layer="gelu_tanh",
+    ).double()  # fmt: skip
+    state = {k.removeprefix("target_encoder."): torch.tensor(v) for k, v in model.state_dict().items() if "target" in k}
+    theirs.load_state_dict(state)
+    images = images_of(2)
+    with torch.no_grad():
+        features = theirs.eval()(torch.tensor(images)).numpy()
+    np.testing.assert_allclose(model.encode(images).data, features, atol=1e-9)
+
+
+def test_the_state_survives_a_round_trip_and_is_a_copy(config, model):
+    state = model.state_dict()
+    other = IJEPA(config, seed=9, dtype=np.float64)
+    other.load_state_dict(state)
+    np.testing.assert_array_equal(other.encode(images_of(2)).data, model.encode(images_of(2)).data)
+    np.testing.assert_array_equal(other.flat.data, model.flat.data)
+    state["predictor.mask_token"][...] = 7
+    assert not (model.predictor.mask_token.data == 7).any() and not (other.predictor.mask_token.data == 7).any()
+
+
+def test_a_state_that_does_not_fit_changes_nothing(model):
+    before = model.flat.data.copy()
+    good = model.state_dict()
+    for wrong, words in [
+        ({k: v for k, v in good.items() if k != "predictor.mask_token"}, "lacks 1 .* predictor.mask_token"),
+        (good | {"head.weight": np.ones(3)}, "unknown 1 .* head.weight"),
+        (good | {"predictor.mask_token": np.ones((1, 1, 5))}, r"mask_token has shape \(1, 1, 5\)"),
+    ]:
+        with pytest.raises(CheckpointError, match=words):
+            model.load_state_dict({k: v + 1 for k, v in wrong.items()})
+    np.testing.assert_array_equal(model.flat.data, before)
+
+
+def test_the_same_seed_gives_the_same_weights_and_both_encoders_start_equal(config):
+    a, b, c = IJEPA(config, seed=1), IJEPA(config, seed=1), IJEPA(config, seed=2)
+    np.testing.assert_array_equal(a.flat.data, b.flat.data)
+    assert np.abs(a.flat.data - c.flat.data).max() > 0
+    np.testing.assert_array_equal(a.flat.data[: a.encoder_size], a.target_flat.data)
+    assert a.dtype == a.flat.data.dtype == np.float32
+
+
+def test_initial_scales():
+    """Weights ~ truncated normal 0.02, positions and mask token normal 0.02, biases 0, norms 1, patches of variance 1."""
+    state = IJEPA(Config()).state_dict()
+    for name, values in state.items():
+        if name.endswith("bias"):
+            assert (values == 0).all(), name
+        elif "norm" in name:
+            assert (values == 1).all(), name
+        elif "patch_embed" in name:
+            assert values.std() == pytest.approx(1 / np.sqrt(48), rel=0.05), name
+        elif "pos_embed" in name or "mask_token" in name:
+            assert values.std() == pytest.approx(0.02, rel=0.25), name
+        else:
+            assert np.abs(values).max() <= 0.04 and values.std() == pytest.approx(0.0176, rel=0.05), name
+
+
+# ------------------------------------------------------------------------------------------------ patches and packing
+
+
+def test_patchify_is_the_convolution_of_kernel_and_stride_p(rng):
+    images, kernel = rng.standard_normal((2, 3, 8, 8)), rng.standard_normal((5, 3, 4, 4))
+    rows = patchify(images, 4) @ kernel.reshape(5, -1).T
+    for b in range(2):
+        for r in range(2):
+            for c in range(2):
+                window = images[b, :, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4]
+                np.testing.assert_allclose(rows[b, 2 * r + c], (kernel * window).sum(axis=(1, 2, 3)))
+
+
+def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_masks():
+    masks = Masks.from_lists([[0, 1, 2], [5]], [[[9], [10, 11]], [[3, 4], [6]]])
+    layout = TokenLayout(masks, 16)
+    assert layout.context_packing.lengths.tolist() == [1, 3]  # image 1, image 0
+    assert layout.context_pixels.tolist() == [16 + 5, 0, 1, 2]
+    assert layout.context_positions.tolist() == [5, 0, 1, 2]
+    assert layout.target_features.tolist() == [9, 10, 11, 16 + 3, 16 + 4, 16 + 6]
+    # sequences (image, block): (1, 1) of 2 tokens, (1, 0) of 3, (0, 0) of 4, (0, 1) of 5; mask tokens are rows 4 to 9
+    assert layout.predictor_packing.lengths.tolist() == [2, 3, 4, 5]
+    assert layout.predictor_rows.tolist() == [0, 9, 0, 7, 8, 1, 2, 3, 4, 1, 2, 3, 5, 6]
+    assert layout.prediction_rows.tolist() == [8, 12, 13, 3, 4, 1]
+    assert TokenLayout.of(layout, 16) is layout
+
+
+def test_images_of_the_wrong_shape_or_dtype_are_refused(model):
+    with pytest.raises(ShapeError, match=r"\(B, 3, 8, 8\), was given \(2, 3, 9, 9\)"):
+        model.encode(np.zeros((2, 3, 9, 9)))
+    with pytest.raises(ShapeError, match="normalise"):
+        model.encode(np.zeros((2, 3, 8, 8), np.uint8))
+
+
+def test_float32_stays_float32(config):
+    model = IJEPA(config)
+    images = images_of(2).astype(np.float32)
+    with Tape() as tape:
+        loss = model.loss(images, masks_of(2))
+        assert {e.output.dtype for e in tape.entries} == {np.dtype(np.float32)}
+    tape.backward(loss)
+    assert {g.dtype for g in model.gradients().values()} == {np.dtype(np.float32)}
+
+
+# ------------------------------------------------------------------------------------------- modules, flat parameters
+
+
+def test_a_module_finds_its_parameters_in_attributes_modules_and_lists():
+    class Inner(Module):
+        def __init__(self):
+            self.weight = Parameter([1.0])
+
+    class Outer(Module):
+        def __init__(self):
+            self.first, self.others, self.scale = Inner(), [Inner(), Inner()], Parameter([2.0])
+            self.width = 3
+
+        def forward(self, x):
+            return x * self.scale
+
+    assert [name for name, _ in Outer().named_parameters()] == [
+        "first.weight", "others.0.weight", "others.1.weight", "scale",
+    ]  # fmt: skip
+    assert Outer()(Tensor([3.0])).item() == 6.0
+
+
+def test_parameters_and_gradients_are_views_into_flat_vectors(model):
+    flat = model.flat
+    for name, parameter in flat.parameters.items():
+        assert np.shares_memory(parameter.data, flat.data) and np.shares_memory(parameter.grad, flat.grad)
+        assert parameter.name == name
+    lengths = [s.stop - s.start for s in flat.slices.values()]
+    assert sum(lengths) == flat.data.size == flat.grad.size
+    decays = np.zeros(flat.data.size, bool)
+    for part in model.decayed:
+        decays[part] = True
+    for name, where in flat.slices.items():
+        assert (decays[where] == flat.parameters[name].decay).all(), name
+
+
+def test_truncated_normal(rng):
+    values = trunc_normal(rng, 20_000, std=0.5)
+    assert np.abs(values).max() <= 1.0
+    assert values.std() == pytest.approx(0.5 * 0.8796, rel=0.02)  # √(1 − 4 φ(2)/(2 Φ(2) − 1))
+    assert values.mean() == pytest.approx(0, abs=0.02)

@@ -1,0 +1,269 @@
+"""Operations beside what the gradient checks look at: fused against composed, dtypes, layouts, and their errors."""
+
+import numpy as np
+import pytest
+
+from minijepa import Parameter, Tape, Tensor, ops
+from minijepa.errors import DtypeError, MinijepaError, ShapeError
+from minijepa.gradcheck.cases import CASES
+
+
+def values_and_gradients(fn, arrays, dy_seed=1):
+    """(value, [gradient of each array]) of ``fn`` for a random cotangent."""
+    leaves = [Parameter(a.copy()) for a in arrays]
+    with Tape() as tape:
+        y = fn(*leaves)
+    dy = np.random.default_rng(dy_seed).standard_normal(y.shape)
+    tape.backward(y, dy)
+    return y.data, [leaf.grad for leaf in leaves]
+
+
+def assert_same(fused, composed, *arrays):
+    y, gradients = values_and_gradients(fused, arrays)
+    wanted, wanted_gradients = values_and_gradients(composed, arrays)
+    np.testing.assert_allclose(y, wanted, rtol=1e-12, atol=1e-12)
+    for got, want in zip(gradients, wanted_gradients):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
+# ------------------------------------------------------------------------- each fused operation is its own composition
+
+
+def composed_softmax(x):
+    e = (x - x.data.max(axis=-1, keepdims=True)).exp()  # a constant shift changes neither the value nor the gradient
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def composed_layer_norm(x, w, b, eps=1e-6):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / ((centred * centred).mean(axis=-1, keepdims=True) + eps).sqrt() * w + b
+
+
+def composed_gelu(x, bias):
+    z = x + bias
+    return z * 0.5 * (((z + z**3 * 0.044715) * np.sqrt(2 / np.pi)).tanh() + 1.0)
+
+
+def composed_attention(qkv, lengths, heads):
+    """One sequence and one head after the other, without a packing."""
+    dim = qkv.shape[1] // 3
+    d = dim // heads
+    outputs, start = [], 0
+    for length in lengths:
+        sequence, start = qkv[start : start + length], start + length
+        columns = []
+        for h in range(heads):
+            q, k, v = (sequence[:, i * dim + h * d : i * dim + (h + 1) * d] for i in range(3))
+            columns.append(composed_softmax(q @ k.T * (1 / np.sqrt(d))) @ v)
+        outputs.append(ops.concat(columns, axis=1))
+    return ops.concat(outputs)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 4), (3, 1)])
+def test_softmax_is_its_composition(rng, shape, scale):
+    assert_same(ops.softmax, composed_softmax, scale * rng.standard_normal(shape))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 4), (3, 1)])
+def test_layer_norm_is_its_composition(rng, shape, scale):
+    n = shape[-1:]
+    assert_same(
+        ops.layer_norm, composed_layer_norm, scale * rng.standard_normal(shape), rng.standard_normal(n),
+        rng.standard_normal(n),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 10.0])
+def test_gelu_is_its_composition(rng, scale):
+    assert_same(ops.gelu, composed_gelu, scale * rng.standard_normal((6, 5)), scale * rng.standard_normal(5))
+
+
+@pytest.mark.parametrize("lengths", [[4], [1, 1, 1], [3, 3, 5, 1, 5], [2, 7]])
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_attention_is_its_composition(rng, lengths, heads):
+    qkv = rng.standard_normal((sum(lengths), 3 * 6))
+    assert_same(lambda x: ops.attention(x, lengths, heads), lambda x: composed_attention(x, lengths, heads), qkv)
+
+
+def test_linear_and_the_losses_are_their_compositions(rng):
+    x, w, b = rng.standard_normal((4, 3)), rng.standard_normal((2, 3)), rng.standard_normal(2)
+    assert_same(ops.linear, lambda x, w, b: x @ w.T + b, x, w, b)
+    p, q = rng.standard_normal((5, 4)), rng.standard_normal((5, 4))
+    assert_same(ops.l2_loss, lambda p, q: ((p - q) ** 2).sum() / 5, p, q)
+    labels = np.array([0, 3, 3, 1, 2])
+    onehot = np.eye(4)[labels]
+    assert_same(
+        lambda x: ops.cross_entropy(x, labels), lambda x: -(composed_softmax(x).log() * onehot).sum() / 5, p
+    )  # fmt: skip
+
+
+def test_smooth_l1_is_quadratic_inside_and_linear_outside():
+    p = Parameter([[0.0, 0.5, -3.0, 2.0]])
+    with Tape() as tape:
+        loss = ops.smooth_l1_loss(p, np.zeros((1, 4), np.float32))
+    tape.backward(loss)
+    assert loss.item() == pytest.approx((0 + 0.125 + 2.5 + 1.5) / 4)
+    np.testing.assert_allclose(p.grad, np.array([[0, 0.5, -1, 1]]) / 4)
+
+
+def test_gelu_far_from_zero_is_the_identity_or_nothing_and_gives_no_warning():
+    x = Parameter([-1e4, -50.0, -12.0, 12.0, 50.0, 1e4])
+    with Tape() as tape:
+        y = ops.gelu(x)
+    tape.backward(y, np.ones(6))
+    np.testing.assert_allclose(y.data, [0, 0, 0, 12, 50, 1e4], atol=1e-20)
+    np.testing.assert_allclose(x.grad, [0, 0, 0, 1, 1, 1], atol=1e-20)
+
+
+def test_softmax_of_huge_and_masked_scores():
+    y = ops.softmax(np.array([[1e30, 1e30, -1e30], [0.0, -np.inf, 0.0]]))
+    np.testing.assert_allclose(y.data, [[0.5, 0.5, 0], [0.5, 0, 0.5]])
+
+
+# --------------------------------------------------------------------------------------------------- for every operation
+
+
+def first_cases():
+    return [pytest.param(*cases[0][1:], id=op) for op, cases in CASES.items()]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("fn", "arrays"), first_cases())
+def test_every_operation_keeps_the_dtype_and_its_inputs(fn, arrays, dtype):
+    leaves = [Parameter(np.asarray(a, dtype)) for a in arrays]
+    before = [leaf.data.copy() for leaf in leaves]
+    with Tape() as tape:
+        y = fn(*leaves)
+    dy = np.ones(y.shape, dtype)
+    tape.backward(y, dy)
+    assert y.dtype == dtype
+    assert (dy == 1).all()
+    for leaf, values in zip(leaves, before):
+        assert leaf.grad.dtype == dtype and leaf.grad.shape == leaf.shape
+        np.testing.assert_array_equal(leaf.data, values)
+
+
+@pytest.mark.parametrize(("fn", "arrays"), first_cases())
+def test_every_operation_takes_arrays_in_any_layout(fn, arrays):
+    y, gradients = values_and_gradients(fn, arrays)
+    strided = [np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a for a in arrays]
+    leaves = [Parameter(a) for a in strided]
+    with Tape() as tape:
+        out = fn(*leaves)
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    tape.backward(out, np.asfortranarray(dy) if dy.ndim else dy)
+    np.testing.assert_allclose(out.data, y, rtol=1e-12)
+    for leaf, gradient in zip(leaves, gradients):
+        np.testing.assert_allclose(leaf.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fn", "shape", "result"),
+    [
+        (lambda x: x + 1, (0, 3), (0, 3)),
+        (lambda x: x.sum(), (0, 3), ()),
+        (lambda x: x.sum(axis=0), (0, 3), (3,)),
+        (lambda x: ops.linear(x, np.ones((2, 3)), np.ones(2)), (0, 3), (0, 2)),
+        (ops.softmax, (0, 3), (0, 3)),
+        (lambda x: ops.layer_norm(x, np.ones(3), np.ones(3)), (0, 3), (0, 3)),
+        (ops.gelu, (0, 3), (0, 3)),
+        (lambda x: ops.rows(x, []), (4, 3), (0, 3)),
+        (lambda x: ops.concat([x, x]), (0, 3), (0, 3)),
+    ],
+)
+def test_no_rows_at_all(fn, shape, result):
+    x = Parameter(np.ones(shape))
+    with Tape() as tape:
+        y = fn(x)
+    tape.backward(y, np.ones(result))
+    assert y.shape == result
+    np.testing.assert_array_equal(x.grad, np.zeros(shape))
+
+
+# ---------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Tensor(np.ones((2, 3))) + np.ones((2, 4)), ["add", "(2, 3)", "(2, 4)"]),
+        (lambda: ops.matmul(np.ones((2, 3)), np.ones((2, 3))), ["matmul", "(2, 3)"]),
+        (lambda: ops.linear(np.ones((2, 3)), np.ones((5, 4))), ["linear", "(2, 3)", "(5, 4)"]),
+        (lambda: ops.layer_norm(np.ones((2, 3)), np.ones(4), np.ones(3)), ["layer_norm", "(2, 3)", "(4,)"]),
+        (lambda: ops.gelu(np.ones((2, 3)), np.ones(4)), ["gelu", "(2, 3)", "(4,)"]),
+        (lambda: ops.l2_loss(np.ones((2, 3)), np.ones((3, 3))), ["l2_loss", "(2, 3)", "(3, 3)"]),
+        (lambda: ops.l2_loss(np.ones((0, 3)), np.ones((0, 3))), ["l2_loss", "at least one row"]),
+        (lambda: ops.reshape(np.ones((2, 3)), (4, 2)), ["reshape", "(2, 3)"]),
+        (lambda: ops.expand(np.ones((2, 3)), (2, 4)), ["expand", "(2, 3)"]),
+        (lambda: ops.concat([np.ones((2, 3)), np.ones((2, 4))]), ["concat", "(2, 3)", "(2, 4)"]),
+        (lambda: ops.transpose(np.ones((2, 3)), (0, 0)), ["transpose", "(2, 3)"]),
+        (lambda: ops.rows(np.ones((3, 2)), [0, 3]), ["rows", "3"]),
+        (lambda: ops.rows(np.ones((3, 2)), [-1]), ["rows", "-1"]),
+        (lambda: ops.rows(np.ones((3, 2)), [0.5]), ["rows", "whole numbers"]),
+        (lambda: Tensor(np.ones((3, 2)))[[0, 1], 0], ["one index array"]),
+        (lambda: ops.attention(np.ones((4, 9)), [4], 2), ["attention", "(4, 9)", "2 heads"]),
+        (lambda: ops.attention(np.ones((4, 12)), [2, 3], 2), ["attention", "5", "4 rows"]),
+        (lambda: ops.attention(np.ones((4, 12)), [4, 0], 2), ["lengths"]),
+        (lambda: ops.cross_entropy(np.ones((2, 3)), [0, 3]), ["cross_entropy", "3 classes"]),
+        (lambda: ops.cross_entropy(np.ones((2, 3)), [0.0, 1.0]), ["cross_entropy", "whole-number"]),
+        (lambda: ops.sum(np.ones((2, 3)), axis=2), ["sum", "2", "(2, 3)"]),
+    ],
+)
+def test_errors_name_the_operation_and_the_shapes(call, words):
+    with pytest.raises(ShapeError) as error:
+        call()
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_power_needs_a_number_as_its_exponent():
+    with pytest.raises(MinijepaError, match="power"):
+        Tensor([1.0, 2.0]) ** Tensor([2.0, 3.0])
+
+
+def test_complex_numbers_and_words_are_refused():
+    for value in (np.ones(2, complex), ["a"]):
+        with pytest.raises(DtypeError):
+            ops.exp(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- selection
+
+
+@pytest.mark.parametrize(
+    "index", [0, -1, np.int64(1), slice(1, None), (slice(None), 1), (..., None), (0, slice(None, None, -1)), None]
+)
+def test_slices_select_and_return_the_gradient_to_what_was_selected(rng, index):
+    x = Parameter(rng.standard_normal((3, 4)))
+    with Tape() as tape:
+        y = x[index]
+    dy = rng.standard_normal(y.shape)
+    tape.backward(y, dy)
+    wanted = np.zeros((3, 4))
+    wanted[index] = dy
+    np.testing.assert_array_equal(y.data, x.data[index])
+    np.testing.assert_array_equal(x.grad, wanted)
+
+
+@pytest.mark.parametrize("n", [3, 300])  # few rows: a product with a 0/1 matrix; many: passes without repetition
+def test_rows_adds_up_repeated_rows(rng, n):
+    index = rng.integers(0, n, 500)
+    x = Parameter(rng.standard_normal((n, 2, 2)))
+    with Tape() as tape:
+        y = ops.rows(x, index)
+    dy = rng.standard_normal(y.shape)
+    tape.backward(y, dy)
+    wanted = np.zeros(x.shape)
+    np.add.at(wanted, index, dy)
+    np.testing.assert_array_equal(y.data, x.data[index])
+    np.testing.assert_allclose(x.grad, wanted, atol=1e-13)
+
+
+def test_a_packing_knows_its_runs_of_equal_length():
+    packing = ops.Packing([3, 3, 2, 2, 2, 5])
+    assert packing.total == 17
+    assert packing.offsets.tolist() == [0, 3, 6, 8, 10, 12, 17]
+    assert packing.runs == [(0, 2, 3), (6, 3, 2), (12, 1, 5)]
