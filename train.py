@@ -9,7 +9,7 @@ from minijepa import backend  # first: it holds BLAS to one thread before NumPy 
 from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.data import has_cifar10, load_dataset
 from minijepa.errors import ConfigError, MinijepaError, TrainingError
-from minijepa.features import available_cores
+from minijepa.features import worker_threads
 from minijepa.training import Run, Trainer, read_run
 
 
@@ -61,11 +61,9 @@ def free_folder(preset):
 
 
 def prepare(args):
-    """Everything that can be wrong is found here, before anything is trained. Returns (run, new run's about or None)."""
+    """Everything that can be wrong is found here, before anything is trained. Returns the Run."""
     device = backend.resolve_device(args.device)
-    threads = args.threads or available_cores()
-    if threads < 1:
-        raise ConfigError(f"--threads must be at least 1, got {threads}")
+    threads = worker_threads(args.threads)
     if args.resume:
         if not args.run_dir:
             raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")
@@ -91,7 +89,7 @@ def prepare(args):
     print(
         f"{run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} epochs of {trainer.steps_per_epoch} "
         f"steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
-        + (f" with {threads} threads" if device == "cpu" else f" in {args.precision}")
+        + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {args.precision}")
     )
     return run
 

@@ -94,7 +94,7 @@ class Config:
 
 
 def parse_assignment(text):
-    """``"key=value"`` -> (key, value), the value read as a Python literal where it is one: numbers, true, (0.1, 0.2)."""
+    """``"key=value"`` -> (key, value), the value read as a Python literal where it is one: 3, true, (0.1, 0.2)."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")

@@ -9,7 +9,7 @@ import numpy as np
 from minijepa import checkpoint
 from minijepa.data import load_dataset, split_validation
 from minijepa.errors import CheckpointError, ConfigError
-from minijepa.features import extract_features
+from minijepa.features import extract_features, worker_threads
 from minijepa.models import IJEPA
 from minijepa.pictures import confusion_picture
 from minijepa.probing import knn_accuracy, linear_probe
@@ -40,6 +40,7 @@ def labelled_images(config, dataset, split):
 def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", say=print):
     """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
     started = time.perf_counter()
+    threads = worker_threads(threads)
     folder, file = find_checkpoint(path)
     about, _ = checkpoint.read(file)
     model = checkpoint.load(file, device)

@@ -7,6 +7,7 @@ import numpy as np
 
 from minijepa.backend import to_device, to_numpy
 from minijepa.data import normalise
+from minijepa.errors import ConfigError
 
 CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the card
 
@@ -14,6 +15,13 @@ CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or 
 def available_cores():
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_threads(requested=None):
+    """How many threads to use: ``requested``, which must be at least 1, or one for each core if None."""
+    if requested is not None and requested < 1:
+        raise ConfigError(f"--threads must be at least 1, got {requested}")
+    return available_cores() if requested is None else requested
 
 
 def extract_features(model, images, encoder="target", threads=None):
@@ -29,6 +37,6 @@ def extract_features(model, images, encoder="target", threads=None):
         tokens = model.encode(normalise(chunk, model.mean, model.std), encoder).data
         features[start : start + size] = to_numpy(tokens.mean(axis=1))
 
-    with ThreadPoolExecutor(1 if model.device == "cuda" else threads or available_cores()) as pool:
+    with ThreadPoolExecutor(1 if model.device == "cuda" else worker_threads(threads)) as pool:
         list(pool.map(run, range(0, len(images), size)))
     return features

@@ -1,5 +1,6 @@
 """The training loop: one step reads like the specification's section 8; around it, the run folder."""
 
+import contextlib
 import csv
 import json
 import math
@@ -19,11 +20,18 @@ from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
 from minijepa.optim import AdamW
+from minijepa.pictures import curves_picture, masks_picture
 
 COLUMNS = (
     "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
     "feature_std rank_me content_r2 knn seconds"
 ).split()
+
+CURVES = {  # what curves.png shows
+    "loss a dimension": "loss_per_dim", "content R²": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
+    "feature deviation": "feature_std", "gradient norm": "grad_norm",
+}  # fmt: skip
+PICTURED = 6  # images in masks.png
 
 
 class Trainer:
@@ -101,7 +109,7 @@ class Trainer:
 
 
 def training_images(config, dataset):
-    """(training images, labels, held-back images, labels) of a dataset, as ``val_size`` and ``max_train_images`` say."""
+    """(training images, labels, held-back images, labels), as ``val_size`` and ``max_train_images`` say."""
     size = dataset.train_images.shape[-1]
     if size != config.image_size:
         raise ConfigError(f"image_size is {config.image_size}, but {dataset.name} has images of {size}×{size}")
@@ -111,7 +119,7 @@ def training_images(config, dataset):
 
 
 class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz."""
+    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png."""
 
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer
@@ -127,6 +135,10 @@ class Run:
         except OSError as error:
             raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
         self._write_rows([])
+        t = self.trainer
+        images = t.images[:PICTURED]
+        masks = t.masker.sample(len(images), rng(t.config.seed, "masks", 0))
+        masks_picture(images, masks, t.config.patch_size, self.folder / "masks.png")
 
     def resume(self):
         """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
@@ -149,6 +161,12 @@ class Run:
         with open(self.folder / "metrics.csv", "a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
+    def draw_curves(self):
+        """curves.png: the columns of metrics.csv that tell how the run is doing."""
+        rows = self.rows()
+        columns = {title: [float(row[name] or "nan") for row in rows] for title, name in CURVES.items()}
+        curves_picture(columns, [int(row["epoch"]) for row in rows], self.folder / "curves.png", self.folder.name)
+
     def save(self):
         t = self.trainer
         checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.dataset.name)
@@ -157,9 +175,10 @@ class Run:
         """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
         t = self.trainer
         clock = Clock(t)
-        with Interruptible() as interrupted, tqdm(
-            total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True
-        ) as bar:
+        with (
+            Interruptible() as interrupted,
+            tqdm(total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar,
+        ):
             while t.progress.step < t.total_steps:
                 step = t.progress.step
                 for name, value in t.train_step(step).items():
@@ -174,6 +193,7 @@ class Run:
                     _say(bar, say, _epoch_line(row, t.config.epochs))
                     t.progress.sums = {}
                     self._append(row)
+                    self.draw_curves()
                     self.save()
                     self._keep(row["epoch"])
                 if interrupted.signal:
@@ -217,7 +237,8 @@ def _say(bar, say, text):
 
 def _epoch_line(row, epochs):
     text = (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f} ({float(row['loss_per_dim']):.3f} a dimension)"
+        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f}"
+        f" ({float(row['loss_per_dim']):.3f} a dimension)"
         f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
         f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
     )
@@ -275,10 +296,8 @@ class Interruptible:
         self.signal = 0
         self.previous = {}
         for number in (signal.SIGINT, signal.SIGTERM):
-            try:
+            with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
                 self.previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: then signals are not ours to handle
-                pass
         return self
 
     def _note(self, number, frame):
@@ -299,5 +318,3 @@ def read_run(folder):
         raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
     except ValueError:
         raise ConfigError(f"{folder}/config.json is not JSON: the run can't be resumed") from None
-
-

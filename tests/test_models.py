@@ -1,4 +1,4 @@
-"""The networks: the specification's seven gotchas, the whole loss against differences, names, packing, flat parameters."""
+"""The networks: the specification's seven gotchas, the whole loss against differences, names, packing."""
 
 import numpy as np
 import pytest
@@ -185,7 +185,9 @@ def test_gotcha_7_weight_decay_is_constant_and_spares_biases_norms_positions_and
         optimizer.step(0.1)
     for name, values in model.flat.named(model.flat.data).items():
         decays = name.endswith("weight") and "norm" not in name
-        np.testing.assert_allclose(values, before[name] * (1 - 0.1 * 0.05) ** 3 if decays else before[name], err_msg=name)
+        np.testing.assert_allclose(
+            values, before[name] * (1 - 0.1 * 0.05) ** 3 if decays else before[name], err_msg=name
+        )
 
 
 # ----------------------------------------------------------------------------------------------- gradient of the whole
@@ -239,7 +241,8 @@ def test_names_and_shapes_are_those_of_metas_code_and_of_timm(config, model):
     }  # fmt: skip
     predictor = {
         "predictor_embed.weight": (4, 8), "predictor_embed.bias": (4,), "mask_token": (1, 1, 4),
-        "predictor_pos_embed": (1, 16, 4), "predictor_blocks.0.norm1.weight": (4,), "predictor_blocks.0.norm1.bias": (4,),
+        "predictor_pos_embed": (1, 16, 4),
+        "predictor_blocks.0.norm1.weight": (4,), "predictor_blocks.0.norm1.bias": (4,),
         "predictor_blocks.0.attn.qkv.weight": (12, 4), "predictor_blocks.0.attn.qkv.bias": (12,),
         "predictor_blocks.0.attn.proj.weight": (4, 4), "predictor_blocks.0.attn.proj.bias": (4,),
         "predictor_blocks.0.norm2.weight": (4,), "predictor_blocks.0.norm2.bias": (4,),
@@ -307,7 +310,7 @@ def test_the_same_seed_gives_the_same_weights_and_both_encoders_start_equal(conf
 
 
 def test_initial_scales():
-    """Weights ~ truncated normal 0.02, positions and mask token normal 0.02, biases 0, norms 1, patches of variance 1."""
+    """Weights truncated normal 0.02, positions and mask token normal 0.02, biases 0, norms 1, patches of variance 1."""
     state = IJEPA(Config()).state_dict()
     for name, values in state.items():
         if name.endswith("bias"):

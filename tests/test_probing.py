@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from minijepa.errors import ConfigError, DataError
+from minijepa.logistic import logistic_regression, loss_and_gradient, minimise
 from minijepa.probing import (
     choose_l2,
     content_r2,
     feature_std,
     knn_accuracy,
     linear_probe,
-    logistic_regression,
-    loss_and_gradient,
-    minimise,
     rank_me,
     standardise,
     stratified_split,

@@ -130,12 +130,24 @@ class IJEPA(nn.Module):
         super().__init__()
         num_patches = (config["image_size"] // config["patch_size"]) ** 2
         dim, mlp_ratio = config["encoder_embed_dim"], config["mlp_ratio"]
-        encoder = (num_patches, config["patch_size"], dim, config["encoder_depth"], config["encoder_num_heads"],
-                   mlp_ratio)
+        encoder = (
+            num_patches,
+            config["patch_size"],
+            dim,
+            config["encoder_depth"],
+            config["encoder_num_heads"],
+            mlp_ratio,
+        )
         self.context_encoder = Encoder(*encoder)
         self.target_encoder = Encoder(*encoder).requires_grad_(False)
-        self.predictor = Predictor(num_patches, dim, config["predictor_embed_dim"], config["predictor_depth"],
-                                   config["predictor_num_heads"], mlp_ratio)
+        self.predictor = Predictor(
+            num_patches,
+            dim,
+            config["predictor_embed_dim"],
+            config["predictor_depth"],
+            config["predictor_num_heads"],
+            mlp_ratio,
+        )
 
     def predictions_and_targets(self, images, contexts, targets):
         """Two (T, D) arrays, a row for each target patch: image by image, block by block."""
@@ -181,12 +193,15 @@ def fill_with_noise(model, rng):
 
 def masks(rectangles, grid_size):
     """contexts: B sorted lists of patch numbers; targets: B lists of M such lists."""
+
     def patches(top, left, height, width):
         return [row * grid_size + column for row in range(top, top + height) for column in range(left, left + width)]
 
     targets = [[patches(*block) for block in blocks] for _, blocks in rectangles]
-    contexts = [[patch for patch in patches(*context) if not any(patch in block for block in blocks)]
-                for (context, _), blocks in zip(rectangles, targets)]
+    contexts = [
+        [patch for patch in patches(*context) if not any(patch in block for block in blocks)]
+        for (context, _), blocks in zip(rectangles, targets)
+    ]
     return contexts, targets
 
 
@@ -256,8 +271,10 @@ def main():
 
     path = Path(__file__).with_name("reference.npz")
     np.savez(path, **arrays)
-    print(f"loss {losses['loss']:.6f}, smooth L1 {losses['smooth_l1_loss']:.6f}; "
-          f"largest error against finite differences {worst:.1e}")
+    print(
+        f"loss {losses['loss']:.6f}, smooth L1 {losses['smooth_l1_loss']:.6f}; "
+        f"largest error against finite differences {worst:.1e}"
+    )
     print(f"{path}: {len(arrays)} arrays, {path.stat().st_size / 1e3:.0f} kB")
 
 

@@ -1,0 +1,60 @@
+"""Rows of features and their labels: checked, and walked through in blocks by threads."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from minijepa.errors import DataError
+
+MAX_THREADS = min(os.cpu_count() or 1, 16)  # each holds a block of kNN similarities, up to 100 MB
+
+
+def map_rows(function, *arrays, block_rows=None):
+    """Yield function(*blocks) for consecutive blocks of rows of the arrays, in order; threads compute them.
+
+    The blocks depend on the shape alone, so what is added up in order has the same bits for every number of threads.
+    """
+    block_rows = block_rows or max(256, 2**18 // arrays[0].shape[1])  # about 1 MiB: used twice while in the cache
+    starts = range(0, len(arrays[0]), block_rows)
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
+        yield from pool.map(lambda i: function(*(a[i : i + block_rows] for a in arrays)), starts)
+
+
+def checked(x, y, num_classes, name):
+    """Features and labels that fit together."""
+    x = checked_features(x, name)
+    return x, checked_labels(y, len(x), num_classes, f"{name} labels")
+
+
+def checked_features(x, name):
+    """x as float32 (float64 stays), after checking that it is a non-empty finite matrix."""
+    x = np.asarray(x)
+    if x.dtype != np.float64:
+        x = x.astype(np.float32, copy=False)
+    if x.ndim != 2 or x.size == 0:
+        raise DataError(f"{name} features have shape {x.shape}: expected (samples, features), at least one of each")
+    bad = np.count_nonzero(~np.isfinite(x).all(axis=1))
+    if bad:
+        raise DataError(
+            f"{bad} of {len(x)} rows of the {name} features hold NaN or infinity: the model that made them has diverged"
+        )
+    return x
+
+
+def checked_labels(y, rows, num_classes, name):
+    """y as integers, after checking that there is one for each row and that all lie in 0 ... num_classes − 1."""
+    y = np.asarray(y)
+    if y.shape != (rows,):
+        raise DataError(f"{name} have shape {y.shape} for {rows} rows of features: expected ({rows},)")
+    if not np.issubdtype(y.dtype, np.integer):
+        raise DataError(f"{name} are {y.dtype}: expected integers")
+    if y.min() < 0 or y.max() >= num_classes:
+        raise DataError(f"{name} run from {y.min()} to {y.max()}: expected 0 to {num_classes - 1}")
+    return y.astype(np.int64)
+
+
+def check_same_width(train, other):
+    """Arrays of features can be compared only if they come from the same kind of model."""
+    if train.shape[1] != other.shape[1]:
+        raise DataError(f"training rows have {train.shape[1]} features, others {other.shape[1]}: use one encoder")

@@ -1,0 +1,111 @@
+"""Checkpoints: everything comes back, nothing half-written stays, and what is broken is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minijepa import IJEPA, Config, checkpoint, load
+from minijepa.errors import CheckpointError
+from minijepa.optim import AdamW
+
+SMALL = dict(
+    encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4, predictor_depth=1,
+    predictor_num_heads=2,
+)  # fmt: skip
+
+
+def trained(seed=0):
+    """A model and an optimiser whose every number differs from a fresh one's."""
+    model = IJEPA(Config(**SMALL), seed)
+    model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
+    draw = np.random.default_rng(seed)
+    for vector in (model.flat.data, model.target_flat.data, optimizer.m, optimizer.v):
+        vector[...] = draw.standard_normal(vector.size)
+    optimizer.steps = 17
+    return model, optimizer
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model, optimizer = trained()
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(123, {"loss": 4.5}), "cifar10")
+    return path, model, optimizer
+
+
+def test_everything_comes_back(saved):
+    path, model, optimizer = saved
+    other, other_optimizer = trained(seed=1)
+    progress = checkpoint.restore(path, other, other_optimizer)
+    assert progress == checkpoint.Progress(123, {"loss": 4.5})
+    assert other_optimizer.steps == 17
+    for name in ("m", "v"):
+        np.testing.assert_array_equal(getattr(other_optimizer, name), getattr(optimizer, name))
+    np.testing.assert_array_equal(other.flat.data, model.flat.data)
+    np.testing.assert_array_equal(other.target_flat.data, model.target_flat.data)
+
+
+def test_load_gives_the_model_with_its_channel_statistics(saved):
+    path, model, _ = saved
+    for place in (path, path.parent, str(path)):
+        loaded = load(place)
+        assert (loaded.mean, loaded.std) == (model.mean, model.std)
+        assert loaded.config == model.config
+        images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+        np.testing.assert_array_equal(loaded.encode(images).data, model.encode(images).data)
+
+
+def test_the_file_is_plain_and_needs_no_pickle(saved):
+    with np.load(saved[0], allow_pickle=False) as file:
+        about = json.loads(str(file["about"]))
+        assert file["model/context_encoder.pos_embed"].shape == (1, 64, 8)
+        assert file["adam_m/predictor.mask_token"].shape == (1, 1, 4)
+    assert (about["step"], about["dataset"], about["config"]["encoder_embed_dim"]) == (123, "cifar10", 8)
+    assert [p.name for p in saved[0].parent.iterdir()] == ["checkpoint.npz"]
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint(saved, monkeypatch):
+    path, model, optimizer = saved
+    before = path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(CheckpointError, match="No space left on device; the previous checkpoint is untouched"):
+        checkpoint.save(path, model, optimizer, checkpoint.Progress(), "cifar10")
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint.npz"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "text", "empty", "other npz"])
+def test_a_broken_file_is_one_line(saved, kind):
+    path = saved[0]
+    if kind == "other npz":
+        np.savez(path, weights=np.ones(3))
+    else:
+        path.write_bytes({"cut": path.read_bytes()[:2000], "text": b"no checkpoint", "empty": b""}[kind])
+    with pytest.raises(CheckpointError, match="checkpoint.npz is not a whole minijepa checkpoint") as error:
+        load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_no_file_and_another_format(saved, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load(tmp_path / "nothing")
+    path = saved[0]
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"])) | {"format": 99}
+    np.savez(path, **(arrays | {"about": np.array(json.dumps(about))}))
+    with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
+        load(path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(saved):
+    other = IJEPA(Config(**(SMALL | {"encoder_embed_dim": 16})))
+    optimizer = AdamW(other.flat.data, other.flat.grad, other.decayed, 0.05)
+    with pytest.raises(CheckpointError, match="has shape"):
+        checkpoint.restore(saved[0], other, optimizer)

@@ -1,0 +1,76 @@
+"""Learning rate, momentum, AdamW and EMA, against their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minijepa import optim
+from minijepa.ema import update_ema
+from minijepa.optim import AdamW
+from minijepa.schedules import ema_momentum, learning_rate
+
+
+def test_the_learning_rate_warms_up_and_ends_exactly_at_its_minimum():
+    rates = [learning_rate(step, 100, 10, 1e-3, 1e-5) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-3 / 11) and rates[9] == pytest.approx(1e-3 * 10 / 11)
+    np.testing.assert_allclose(np.diff(rates[:11]), 1e-3 / 11)  # linear
+    assert rates[10] == max(rates) == 1e-3
+    assert rates[-1] == pytest.approx(1e-5, rel=1e-12)
+    assert rates[10 + 30] == pytest.approx(1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + math.cos(math.pi * 30 / 89)))
+    assert all(a > b for a, b in zip(rates[10:], rates[11:]))
+
+
+def test_the_learning_rate_of_very_short_runs():
+    assert learning_rate(0, 1, 0, 1e-3, 1e-5) == 1e-3
+    assert [learning_rate(s, 2, 0, 1.0, 0.0) for s in range(2)] == [1.0, pytest.approx(0.0)]
+
+
+def test_the_momentum_is_linear_with_exact_ends():
+    values = [ema_momentum(step, 11, 0.9, 1.0) for step in range(11)]
+    assert (values[0], values[-1]) == (0.9, 1.0)
+    np.testing.assert_allclose(values, np.linspace(0.9, 1.0, 11))
+    assert ema_momentum(0, 1, 0.9, 1.0) == 0.9
+
+
+def textbook_adamw(theta, gradients, decays, lr, decay, beta1, beta2, eps):
+    m = v = np.zeros_like(theta)
+    for t, g in enumerate(gradients, 1):
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        theta = theta - lr * decay * theta * decays
+        theta = theta - lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return theta
+
+
+@pytest.mark.parametrize("block", [3, 1 << 16])  # a block's end inside of the vector, and beyond it
+def test_adamw_is_the_formula(rng, monkeypatch, block):
+    monkeypatch.setattr(optim, "BLOCK", block)
+    theta, grad = rng.standard_normal(10), np.zeros(10)
+    gradients = [rng.standard_normal(10) * 10.0**k for k in range(-3, 3)]
+    decays = np.array([1, 1, 1, 0, 0, 0, 0, 0, 1, 1])
+    data = theta.copy()
+    optimizer = AdamW(data, grad, (slice(0, 3), slice(8, 10)), 0.05, 0.8, 0.95, 1e-4)
+    for g in gradients:
+        grad[...] = g
+        optimizer.step(0.01)
+    np.testing.assert_allclose(
+        data, textbook_adamw(theta, gradients, decays, 0.01, 0.05, 0.8, 0.95, 1e-4), rtol=1e-12
+    )  # fmt: skip
+
+
+def test_the_first_step_moves_by_the_learning_rate_whatever_the_gradients_size():
+    data, grad = np.zeros(3, np.float32), np.array([1e-3, -5.0, 1e4], np.float32)
+    AdamW(data, grad, (), 0.05).step(0.01)
+    np.testing.assert_allclose(data, [-0.01, 0.01, -0.01], rtol=1e-4)
+    assert data.dtype == np.float32
+
+
+def test_the_ema_moves_a_part_of_the_way_and_stands_still_at_one(rng):
+    target, source = rng.standard_normal(5).astype(np.float32), rng.standard_normal(5).astype(np.float32)
+    before = target.copy()
+    update_ema(target, source, 1.0)
+    np.testing.assert_array_equal(target, before)
+    update_ema(target, source, 0.75)
+    np.testing.assert_allclose(target, 0.75 * before + 0.25 * source, rtol=1e-6)
+    update_ema(target, source, 0.0)
+    np.testing.assert_array_equal(target, source)

@@ -1,0 +1,361 @@
+"""Training: lanes and threads, the step, run folders, resuming, and the command line."""
+
+import csv
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data
+from minijepa.data import cifar10, load_dataset
+from minijepa.errors import ConfigError, TrainingError
+from minijepa.lanes import Lanes
+from minijepa.training import COLUMNS, Run, Trainer, duration
+
+ROOT = Path(__file__).parent.parent
+NETWORK = dict(
+    encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
+    predictor_num_heads=2,
+)  # fmt: skip
+SETTINGS = NETWORK | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
+
+
+@pytest.fixture
+def dataset(cifar_folder):
+    return load_dataset("cifar10", cifar_folder)
+
+
+def arguments(folder, run, **changes):
+    settings = [f"--set={key}={value}" for key, value in (SETTINGS | changes).items()]
+    return ["--device=cpu", f"--data-dir={folder}", f"--run-dir={run}", "--threads=1", *settings]
+
+
+def train_cli(capsys, *args):
+    """(exit status, stdout, stderr) of train.py."""
+    try:
+        status = train.main([str(a) for a in args])
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+# ---------------------------------------------------------------------------------------------------------------- lanes
+
+
+def batch(model, size=150, seed=0):
+    draw = np.random.default_rng(seed)
+    images = draw.standard_normal((size, 3, 32, 32)).astype(model.dtype)
+    return images, MultiBlockMasker().sample(size, draw)
+
+
+def test_every_thread_count_gives_the_same_bits():
+    model = IJEPA(Config(**NETWORK), seed=1)
+    images, masks = batch(model)  # 10 chunks, so that lanes hold one or two
+    results = []
+    for threads in (1, 2, 3):
+        loss = Lanes(model, threads).gradients(images, masks)
+        results.append((loss, model.flat.grad.copy()))
+    for loss, gradient in results[1:]:
+        assert loss == results[0][0]
+        np.testing.assert_array_equal(gradient, results[0][1])
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 150])
+def test_lanes_add_up_to_the_batch(size):
+    model = IJEPA(Config(**NETWORK), seed=1, dtype=np.float64)
+    images, masks = batch(model, size)
+    with Tape() as tape:
+        whole = model.loss(images, masks)
+    tape.backward(whole)
+    wanted = model.flat.grad.copy()
+    model.flat.grad[...] = 7  # what stands there must not matter
+    lanes = Lanes(model, 2)
+    assert lanes.gradients(images, masks) == pytest.approx(whole.item(), rel=1e-12)
+    np.testing.assert_allclose(model.flat.grad, wanted, atol=1e-12 * np.abs(wanted).max())
+    assert lanes.reached == set(model.flat.parameters.values())
+
+
+def test_an_error_in_a_worker_reaches_the_caller(monkeypatch):
+    model = IJEPA(Config(**NETWORK))
+    monkeypatch.setattr(model, "targets", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Lanes(model, 2).gradients(*batch(model, 40))
+
+
+# ------------------------------------------------------------------------------------------------------------- the step
+
+
+def test_a_step_is_the_specifications_section_8(dataset):
+    """Masks, targets, predictions, loss, backward, AdamW at the schedule's rate, then the EMA with the new weights."""
+    trainer = Trainer(Config(**SETTINGS), dataset)
+    model = trainer.model
+    before, target_before = model.flat.data.copy(), model.target_flat.data.copy()
+    images, masks = trainer.batch(5)
+    with Tape() as tape:
+        loss = model.loss(images, masks)
+    tape.backward(loss)
+    g = model.flat.grad.copy()
+
+    trainer.optimizer.steps, trainer.optimizer.m[...], trainer.optimizer.v[...] = 0, 0, 0
+    row = trainer.train_step(5)
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert row["grad_norm"] == pytest.approx(np.sqrt((g.astype(float) ** 2).sum()), rel=1e-4)
+    assert row["context_tokens"] == masks.context_lengths.mean()
+    assert row["target_tokens"] == masks.target_lengths.sum(axis=1).mean()
+    moved = np.abs(model.flat.data - before)
+    rate = trainer.learning_rate(5)
+    assert 0 < moved.max() <= rate * (1 + 0.05 * np.abs(before).max()) * 1.001  # AdamW's first step: lr a weight
+    momentum = trainer.momentum(5)
+    np.testing.assert_allclose(
+        model.target_flat.data, momentum * target_before + (1 - momentum) * model.flat.data[: model.encoder_size],
+        rtol=1e-6, atol=1e-8,
+    )  # fmt: skip
+
+
+def test_a_step_depends_on_its_number_and_nothing_else(dataset):
+    trainer = Trainer(Config(**SETTINGS), dataset)
+    images, masks = trainer.batch(7)
+    trainer.batch(2)
+    again, masks_again = trainer.batch(7)
+    np.testing.assert_array_equal(images, again)
+    np.testing.assert_array_equal(masks.context_index, masks_again.context_index)
+    other, _ = trainer.batch(6)
+    assert np.abs(images - other).max() > 0
+
+
+def test_an_epoch_sees_every_image_once_and_the_next_in_another_order(dataset):
+    trainer = Trainer(Config(**(SETTINGS | dict(augment_flip=False, augment_crop=0))), dataset)
+    assert (trainer.steps_per_epoch, trainer.total_steps) == (4, 12)
+    epochs = [np.concatenate([trainer.batch(4 * e + i)[0] for i in range(4)]) for e in range(2)]
+    keys = [[image.tobytes() for image in epoch] for epoch in epochs]
+    assert len(set(keys[0])) == 80 and set(keys[0]) == set(keys[1]) and keys[0] != keys[1]
+
+
+def test_a_short_last_batch_is_dropped_unless_the_set_is_smaller_than_a_batch(dataset):
+    assert Trainer(Config(**(SETTINGS | dict(batch_size=30))), dataset).steps_per_epoch == 2
+    small = Trainer(Config(**(SETTINGS | dict(batch_size=300))), dataset)
+    assert (small.steps_per_epoch, small.batch_size) == (1, 80)
+
+
+def test_held_back_images_are_not_trained_on(dataset):
+    trainer = Trainer(Config(**(SETTINGS | dict(val_size=10, max_train_images=50))), dataset)
+    assert len(trainer.images) == 50
+    held_back = {image.tobytes() for image in trainer.monitors.queries}
+    assert len(held_back) == 10
+    assert not held_back & {image.tobytes() for image in trainer.images}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(dataset):
+    trainer = Trainer(Config(**SETTINGS), dataset)
+    trainer.model.flat.data[...] = np.nan
+    with pytest.raises(TrainingError, match="step 0: the loss is nan .* lower --lr"):
+        trainer.train_step(0)
+
+
+def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
+    trainer = Trainer(Config(**SETTINGS), dataset)
+    lost = trainer.model.predictor.mask_token
+    trainer.lanes.gradients = lambda *_: trainer.lanes.reached.update(
+        p for p in trainer.model.flat.parameters.values() if p is not lost
+    ) or 1.0  # fmt: skip
+    with pytest.raises(TrainingError, match=r"1 parameters received no gradient, for one predictor\.mask_token"):
+        trainer.train_step(0)
+
+
+def test_training_lowers_the_loss(dataset):
+    trainer = Trainer(Config(**(SETTINGS | dict(epochs=20, base_lr=3e-3))), dataset)
+    losses = [trainer.train_step(step)["loss"] for step in range(40)]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (89, "89 s"), (91, "2 min"), (7200, "2.0 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+# ---------------------------------------------------------------------------------------------- run folders, resuming
+
+
+def finish(folder):
+    """Everything that a run leaves, but for times."""
+    about, arrays = checkpoint.read(folder)
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = [{k: v for k, v in r.items() if k not in ("images_per_s", "seconds")} for r in csv.DictReader(file)]
+    return about, arrays, rows
+
+
+def assert_same_run(one, other):
+    (about, arrays, rows), (about2, arrays2, rows2) = finish(one), finish(other)
+    assert about == about2 and rows == rows2 and arrays.keys() == arrays2.keys()
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(values, arrays2[name], err_msg=name)
+
+
+class StopAt:
+    """Sends this process SIGINT when a trainer has made ``steps`` steps."""
+
+    def __init__(self, monkeypatch, steps, number=signal.SIGINT):
+        real = Trainer.train_step
+
+        def step(trainer, n):
+            if n + 1 == steps:
+                os.kill(os.getpid(), number)
+            return real(trainer, n)
+
+        monkeypatch.setattr(Trainer, "train_step", step)
+
+
+def test_a_run_that_was_interrupted_and_resumed_is_the_same_bit_for_bit(cifar_folder, tmp_path, monkeypatch, capsys):
+    assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "whole"))[0] == 0
+    with monkeypatch.context() as patch:
+        StopAt(patch, 6)  # in the middle of the second epoch
+        status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "broken"))
+    assert status == 128 + signal.SIGINT
+    assert f"python train.py --run-dir {tmp_path / 'broken'} --resume" in out
+    assert checkpoint.read(tmp_path / "broken")[0]["step"] == 6
+    resume = ["--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'broken'}", "--resume"]
+    with monkeypatch.context() as patch:
+        StopAt(patch, 10, signal.SIGTERM)
+        assert train_cli(capsys, *resume)[0] == 128 + signal.SIGTERM
+    assert train_cli(capsys, *resume, "--threads=2")[0] == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_rows_of_metrics_from_after_the_checkpoint_are_dropped(cifar_folder, tmp_path, capsys):
+    """A power cut between the row and the checkpoint: the row is written again, not twice."""
+    train_cli(capsys, *arguments(cifar_folder, tmp_path / "whole"))
+    train_cli(capsys, *arguments(cifar_folder, tmp_path / "cut"))
+    kept = (tmp_path / "cut" / "checkpoint.npz").read_bytes()
+    trainer = Trainer(Config(**SETTINGS), load_dataset("cifar10", cifar_folder))
+    for step in range(4):
+        for name, value in trainer.train_step(step).items():
+            trainer.progress.sums[name] = trainer.progress.sums.get(name, 0.0) + value
+    trainer.progress = checkpoint.Progress(4)
+    Run(tmp_path / "cut", trainer).save()
+    assert (tmp_path / "cut" / "checkpoint.npz").read_bytes() != kept
+    train_cli(capsys, "--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'cut'}", "--resume")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_folder(cifar_folder, tmp_path, capsys):
+    run = tmp_path / "runs" / "first"
+    status, out, _ = train_cli(capsys, *arguments(cifar_folder, run, keep_every=2, val_size=20))
+    assert status == 0
+    assert "60 images, 3 epochs of 3 steps" in out and "on cpu with 1 thread" in out
+    assert f"{run}/checkpoint.npz" in out and f"python probe.py {run}" in out
+    assert {p.name for p in run.iterdir()} == {
+        "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-0002.npz", "curves.png", "masks.png",
+    }  # fmt: skip
+    about = json.loads((run / "config.json").read_text())
+    assert (about["preset"], about["dataset"], about["config"]["keep_every"]) == ("cifar10", "cifar10", 2)
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == tuple(COLUMNS) and [r["epoch"] for r in rows] == ["1", "2", "3"]
+    assert [bool(r["knn"]) for r in rows] == [False, True, True]  # every second epoch, and the last
+    assert float(rows[2]["lr"]) == pytest.approx(1e-5) and float(rows[2]["ema_momentum"]) == 1.0
+    for row in rows:
+        assert float(row["loss_per_dim"]) == pytest.approx(float(row["loss"]) / 16, rel=1e-4)
+        assert all(np.isfinite(float(v)) for k, v in row.items() if v)
+    assert checkpoint.read(run / "checkpoint-0002.npz")[0]["step"] == 6
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--set=epoch=3"], "did you mean 'epochs'"),
+        (["--epochs=0"], "epochs must be above 0"),
+        (["--epochs=many"], "epochs must be a whole number, got 'many'"),
+        (["--lr=-1"], "base_lr must be above 0"),
+        (["--batch-size=1.5"], "batch_size must be a whole number"),
+        (["--threads=0"], "--threads must be at least 1"),
+        (["--set", "epochs"], "KEY=VALUE"),
+        (["--set=patch_size=5"], "patch_size must divide"),
+        (["--set=image_size=64"], "image_size is 64, but cifar10 has images of 32×32"),
+        (["--set=val_size=80"], "val_size"),
+        (["--resume"], "no run at"),
+    ],
+)
+def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tmp_path, capsys, args, words):
+    run = tmp_path / "run"
+    status, _, err = train_cli(capsys, "--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={run}", *args)
+    assert status == 2
+    assert words in err and err.startswith("train.py: ") and err.count("\n") == 1
+    assert not run.exists()
+
+
+def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("mine")
+    status, _, err = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
+    assert status == 2 and "exists: go on with --resume, or choose another --run-dir" in err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_resume_takes_no_other_settings(cifar_folder, tmp_path, capsys):
+    status, _, err = train_cli(capsys, f"--run-dir={tmp_path}", "--resume", "--epochs=5")
+    assert status == 2 and "--resume goes on with the run's own settings" in err
+    status, _, err = train_cli(capsys, "--resume")
+    assert status == 2 and "--resume needs the run's folder" in err
+
+
+def test_no_gpu_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(backend, "cupy", None)
+    status, _, err = train_cli(capsys, "--device=cuda")
+    assert status == 2 and "requirements-cuda.txt" in err and err.count("\n") == 1
+
+
+def test_no_data_names_both_remedies(tmp_path, capsys, monkeypatch):
+    download = functools.partial(cifar10.download_cifar10, url="http://127.0.0.1:9/nothing")
+    monkeypatch.setattr(data, "download_cifar10", download)
+    status, _, err = train_cli(capsys, f"--data-dir={tmp_path}", f"--run-dir={tmp_path / 'run'}", "--device=cpu")
+    assert status == 2 and "--dataset shapes" in err and f"into {tmp_path}" in err
+    assert err.strip().count("\n") == 0
+
+
+def test_smoke_takes_the_built_in_shapes_where_there_is_no_cifar10(tmp_path, capsys):
+    args = [f"--set={k}={v}" for k, v in (NETWORK | dict(max_train_images=64, epochs=2)).items()]
+    status, out, _ = train_cli(
+        capsys, "--preset=smoke", f"--data-dir={tmp_path}", f"--run-dir={tmp_path / 'run'}", "--device=cpu", *args
+    )
+    assert status == 0
+    assert f"no CIFAR-10 in {tmp_path}/: the smoke run takes the built-in shapes instead" in out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == "shapes"
+
+
+def test_runs_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.free_folder("smoke") == Path("runs/smoke")
+    for name in ("smoke", "smoke-2"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert train.free_folder("smoke") == Path("runs/smoke-3")
+
+
+def test_as_a_program(cifar_folder, tmp_path):
+    """From another folder, as a process of its own: BLAS is held to one thread, help is there, and a run works."""
+
+    def program(*args):
+        return subprocess.run(
+            [sys.executable, ROOT / "train.py", *args], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+
+    assert "--preset" in program("--help").stdout
+    assert program("--preset=unknown").returncode == 2
+    done = program(*arguments(cifar_folder, tmp_path / "run", epochs=2))
+    assert done.returncode == 0, done.stderr
+    assert "epoch   2/2" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_config_error_before_training_is_a_config_error(dataset):
+    with pytest.raises(ConfigError, match="val_size"):
+        Trainer(Config(**(SETTINGS | dict(val_size=90))), dataset)
