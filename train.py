@@ -10,6 +10,7 @@ from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.data import has_cifar10, load_dataset
 from minijepa.errors import ConfigError, MinijepaError, TrainingError
 from minijepa.features import worker_threads
+from minijepa.profiling import profile_steps
 from minijepa.training import Run, Trainer, read_run
 
 
@@ -27,6 +28,7 @@ def parser():
     p.add_argument("--seed", metavar="N", help="of weights, order, masks and augmentation")
     p.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
     p.add_argument("--precision", choices=("tf32", "fp32"), default="tf32", help="of matrix products on a GPU")
+    p.add_argument("--profile", type=int, metavar="N", help="time N steps by operation and phase instead of training")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
         help="any field of minijepa/config.py, for example --set target_norm=layer_norm; may be repeated",
@@ -63,6 +65,8 @@ def free_folder(preset):
 def prepare(args):
     """Everything that can be wrong is found here, before anything is trained. Returns the Run."""
     device = backend.resolve_device(args.device)
+    if args.profile is not None and (args.profile < 1 or args.resume or device != "cpu"):
+        raise ConfigError("--profile takes a number of steps, at least 1, of a new run on a CPU")
     threads = worker_threads(args.threads)
     if args.resume:
         if not args.run_dir:
@@ -74,7 +78,7 @@ def prepare(args):
     else:
         preset = args.preset or "cifar10"
         config, dataset = Config.preset(preset, **settings(args)), choose_dataset(args, preset)
-        if args.run_dir and Path(args.run_dir).exists():
+        if args.run_dir and Path(args.run_dir).exists() and not args.profile:
             raise ConfigError(f"{args.run_dir} exists: go on with --resume, or choose another --run-dir")
         folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
         about = {"preset": preset, "dataset": dataset, "config": config.to_dict()}
@@ -84,7 +88,7 @@ def prepare(args):
     run = Run(args.run_dir if args.resume else folder, trainer)
     if args.resume:
         run.resume()
-    else:
+    elif not args.profile:
         run.create(about)
     print(
         f"{run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} epochs of {trainer.steps_per_epoch} "
@@ -98,6 +102,9 @@ def main(argv=None):
     args = parser().parse_args(argv)
     try:
         run = prepare(args)
+        if args.profile:
+            print(profile_steps(run.trainer, args.profile))
+            return 0
         stopped = run.train()
     except MinijepaError as error:
         print(f"train.py: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ FLOORS = [
     "nn gradcheck",
     "data models",
     "optim schedules ema checkpoint features",
-    "lanes pictures probing monitors evaluation training explain",
+    "lanes pictures probing monitors evaluation training profiling explain",
 ]
 HEIGHT = {name: (i, j) for i, floor in enumerate(FLOORS) for j, name in enumerate(floor.split())}
 KNOWN = {

@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""One training step of the specification's config: minijepa against PyTorch, in one run on one machine.
+
+    python benchmarks/step.py [--threads N] [--rounds N] [--json]
+
+Every contender is a process of its own; they take turns, one step at a time, so that a machine that slows down slows
+all of them. Medians count. PyTorch may also work in micro-batches, and its best counts. Without torch, minijepa alone
+is measured. The ceiling is the speed of a single-precision matrix product at the network's shapes, on as many threads,
+measured in the same run; ``gemm_share`` says which part of the step's time its matrix products would take at that
+speed.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from minijepa import backend  # noqa: I001  (first: it holds BLAS to one thread before NumPy is loaded)
+import numpy as np
+
+from minijepa import Config, MultiBlockMasker
+from minijepa.config import masker_settings
+from minijepa.data import Dataset, normalise
+from minijepa.features import available_cores, extract_features
+from minijepa.training import Trainer
+
+MICRO = (32, 64, 128, 256)
+
+
+def noise(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------- contenders
+# Each is a generator function: set up, then do one unit of work for every next(), and yield what to report about it.
+
+
+def minijepa_step(config, threads):
+    images = noise(4 * config.batch_size)
+    labels = np.zeros(len(images), np.uint8)
+    data = Dataset("noise", ("noise",), images, labels, images[:1], labels[:1], (0.5,) * 3, (0.25,) * 3)
+    trainer = Trainer(config, data, "cpu", threads)
+    step = 0
+    yield {"flops": counted_flops(trainer)}
+    while True:
+        trainer.train_step(step)
+        step += 1
+        yield {}
+
+
+def counted_flops(trainer):
+    """Floating-point operations of all matrix products of one step, an image."""
+    total, real, lock = 0, backend.matmul, threading.Lock()
+
+    def counting(a, b, out=None):
+        nonlocal total
+        y = real(a, b, out)
+        with lock:
+            total += 2 * y.size * a.shape[-1]
+        return y
+
+    patched = [m for name, m in sys.modules.items() if name.startswith("minijepa") and vars(m).get("matmul") is real]
+    for module in patched:
+        module.matmul = counting
+    trainer.train_step(0)
+    for module in patched:
+        module.matmul = real
+    return total / trainer.batch_size
+
+
+def torch_step(config, threads, shared, micro):
+    import torch
+    from torch_ijepa import TorchIJEPA
+
+    torch.set_num_threads(threads)
+    model = TorchIJEPA(config)
+    images = torch.from_numpy(normalise(noise(config.batch_size), (0.5,) * 3, (0.25,) * 3))
+    masker, draw = MultiBlockMasker(**masker_settings(config)), np.random.default_rng(0)
+    yield {}
+    while True:
+        if shared:
+            masks = masker.sample(1, draw)
+            while len(set(masks.target_lengths.ravel().tolist())) > 1:  # blocks of one size need no padding
+                masks = masker.sample(1, draw)
+        else:
+            masks = masker.sample(len(images), draw)
+        model.step(images, masks, micro, shared)
+        yield {}
+
+
+def minijepa_encode(config, threads):
+    from minijepa import IJEPA
+
+    model, images = IJEPA(config), noise(config.batch_size)
+    while True:
+        yield {}
+        extract_features(model, images, threads=threads)
+
+
+def torch_encode(config, threads, micro):
+    import torch
+    from torch_ijepa import Encoder
+
+    torch.set_num_threads(threads)
+    encoder, images = Encoder(config).eval(), noise(config.batch_size)
+    while True:
+        yield {}
+        with torch.inference_mode():
+            for i in range(0, len(images), micro):
+                encoder(torch.from_numpy(normalise(images[i : i + micro], (0.5,) * 3, (0.25,) * 3))).mean(1)
+
+
+def gemm(config, threads):
+    """Matrix products of the encoder's shapes for a chunk of images, on each thread; reports operations a second."""
+    dim, rows = config.encoder_embed_dim, 16 * config.num_patches
+    draw = np.random.default_rng(0)
+    pairs = [
+        (draw.standard_normal((rows, n), np.float32), draw.standard_normal((n, m), np.float32))
+        for n, m in ((dim, 3 * dim), (dim, dim), (dim, 4 * dim), (4 * dim, dim))
+    ]
+    flops = sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in pairs)
+    repeat = 40
+
+    def work():
+        outs = [np.empty((a.shape[0], b.shape[1]), np.float32) for a, b in pairs]
+        for _ in range(repeat):
+            for (a, b), out in zip(pairs, outs):
+                np.matmul(a, b, out=out)
+
+    while True:
+        started = time.perf_counter()
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        yield {"flops_per_s": threads * repeat * flops / (time.perf_counter() - started)}
+
+
+def contenders(threads):
+    """{name: (function, its arguments)}"""
+    found = {"minijepa": ("minijepa_step", {}), "minijepa encode": ("minijepa_encode", {}), "gemm": ("gemm", {})}
+    if threads > 1:
+        found["minijepa, 1 thread"] = ("minijepa_step", {"threads": 1})
+        found["gemm, 1 thread"] = ("gemm", {"threads": 1})
+    if importlib.util.find_spec("torch"):
+        for micro in MICRO:
+            found[f"torch padded {micro}"] = ("torch_step", {"shared": False, "micro": micro})
+            found[f"torch shared {micro}"] = ("torch_step", {"shared": True, "micro": micro})
+            found[f"torch encode {micro}"] = ("torch_encode", {"micro": micro})
+    return {name: (function, {"threads": threads, **arguments}) for name, (function, arguments) in found.items()}
+
+
+# --------------------------------------------------------------------------------------------------------- the contest
+
+
+def worker(function, arguments):
+    """In a process of its own: a unit of work for each line on stdin, a line of JSON on stdout for each."""
+    work = globals()[function](Config(), **arguments)
+    extra = next(work)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    next(work)  # warm up
+    print(json.dumps(extra), flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        extra = next(work)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        report = {"seconds": seconds, "peak_mb": peak / 1024, "step_mb": (peak - before) / 1024}
+        print(json.dumps({**report, **extra}), flush=True)
+
+
+class Contender:
+    def __init__(self, function, arguments):
+        command = [sys.executable, __file__, "--worker", json.dumps([function, arguments])]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.start = self._answer()
+        self.results = []
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("a contender failed; its traceback stands above")
+        return json.loads(line)
+
+    def turn(self):
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.results.append(self._answer())
+
+    def median(self, key="seconds"):
+        return statistics.median(result[key] for result in self.results)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def best(runs, prefix):
+    """(micro-batch, contender) of the fastest whose name starts so; None without torch."""
+    found = {name: c for name, c in runs.items() if name.startswith(prefix)}
+    return min(found.items(), key=lambda item: item[1].median()) if found else None
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
+    p.add_argument("--rounds", type=int, default=7, help="turns that every contender gets (default: 7)")
+    p.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
+    p.add_argument("--worker", help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.worker:
+        return worker(*json.loads(args.worker))
+
+    batch = Config().batch_size
+    runs = {}
+    for name, contender in contenders(args.threads).items():
+        runs[name] = Contender(*contender)
+    for _ in range(args.rounds):
+        for contender in runs.values():
+            contender.turn()
+    for contender in runs.values():
+        contender.end()
+
+    ours = runs["minijepa"]
+    speed = {name: batch / c.median() for name, c in runs.items() if not name.startswith("gemm")}
+    ceiling = runs["gemm"].median("flops_per_s")
+    flops = ours.start["flops"]
+    result = {
+        "threads": args.threads, "rounds": args.rounds, "img_s": speed["minijepa"],
+        "encode_img_s": speed["minijepa encode"], "gflop_per_image": flops / 1e9, "gemm_gflop_s": ceiling / 1e9,
+        "gemm_share": speed["minijepa"] * flops / ceiling, "peak_mb": ours.median("peak_mb"),
+        "step_mb": ours.median("step_mb"),
+    }  # fmt: skip
+    if args.threads > 1:
+        one = speed["minijepa, 1 thread"]
+        result |= {
+            "img_s_1_thread": one, "gemm_share_1_thread": one * flops / runs["gemm, 1 thread"].median("flops_per_s"),
+            "threads_speedup": speed["minijepa"] / one,
+        }  # fmt: skip
+    for kind in ("padded", "shared", "encode"):
+        if found := best(runs, f"torch {kind}"):
+            name, contender = found
+            result |= {
+                f"torch_{kind}_img_s": speed[name], f"torch_{kind}_micro_batch": int(name.split()[-1]),
+                f"torch_{kind}_peak_mb": contender.median("peak_mb"),
+                f"torch_{kind}_step_mb": contender.median("step_mb"),
+                f"ratio_{kind}": speed["minijepa encode" if kind == "encode" else "minijepa"] / speed[name],
+            }  # fmt: skip
+    if args.json:
+        print(json.dumps(result))
+        return None
+    print(f"batch {batch}, {args.threads} threads, medians of {args.rounds} steps, taking turns")
+    print(f"{'':24}{'img/s':>8}{'peak MB':>9}{'of the step':>13}")
+    for name, c in runs.items():
+        if name in speed:
+            print(f"{name:24}{speed[name]:8.1f}{c.median('peak_mb'):9.0f}{c.median('step_mb'):13.0f}")
+    print(f"matrix products: {flops / 1e9:.2f} GFLOP an image; {ceiling / 1e9:.0f} GFLOP/s is this machine's ceiling,")
+    print(f"at which they would take {100 * result['gemm_share']:.0f}% of our step's time")
+    if "ratio_padded" not in result:
+        print("torch is not installed: minijepa was measured alone")
+    for kind in ("padded", "shared", "encode"):
+        if f"ratio_{kind}" in result:
+            micro = result[f"torch_{kind}_micro_batch"]
+            print(f"minijepa / torch {kind:7} {result[f'ratio_{kind}']:5.2f}   (its best micro-batch: {micro})")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

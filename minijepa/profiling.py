@@ -1,0 +1,136 @@
+"""Where a training step's time goes: by operation, forward and backward, and by phase."""
+
+import time
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+
+from minijepa import lanes, ops, training
+from minijepa.autograd import Function
+
+
+class Profile:
+    """Seconds, calls and bytes saved, added up over steps.
+
+    ``phases``: {name: seconds}, each without the phases inside of it. ``ops``: {name: [calls, forward seconds, backward
+    seconds, bytes saved for backward]}.
+    """
+
+    def __init__(self):
+        self.phases = defaultdict(float)
+        self.ops = defaultdict(lambda: [0, 0.0, 0.0, 0])
+        self._inside = [0.0]  # seconds of the phases inside of each open one
+
+    def phase(self, name, function):
+        """``function``, timed as a phase."""
+
+        def timed(*args, **kwargs):
+            self._inside.append(0.0)
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                seconds = time.perf_counter() - started
+                self.phases[name] += seconds - self._inside.pop()
+                self._inside[-1] += seconds
+
+        return timed
+
+    def forward(self, op):
+        def timed(ctx, *arrays, **options):
+            started = time.perf_counter()
+            y = op_forward(ctx, *arrays, **options)
+            row = self.ops[op.op_name()]
+            row[0] += 1
+            row[1] += time.perf_counter() - started
+            row[3] += sum(a.nbytes for a in ctx.saved if isinstance(a, np.ndarray) and a.base is None)
+            return y
+
+        op_forward = op.forward
+        return timed
+
+    def backward(self, op):
+        def timed(ctx, dy):
+            started = time.perf_counter()
+            gradients = op_backward(ctx, dy)
+            self.ops[op.op_name()][2] += time.perf_counter() - started
+            return gradients
+
+        op_backward = op.backward
+        return timed
+
+    def __str__(self):
+        total = sum(self.phases.values())
+        rows = [f"{'phase':22}{'ms':>9}{'share':>8}"]
+        for name, seconds in sorted(self.phases.items(), key=lambda item: -item[1]):
+            rows.append(f"{name:22}{1e3 * seconds:9.1f}{100 * seconds / total:7.1f}%")
+        rows += ["", f"{'operation':22}{'calls':>9}{'forward ms':>12}{'backward ms':>13}{'share':>8}{'saved MB':>10}"]
+        for name, (calls, forward, backward, saved) in sorted(self.ops.items(), key=lambda r: -r[1][1] - r[1][2]):
+            share = 100 * (forward + backward) / total
+            rows.append(
+                f"{name:22}{calls:9}{1e3 * forward:12.1f}{1e3 * backward:13.1f}{share:7.1f}%{saved / 1e6:10.1f}"
+            )
+        rest = total - sum(forward + backward for _, forward, backward, _ in self.ops.values())
+        rows.append(f"{'everything else':43}{1e3 * rest:13.1f}{100 * rest / total:7.1f}%")
+        return "\n".join(rows)
+
+
+def profile_steps(trainer, steps):
+    """A :class:`Profile` of ``steps`` training steps of ``trainer``, after one that warms up.
+
+    On one thread, whatever the trainer's number, so that times add up. "saved MB" is what operations keep for backward,
+    in all chunks of the steps together; a chunk frees its part before the next one starts.
+    """
+    profile, model = Profile(), trainer.model
+    trainer.train_step(0)
+    with ExitStack() as changes:
+
+        def replace(owner, name, value):
+            changes.enter_context(_replaced(owner, name, value))
+
+        for op in _operations():
+            replace(op, "forward", staticmethod(profile.forward(op)))
+            replace(op, "backward", staticmethod(profile.backward(op)))
+        for name, owner, method in [
+            ("masks", trainer.masker, "sample"), ("data", trainer, "batch"), ("layout", model, "layout"),
+            ("target encoder", model, "targets"), ("context encoder", model.context_encoder, "forward"),
+            ("predictor", model.predictor, "forward"), ("optimiser", trainer.optimizer, "step"),
+            ("backward", lanes.Tape, "backward"), ("EMA", training, "update_ema"),
+            ("lanes", trainer.lanes, "gradients"), ("everything else", trainer, "train_step"),
+        ]:  # fmt: skip
+            replace(owner, method, profile.phase(name, getattr(owner, method)))
+        replace(trainer.lanes, "pool", _SameThread())
+        for step in range(1, steps + 1):
+            trainer.train_step(step)
+    return profile
+
+
+def _operations():
+    """Every Function of the package."""
+    found, open_ = [], [Function]
+    while open_:
+        for op in open_.pop().__subclasses__():
+            open_.append(op)
+            if op.__module__.startswith(ops.__name__):
+                found.append(op)
+    return found
+
+
+class _SameThread:
+    map = staticmethod(map)
+
+
+@contextmanager
+def _replaced(owner, name, value):
+    """``owner.name`` is ``value`` for a while."""
+    own = name in vars(owner)
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)

@@ -1,0 +1,68 @@
+"""The README's examples run, and what it names is there."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import probe
+import train
+from minijepa.config import PRESETS, Config
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def code_blocks():
+    return re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_session_prints_what_it_shows():
+    (session,) = (block for block in code_blocks() if ">>>" in block)
+    test = doctest.DocTestParser().get_doctest(session, {}, "README", "README.md", 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    report = []
+    runner.run(test, out=report.append)
+    assert runner.tries > 3 and not report, "".join(report)
+
+
+def test_the_operation_of_ones_own_passes_its_check(capsys):
+    (example,) = (block for block in code_blocks() if "class Swish" in block)
+    exec(example, {})
+    assert 0 < float(capsys.readouterr().out) < 1e-6
+
+
+def test_the_training_step_is_quoted_from_the_source():
+    """Every quoted line stands in the source, but for names that the README shortens."""
+    source = "\n".join(p.read_text() for p in (ROOT / "minijepa").glob("*.py"))
+    lines = [
+        line for block in code_blocks() if "self.lanes" in block or "Tape(into" in block for line in block.split("\n")
+    ]
+    assert len(lines) > 8
+    for line in lines:
+        assert line.strip() in source or line.startswith("update_ema("), line
+
+
+def test_every_file_that_is_named_exists():
+    for name in re.findall(r"\((docs/[^)]+)\)|`((?:minijepa|tests)/[\w/]+\.py)`", TEXT):
+        assert (ROOT / "".join(name)).exists(), name
+    layout = TEXT[TEXT.index("    minijepa/\n") : TEXT.index("A file imports")]
+    for name in re.findall(r"^      ?([\w./ ]+?)(?:   |$)", layout, re.MULTILINE):
+        for file in name.split():
+            assert (ROOT / "minijepa" / file).exists() or (ROOT / file).exists(), file
+
+
+def test_every_command_parses():
+    parsers = {"train.py": train.parser(), "probe.py": probe.parser()}
+    commands = re.findall(r"python (train|probe)\.py([^#\n`]*)", TEXT)
+    assert len(commands) >= 6
+    for program, line in commands:
+        args = parsers[f"{program}.py"].parse_args(line.split())
+        for change in getattr(args, "changes", []):
+            assert hasattr(Config(), change.partition("=")[0])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_explained(preset):
+    assert f"`{preset}`" in TEXT or f"--preset {preset}" in TEXT
