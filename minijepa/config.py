@@ -200,7 +200,7 @@ PRESETS = {
     # A minute: does everything work?
     "smoke": dict(
         encoder_embed_dim=96, encoder_depth=3, encoder_num_heads=4, predictor_embed_dim=48, predictor_depth=2,
-        predictor_num_heads=4, target_norm="layer_norm", batch_size=64, epochs=4, warmup_epochs=1,
+        predictor_num_heads=4, target_norm="layer_norm", batch_size=64, epochs=3, warmup_epochs=1,
         max_train_images=4000, ema_momentum_start=0.99, knn_every=2,
     ),
 }  # fmt: skip
