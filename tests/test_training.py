@@ -359,3 +359,17 @@ def test_as_a_program(cifar_folder, tmp_path):
 def test_a_config_error_before_training_is_a_config_error(dataset):
     with pytest.raises(ConfigError, match="val_size"):
         Trainer(Config(**(SETTINGS | dict(val_size=90))), dataset)
+
+
+def test_a_profile_adds_up_and_leaves_nothing(cifar_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    status, out, _ = train_cli(capsys, *arguments(cifar_folder, run), "--profile=2")
+    assert status == 0 and not run.exists()
+    for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):
+        assert f"\n{name} " in out, name
+    phases, operations = out[out.index("phase") :].split("\n\n")
+    shares = [float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in phases.splitlines()[1:]]
+    assert sum(shares) == pytest.approx(100, abs=1)
+    assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
+    status, _, err = train_cli(capsys, *arguments(cifar_folder, run), "--profile=0")
+    assert status == 2 and "--profile takes a number of steps" in err
