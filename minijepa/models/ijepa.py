@@ -70,7 +70,9 @@ class IJEPA:
             features = self.target_encoder.encode(self._patches(images))
             targets = ops.rows(features, layout.target_features)
             if self.config.target_norm == "layer_norm":
-                targets = Tensor(_standardised_rows(targets.data))
+                # Without weights, as F.layer_norm in Meta's train.py
+                one = xp_of(targets.data).ones(targets.shape[1], self.dtype)
+                targets = ops.layer_norm(targets, one, 0 * one, eps=1e-5)
         return targets
 
     def predictions(self, images, masks):
@@ -145,9 +147,3 @@ class IJEPA:
 def _without_decay(named_parameters, last):
     """Parameters without weight decay behind (or before) those with it, otherwise in their order."""
     return sorted(named_parameters, key=lambda item: item[1].decay != last)
-
-
-def _standardised_rows(x, eps=1e-5):
-    """Each row to mean 0 and variance 1, without weights (Meta's I-JEPA, train.py: F.layer_norm of the targets)."""
-    x = x - x.mean(axis=-1, keepdims=True)
-    return x / xp_of(x).sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
