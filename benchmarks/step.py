@@ -29,7 +29,7 @@ import numpy as np
 from minijepa import Config, MultiBlockMasker
 from minijepa.config import masker_settings
 from minijepa.data import Dataset, normalise
-from minijepa.features import available_cores, extract_features
+from minijepa.features import extract_features
 from minijepa.training import Trainer
 
 MICRO = (32, 64, 128, 256)
@@ -212,7 +212,7 @@ def best(runs, prefix):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
+    p.add_argument("--threads", type=int, default=backend.available_cores(), help="default: all cores")
     p.add_argument("--rounds", type=int, default=7, help="turns that every contender gets (default: 7)")
     p.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
     p.add_argument("--worker", help=argparse.SUPPRESS)

@@ -37,6 +37,11 @@ def _hold_openblas():
 _hold_openblas()
 
 
+def available_cores():
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def xp_of(array):
     """The array library (``numpy`` or ``cupy``) that ``array`` belongs to."""
     if cupy is not None and isinstance(array, cupy.ndarray):

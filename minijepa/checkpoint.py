@@ -50,11 +50,15 @@ def save(path, model, optimizer, progress, dataset):
         raise CheckpointError(f"can't write {path}: {error.strerror}; the previous checkpoint is untouched") from None
 
 
+def file_of(path):
+    """The checkpoint file that ``path`` means: a run folder's, or the path itself."""
+    path = Path(path)
+    return path / FILE if path.is_dir() else path
+
+
 def read(path):
     """(about, arrays) of a checkpoint file or of a run folder's. Raises CheckpointError in one line."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / FILE
+    path = file_of(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -71,7 +75,11 @@ def read(path):
 
 def load(path, device="cpu"):
     """The model of a checkpoint file or run folder, ready for ``encode``: an IJEPA with its channel statistics."""
-    about, arrays = read(path)
+    return model_of(*read(path), path, device)
+
+
+def model_of(about, arrays, path, device="cpu"):
+    """The model of what :func:`read` gave for ``path``."""
     try:
         model = IJEPA(Config.from_dict(about["config"]), device=device)
         model.load_state_dict(_part(arrays, "model/"))

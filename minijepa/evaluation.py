@@ -2,26 +2,16 @@
 
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 
 from minijepa import checkpoint
 from minijepa.data import load_dataset, split_validation
-from minijepa.errors import CheckpointError, ConfigError
+from minijepa.errors import ConfigError
 from minijepa.features import extract_features, worker_threads
 from minijepa.models import IJEPA
 from minijepa.pictures import confusion_picture
 from minijepa.probing import knn_accuracy, linear_probe
-
-
-def find_checkpoint(path):
-    """(run folder, checkpoint file) of a path that names either."""
-    path = Path(path)
-    file = path / checkpoint.FILE if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(f"no checkpoint at {file}: give a run folder, which train.py makes, or a checkpoint file")
-    return file.parent, file
 
 
 def labelled_images(config, dataset, split):
@@ -41,9 +31,10 @@ def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", en
     """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
     started = time.perf_counter()
     threads = worker_threads(threads)
-    folder, file = find_checkpoint(path)
-    about, _ = checkpoint.read(file)
-    model = checkpoint.load(file, device)
+    file = checkpoint.file_of(path)
+    folder = file.parent
+    about, arrays = checkpoint.read(file)
+    model = checkpoint.model_of(about, arrays, file, device)
     dataset = load_dataset(about["dataset"], data_dir, download=False)
     train, train_y, test, test_y = labelled_images(model.config, dataset, split)
     classes = len(dataset.classes)

@@ -16,9 +16,8 @@ from minijepa import ops
 from minijepa.autograd import Tape, Tensor
 from minijepa.errors import MinijepaError
 from minijepa.gradcheck.cases import CASES, cases_of
-from minijepa.gradcheck.check import compare_gradients
+from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
-TOLERANCE = 1e-6
 COLUMNS = 110
 MOST_ROWS = 12  # of a table of gradients
 

@@ -1,20 +1,14 @@
 """Image features of a frozen encoder, a chunk at a time on worker threads."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from minijepa.backend import to_device, to_numpy
+from minijepa.backend import available_cores, to_device, to_numpy
 from minijepa.data import normalise
 from minijepa.errors import ConfigError
 
 CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the card
-
-
-def available_cores():
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_threads(requested=None):

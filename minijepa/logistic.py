@@ -101,9 +101,10 @@ def fit(x, y, num_classes, l2, second_moment, theta=None, tolerance=1e-5, max_it
     inverse_bound = np.linalg.inv(bound)
 
     iterations = 0
-    for dtype, until, most in ((np.float32, ROUGH, max_iterations // 2), (np.float64, tolerance, max_iterations)):
-        if dtype == np.float32 and (x.dtype != np.float32 or tolerance >= ROUGH):
-            continue
+    stages = [(np.float64, tolerance, max_iterations)]
+    if x.dtype == np.float32 and tolerance < ROUGH:
+        stages.insert(0, (np.float32, ROUGH, max_iterations // 2))
+    for dtype, until, most in stages:
         theta, gradient, steps = minimise(
             lambda theta, dtype=dtype: loss_and_gradient(theta, x, y, l2, dtype),
             theta,

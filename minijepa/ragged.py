@@ -3,9 +3,16 @@
 import numpy as np
 
 
+def offsets_of(lengths):
+    """Where each part begins, and where the last one ends: (...) with n elements -> (n + 1,), [0, l₀, l₀ + l₁, ...]."""
+    offsets = np.zeros(lengths.size + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
 def starts_of(lengths):
     """Where each part begins: (n,) -> (n,)."""
-    return np.cumsum(lengths) - lengths
+    return offsets_of(lengths)[:-1]
 
 
 def ranges(starts, lengths):

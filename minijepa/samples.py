@@ -1,13 +1,13 @@
 """Rows of features and their labels: checked, and walked through in blocks by threads."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from minijepa.backend import available_cores
 from minijepa.errors import DataError
 
-MAX_THREADS = min(os.cpu_count() or 1, 16)  # each holds a block of kNN similarities, up to 100 MB
+MAX_THREADS = min(available_cores(), 16)  # each holds a block of kNN similarities, up to 100 MB
 
 
 def map_rows(function, *arrays, block_rows=None):

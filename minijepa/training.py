@@ -75,12 +75,8 @@ class Trainer:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = rng(seed, "order of images", epoch).permutation(len(self.images))
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        images = self.images[to_device(chosen, self.device)]
-        if config.augment_flip or config.augment_crop:
-            draw = draw_augmentation(
-                len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop
-            )
-            images = augment(images, draw)
+        draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
+        images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
         masks = self.masker.sample(len(chosen), rng(seed, "masks", step))
         return normalise(images, self.model.mean, self.model.std), masks
 

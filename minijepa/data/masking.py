@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from minijepa.errors import ConfigError
-from minijepa.ragged import ranges
+from minijepa.ragged import offsets_of, ranges
 
 TRIALS = 64  # masks that a new masker draws to see whether its settings are possible
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches
@@ -79,12 +79,12 @@ class Masks:
     @cached_property
     def context_offsets(self):
         """(B + 1,): image b's context is `context_index[context_offsets[b]:context_offsets[b + 1]]`."""
-        return _offsets(self.context_lengths)
+        return offsets_of(self.context_lengths)
 
     @cached_property
     def target_offsets(self):
         """(B·M + 1,): block m of image b starts in `target_index` at `target_offsets[b * M + m]`, ends at the next."""
-        return _offsets(self.target_lengths)
+        return offsets_of(self.target_lengths)
 
     @property
     def context(self):
@@ -125,13 +125,6 @@ def _patch_numbers(block, name):
     if len(unique) != len(array):
         raise ConfigError(f"the {name} names a patch twice: {block!r}")
     return unique.astype(np.int64)
-
-
-def _offsets(lengths):
-    """Where each run starts, and where the last one ends: [0, l0, l0 + l1, ...]."""
-    offsets = np.zeros(lengths.size + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
 
 
 def block_size(scale, aspect_ratio, grid):

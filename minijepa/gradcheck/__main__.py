@@ -6,9 +6,8 @@ import time
 
 from minijepa.errors import MinijepaError
 from minijepa.gradcheck.cases import CASES, cases_of
-from minijepa.gradcheck.check import compare_gradients
+from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
-TOLERANCE = 1e-6
 LINE = "{:<15} {:<26} {:>13}  {}"
 
 

@@ -9,10 +9,11 @@ from minijepa.backend import rng, to_numpy, xp_of
 from minijepa.errors import GradcheckError
 
 STEP = 1e-3  # of a difference, for inputs of scale 1
+TOLERANCE = 1e-6  # of a gradient's relative error
 FLOOR = 1e-3  # gradients smaller than this are compared absolutely
 
 
-def gradcheck(fn, *arrays, seed=0, tolerance=1e-6, h=None, max_entries=None):
+def gradcheck(fn, *arrays, seed=0, tolerance=TOLERANCE, h=None, max_entries=None):
     """Check the gradient of ``fn`` for each of its inputs; return the largest error.
 
     With a random cotangent c of y's shape, L(x) = <c, fn(x)> = Σ c y is a scalar, whose gradient the tape computes

@@ -7,7 +7,9 @@ import numpy as np
 from minijepa.autograd import Function
 from minijepa.backend import matmul, row_sums, xp_of
 from minijepa.errors import ShapeError
+from minijepa.ops.matmul import transposed
 from minijepa.ops.softmax import softmax_rows
+from minijepa.ragged import offsets_of
 
 
 class Packing:
@@ -23,7 +25,7 @@ class Packing:
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths) or lengths.min() < 1:
             raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
         self.lengths = lengths.astype(np.int64)
-        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.offsets = offsets_of(self.lengths)
         first = np.flatnonzero(np.diff(self.lengths, prepend=-1))
         counts = np.diff(first, append=len(self.lengths))
         self.runs = [(int(self.offsets[i]), int(n), int(self.lengths[i])) for i, n in zip(first, counts)]
@@ -38,10 +40,6 @@ def _split(rows, start, count, length, parts, heads):
     """Rows of a run as ``parts`` views (count, heads, length, d): [q, k, v] of qkv, or [y] of an output."""
     run = rows[start : start + count * length].reshape(count, length, parts, heads, -1)
     return [run[:, :, i].transpose(0, 2, 1, 3) for i in range(parts)]
-
-
-def _t(x):
-    return x.swapaxes(-1, -2)
 
 
 class Attention(Function):
@@ -63,7 +61,7 @@ class Attention(Function):
         probabilities = []
         for run in packing.runs:
             q, k, v = _split(qkv, *run, 3, num_heads)
-            scores = matmul(q, _t(k))
+            scores = matmul(q, transposed(k))
             scores *= scale
             p = softmax_rows(scores)
             (out,) = _split(y, *run, 1, num_heads)
@@ -82,13 +80,13 @@ class Attention(Function):
             q, k, v = _split(qkv, *run, 3, ctx.heads)
             dq, dk, dv = _split(dqkv, *run, 3, ctx.heads)
             (out,) = _split(dy, *run, 1, ctx.heads)
-            dv[...] = matmul(_t(p), out)
-            dp = matmul(out, _t(v))
+            dv[...] = matmul(transposed(p), out)
+            dp = matmul(out, transposed(v))
             dp -= row_sums(dp * p)
             dp *= p
             dp *= ctx.scale  # now dA, with the scale that both of its uses need
             dq[...] = matmul(dp, k)
-            dk[...] = matmul(_t(dp), q)
+            dk[...] = matmul(transposed(dp), q)
         return (dqkv,)
 
 

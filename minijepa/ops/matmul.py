@@ -4,8 +4,8 @@ from minijepa import backend
 from minijepa.autograd import Function
 
 
-def _t(x):
-    """Transpose of the last two axes, as a view."""
+def transposed(x):
+    """The last two axes exchanged, as a view: the transpose of each matrix."""
     return x.swapaxes(-1, -2)
 
 
@@ -26,8 +26,8 @@ class Matmul(Function):
     @staticmethod
     def backward(ctx, dy):
         a, b = ctx.saved
-        da = backend.matmul(dy, _t(b)) if ctx.needs[0] else None
-        db = backend.matmul(_t(a), dy) if ctx.needs[1] else None
+        da = backend.matmul(dy, transposed(b)) if ctx.needs[0] else None
+        db = backend.matmul(transposed(a), dy) if ctx.needs[1] else None
         return da, db
 
 
