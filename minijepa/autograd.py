@@ -61,7 +61,15 @@ class Tensor:
         self.grad = None
 
     def __len__(self):
+        if not self.ndim:
+            raise ShapeError("a scalar Tensor has no length")
         return len(self.data)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self):
+        return bool(self.data)  # as an array's: of a single element, and an error for more
 
     def __repr__(self):
         flag = ", requires_grad=True" if self.requires_grad else ""
@@ -196,7 +204,7 @@ class Function:
             y = cls.forward(ctx, *arrays, **options)
         except MinijepaError:
             raise
-        except ValueError as error:  # what NumPy says where no signature can tell: reshape, concat, expand
+        except (ValueError, IndexError) as error:  # NumPy's word where no signature can tell: reshape, concat, an index
             cls.signature.fail(cls._name, shapes, str(error), cause=error)
         y = _as_array(y, f"{cls._name}: forward must return one array")
         if y.dtype != dtype:
@@ -215,7 +223,7 @@ def _as_tensors(op, inputs):
     first = arrays[0] if arrays else None
     for array in arrays:
         if array.dtype != first.dtype:
-            found = ", ".join(str(a.dtype) for a in arrays)
+            found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
             raise DtypeError(f"{op.op_name()}: its inputs are {found}; convert them to one dtype with array.astype")
         if type(array) is not type(first) and device_of(array) != device_of(first):
             found = ", ".join(f"{device_of(a)} {a.shape}" for a in arrays)
@@ -226,8 +234,9 @@ def _as_tensors(op, inputs):
 
 
 def _tensor_beside(x, inputs):
-    """``x`` as a tensor; a number, a list or an integer array takes the dtype of the first tensor among ``inputs``."""
-    beside = next((t.data for t in inputs if isinstance(t, Tensor)), None)
+    """``x`` as a tensor; a number, a list or an integer array takes the dtype of the first input that has one."""
+    floats = (t.data if isinstance(t, Tensor) else t for t in inputs)
+    beside = next((a for a in floats if is_array(a) and a.dtype in FLOATS), None)
     return Tensor(_as_float_array(x, beside))
 
 
@@ -259,12 +268,15 @@ def current_tape():
 class no_tape:
     """Suspends the current tape: nothing inside is recorded, so no gradient can flow through it."""
 
+    def __init__(self):
+        self._suspended = []  # a stack, for one object may be entered again inside of itself
+
     def __enter__(self):
-        self._suspended = current_tape()
+        self._suspended.append(current_tape())
         _thread.tape = None
 
     def __exit__(self, *error):
-        _thread.tape = self._suspended
+        _thread.tape = self._suspended.pop()
 
 
 class Tape:
@@ -317,7 +329,6 @@ class Tape:
         self._used = True
         while self.entries:
             entry = self.entries.pop()
-            made_here.discard(id(entry.output))
             dy = gradients.pop(id(entry.output), None)
             if dy is None:  # the loss does not depend on it
                 continue
@@ -337,6 +348,8 @@ class Tape:
     def _start(self, loss, cotangent):
         if self._used:
             raise TapeError("this tape was used up by its first backward: record the computation again in a new Tape()")
+        if not isinstance(loss, Tensor):
+            raise TapeError(f"backward starts from a Tensor that was recorded on this tape, got {type(loss).__name__}")
         if loss._mark is not self._mark:
             raise TapeError(
                 f"the loss of shape {loss.shape} is not on this tape: it was computed outside of `with Tape()`, on "
@@ -350,6 +363,11 @@ class Tape:
                 )
             return xp_of(loss.data).ones_like(loss.data)
         cotangent = cotangent.data if isinstance(cotangent, Tensor) else cotangent
+        if is_array(cotangent) and device_of(cotangent) != device_of(loss.data):
+            raise DeviceError(
+                f"backward: the cotangent lives on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
+                f"{device_of(loss.data)}; move it with to_device"
+            )
         cotangent = xp_of(loss.data).asarray(cotangent, dtype=loss.dtype)
         if cotangent.shape != loss.shape:
             raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
@@ -359,6 +377,8 @@ class Tape:
         self.reached.add(leaf)
         grad = leaf.grad if self.into is None else self.into.get(leaf)
         if grad is not None:
+            if grad.shape != leaf.shape:
+                raise ShapeError(f"the gradient kept for a leaf of shape {leaf.shape} has shape {grad.shape}")
             grad += gradient
         elif self.into is None:
             leaf.grad = gradient.copy()  # the op may have returned a view of an array that others use
@@ -393,7 +413,10 @@ def _input_gradients(entry, dy):
     gradients = entry.op.backward(entry.ctx, dy)
     if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
         found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
-        raise ShapeError(f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot per input; got {found}")
+        shapes = ", ".join("None" if x is None else str(x.shape) for x in entry.inputs)
+        raise ShapeError(
+            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input {shapes}; got {found}"
+        )
     results = []
     for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
         if dx is None or not entry.ctx.needs[i]:
@@ -403,7 +426,11 @@ def _input_gradients(entry, dy):
         if dx.shape not in (x.shape, entry.gradient_shapes[i]):
             raise ShapeError(f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}")
         if dx.dtype != x.dtype:
-            raise DtypeError(f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype}")
+            raise DtypeError(f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype} {x.shape}")
+        if type(dx) is not type(x.data) and device_of(dx) != device_of(x.data):
+            raise DeviceError(
+                f"{name}: backward returned an array on {device_of(dx)} for input {i}, which is on {device_of(x.data)}"
+            )
         results.append(unbroadcast(dx, x.shape))
     return results
 

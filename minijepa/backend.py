@@ -11,6 +11,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
     os.environ.setdefault(_name, "1")
 
 import ctypes  # noqa: E402
+import math  # noqa: E402
 import zlib  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -113,21 +114,39 @@ def matmul(a, b, out=None):
     return xp_of(a).matmul(a, b, out=out)
 
 
-# Sums over rows and columns. On a CPU as products with a vector of ones, which BLAS streams several times faster than
-# NumPy adds; on a GPU as sums, because products there may be rounded to TF32.
+# Sums over rows and columns. On a CPU as products with a vector, which BLAS streams several times faster than NumPy
+# adds; on a GPU as sums, because products there may be rounded to TF32.
 
 
-def row_sums(x):
-    """Σ over the last axis, which stays with length 1: (..., n) -> (..., 1)."""
+def row_sums(x, w=None):
+    """Σ over the last axis, which stays with length 1, of x or of w x: (..., n), (n,) -> (..., 1)."""
     if xp_of(x) is not np:
-        return x.sum(axis=-1, keepdims=True)
+        return (x if w is None else x * w).sum(axis=-1, keepdims=True)
     n = x.shape[-1]
-    return matmul(x.reshape(-1, n), np.ones((n, 1), x.dtype)).reshape(*x.shape[:-1], 1)
+    w = np.ones(n, x.dtype) if w is None else w
+    return matmul(x.reshape(-1, n), w.reshape(n, 1)).reshape(*x.shape[:-1], 1)
 
 
 def column_sums(x):
     """Σ over the rows of a matrix: (t, n) -> (n,)."""
     return x.sum(axis=0) if xp_of(x) is not np else matmul(np.ones(len(x), x.dtype), x)
+
+
+BLOCK = 1 << 14  # elements: a few float32 arrays of this size fit a core's second-level cache together
+
+
+def row_blocks(*arrays):
+    """Cut arrays (..., nᵢ) into blocks of the same rows, so that an operation's passes find their data in the cache.
+
+    Yields a tuple of matrices (rows of the block, nᵢ), which can be written into where the array is in C order. None
+    stays None. On a GPU, where each pass is a launch, all rows are one block.
+    """
+    first = arrays[0]
+    rows = math.prod(first.shape[:-1])
+    step = max(1, BLOCK // max(1, first.shape[-1]) if xp_of(first) is np else rows)
+    matrices = [None if a is None else a.reshape(rows, a.shape[-1]) for a in arrays]
+    for start in range(0, rows, step):
+        yield tuple([None if m is None else m[start : start + step] for m in matrices])
 
 
 def rng(seed, purpose, step=0):

@@ -60,7 +60,7 @@ def read(path):
     """(about, arrays) of a checkpoint file or of a run folder's. Raises CheckpointError in one line."""
     path = file_of(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
         found = about["format"]

@@ -29,6 +29,9 @@ class Signature:
         items = re.findall(r"\(([^()]*)\)([?+]?)", text.split("->")[0])
         self.patterns = [tuple(word.strip() for word in body.split(",") if word.strip()) for body, _ in items]
         self.optional = [mark == "?" for _, mark in items]
+        for pattern in self.patterns:
+            if pattern.count("...") > 1 or ("*" in pattern and len(pattern) > 1):
+                raise ShapeError(f'the signature "{text}": * stands alone, and ... once in a shape')
         self.variadic = items[-1][1] == "+"
         # The shapes of a training step recur, layer after layer: remember the answers.
         self.match = functools.lru_cache(maxsize=4096)(self._match)

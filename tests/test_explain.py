@@ -12,7 +12,7 @@ from minijepa.explain import function_of, helpers_of, input_names, main
 from minijepa.gradcheck.cases import CASES
 from minijepa.ops.matmul import Linear
 from minijepa.ops.rows import Rows, add_rows
-from minijepa.ops.softmax import Softmax, softmax_rows
+from minijepa.ops.softmax import Softmax, exp_rows
 
 
 def explained(capsys, op):
@@ -60,7 +60,7 @@ def test_the_function_is_the_one_that_the_operation_records():
 
 
 def test_the_code_includes_what_it_calls(capsys):
-    assert helpers_of(Softmax) == [softmax_rows]
+    assert helpers_of(Softmax) == [exp_rows]
     assert "def _repetitions(index):" in explained(capsys, "rows")[1]
     assert inspect.getsource(add_rows) in explained(capsys, "rows")[1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minijepa import ops
-from minijepa.autograd import Function, Tensor, current_tape
+from minijepa.autograd import Function, Tape, Tensor, current_tape
 from minijepa.backend import rng
 from minijepa.errors import ConfigError, GradcheckError
 from minijepa.gradcheck import compare_gradients, gradcheck, gradient_error, numeric_gradient
@@ -17,7 +17,7 @@ from minijepa.gradcheck.__main__ import main
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.ops.attention import Attention
 from minijepa.ops.elementwise import Power
-from minijepa.ops.gelu import Gelu
+from minijepa.ops.gelu import A, C, Gelu
 from minijepa.ops.layer_norm import LayerNorm
 from minijepa.ops.losses import CrossEntropy, L2Loss
 from minijepa.ops.matmul import Linear, Matmul
@@ -262,14 +262,23 @@ class GeluWrongSign(Gelu):
         return -dx, dbias
 
 
-class GeluWithoutInnerDerivative(Gelu):
+class GeluByHand(Gelu):
+    """The textbook's form of the derivative: right, so that the wrong one below is wrong by its missing term alone."""
+
+    inner = 1
+
+    @classmethod
+    def forward(cls, ctx, x, bias):
+        z = x + bias
+        t = np.tanh(C * (z + A * z**3))
+        ctx.save(0.5 * (1 + t) + 0.5 * z * (1 - t * t) * C * (1 + cls.inner * 3 * A * z * z))
+        return 0.5 * z * (1 + t)
+
+
+class GeluWithoutInnerDerivative(GeluByHand):
     """u' without its 3A z²."""
 
-    @staticmethod
-    def backward(ctx, dy):
-        z, t = ctx.saved
-        dz = dy * 0.5 * (1 + t + z * (1 - t * t) * np.sqrt(2 / np.pi))
-        return dz, dz
+    inner = 0
 
 
 class AttentionWithoutScale(Attention):
@@ -560,3 +569,31 @@ def test_the_package_does_not_hide_the_function(first):
     ]
     done = run("-c", "\n".join([*lines, "from minijepa.gradcheck import cases, numeric_gradient"]))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_wrong_gelu_differs_from_the_right_one_by_its_term_alone():
+    assert gradcheck(GeluByHand.apply, normal(2, 3), normal(3)) < 1e-8
+
+
+ALL = [(op, case) for op, cases in CASES.items() for case in cases]
+
+
+@pytest.mark.parametrize("case", [case for _, case in ALL], ids=[f"{op} {case.name}" for op, case in ALL])
+def test_a_gradient_does_not_depend_on_who_else_wants_one(case):
+    """Each input alone receives the same gradient as beside the others, and constants receive none."""
+    draw = np.random.default_rng(0)
+
+    def gradients(wanted):
+        tensors = [Tensor(np.asarray(a), requires_grad=i in wanted) for i, a in enumerate(case.arrays)]
+        with Tape() as tape:
+            y = case.fn(*tensors)
+        tape.backward(y, draw.standard_normal(y.shape))
+        return [t.grad for t in tensors]
+
+    state = draw.bit_generator.state
+    everybody = gradients(range(len(case.arrays)))
+    for i in range(len(case.arrays)):
+        draw.bit_generator.state = state
+        alone = gradients({i})
+        np.testing.assert_allclose(alone[i], everybody[i], rtol=1e-12, atol=1e-300)
+        assert all(g is None for k, g in enumerate(alone) if k != i)

@@ -6,11 +6,11 @@ import pytest
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, Tensor, ops
 from minijepa.data import Masks
 from minijepa.ema import update_ema
-from minijepa.errors import CheckpointError, ShapeError
+from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError
 from minijepa.gradcheck.check import gradient_error, numeric_gradient
 from minijepa.models import TokenLayout
 from minijepa.models.vit import patchify
-from minijepa.nn import Module, trunc_normal
+from minijepa.nn import Linear, Module, trunc_normal
 from minijepa.optim import AdamW
 
 TINY = dict(
@@ -338,13 +338,20 @@ def test_patchify_is_the_convolution_of_kernel_and_stride_p(rng):
                 np.testing.assert_allclose(rows[b, 2 * r + c], (kernel * window).sum(axis=(1, 2, 3)))
 
 
+def test_a_patch_of_two_blocks_is_encoded_once():
+    layout = TokenLayout(Masks.from_lists([[0], [1]], [[[9, 10], [10, 11]], [[3, 4], [3]]]), 16)
+    assert layout.target_rows.tolist() == [9, 10, 11, 16 + 3, 16 + 4]
+    assert layout.target_features.tolist() == [0, 1, 1, 2, 3, 4, 3]
+
+
 def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_masks():
     masks = Masks.from_lists([[0, 1, 2], [5]], [[[9], [10, 11]], [[3, 4], [6]]])
     layout = TokenLayout(masks, 16)
     assert layout.context_packing.lengths.tolist() == [1, 3]  # image 1, image 0
     assert layout.context_pixels.tolist() == [16 + 5, 0, 1, 2]
     assert layout.context_positions.tolist() == [5, 0, 1, 2]
-    assert layout.target_features.tolist() == [9, 10, 11, 16 + 3, 16 + 4, 16 + 6]
+    assert layout.target_rows.tolist() == [9, 10, 11, 16 + 3, 16 + 4, 16 + 6]
+    assert layout.target_features.tolist() == [0, 1, 2, 3, 4, 5]
     # sequences (image, block): (1, 1) of 2 tokens, (1, 0) of 3, (0, 0) of 4, (0, 1) of 5; mask tokens are rows 4 to 9
     assert layout.predictor_packing.lengths.tolist() == [2, 3, 4, 5]
     assert layout.predictor_rows.tolist() == [0, 9, 0, 7, 8, 1, 2, 3, 4, 1, 2, 3, 5, 6]
@@ -355,7 +362,7 @@ def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_
 def test_images_of_the_wrong_shape_or_dtype_are_refused(model):
     with pytest.raises(ShapeError, match=r"\(B, 3, 8, 8\), was given \(2, 3, 9, 9\)"):
         model.encode(np.zeros((2, 3, 9, 9)))
-    with pytest.raises(ShapeError, match="normalise"):
+    with pytest.raises(DtypeError, match="was given uint8: normalise"):
         model.encode(np.zeros((2, 3, 8, 8), np.uint8))
 
 
@@ -410,3 +417,53 @@ def test_truncated_normal(rng):
     assert np.abs(values).max() <= 1.0
     assert values.std() == pytest.approx(0.5 * 0.8796, rel=0.02)  # √(1 − 4 φ(2)/(2 Φ(2) − 1))
     assert values.mean() == pytest.approx(0, abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------- the last block
+
+
+@pytest.mark.parametrize("keep", [[0, 3, 4], [6], [5, 2, 2, 0], list(range(7))])
+def test_a_block_asked_for_some_rows_gives_these_rows(model, keep):
+    """In value and in every gradient: what is not kept is not computed, and nothing else changes."""
+    block = model.context_encoder.blocks[0]
+    draw = np.random.default_rng(0)
+    x, dy, keep = Parameter(draw.standard_normal((7, 8))), draw.standard_normal((len(keep), 8)), np.array(keep)
+    found = []
+    packing = ops.Packing([3, 4])
+    for function in (lambda: block(x, packing, keep), lambda: ops.rows(block(x, packing), keep)):
+        gradients = {}
+        with Tape(into=gradients) as tape:
+            y = function()
+        tape.backward(y, dy)
+        found.append((y.data, gradients))
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-12)
+    assert found[0][1].keys() == found[1][1].keys() == {x, *(p for _, p in block.named_parameters())}
+    for parameter, gradient in found[0][1].items():
+        np.testing.assert_allclose(gradient, found[1][1][parameter], atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_masks_must_belong_to_the_images(model):
+    for function in (model.loss, model.targets, model.predictions):
+        with pytest.raises(ShapeError, match="given 4 images, but masks of 2"):
+            function(images_of(4), masks_of(2))
+        with pytest.raises(ShapeError, match="given 2 images, but masks of 4"):
+            function(images_of(2), masks_of(4))
+    with pytest.raises(ShapeError, match="the masks name patch 16, but images have 16, from 0 up"):
+        model.loss(images_of(1), Masks.from_lists([[0, 1]], [[[16], [2]]]))
+
+
+def test_an_unknown_encoder_is_refused(model):
+    with pytest.raises(ConfigError, match="unknown encoder 'foo': choose target or context"):
+        model.encode(images_of(1), "foo")
+
+
+def test_modules_are_found_in_lists_and_tuples():
+    class Net(Module):
+        def __init__(self):
+            self.sizes = [1, 2]
+            self.pair = (Parameter([1.0]), Linear(1, 1, np.random.default_rng(0)))
+
+    assert [name for name, _ in Net().named_parameters()] == ["pair.0", "pair.1.weight", "pair.1.bias"]

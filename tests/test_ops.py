@@ -267,3 +267,39 @@ def test_a_packing_knows_its_runs_of_equal_length():
     assert packing.total == 17
     assert packing.offsets.tolist() == [0, 3, 6, 8, 10, 12, 17]
     assert packing.runs == [(0, 2, 3), (6, 3, 2), (12, 1, 5)]
+
+
+def test_max_shares_the_gradient_among_ties():
+    x = Parameter([[1.0, 3.0, 3.0], [2.0, 0.0, 1.0]])
+    with Tape() as tape:
+        y = x.max(axis=1)
+    tape.backward(y, [6.0, 5.0])
+    assert x.grad.tolist() == [[0, 3, 3], [5, 0, 0]]
+
+
+def test_powers_at_zero():
+    for exponent, slope in ((0, 0.0), (1, 1.0), (2, 0.0)):
+        x = Parameter([0.0])
+        with Tape() as tape:
+            y = x**exponent
+        tape.backward(y)
+        assert x.grad.tolist() == [slope]
+
+
+@pytest.mark.parametrize("beta", [0, -1.0])
+def test_smooth_l1_needs_a_positive_beta(beta):
+    with pytest.raises(ShapeError, match="beta must be above 0"):
+        ops.smooth_l1_loss(np.ones((1, 2)), np.ones((1, 2)), beta=beta)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_outside_of_the_classes_are_refused(label):
+    with pytest.raises(ShapeError, match="for 3 classes"):
+        ops.cross_entropy(np.ones((2, 3)), [0, label])
+
+
+def test_softmax_without_a_shift_is_the_softmax_with_one():
+    """Scores too small to overflow are not shifted by their maximum (``exp_rows``); one larger element changes that."""
+    x = np.random.default_rng(0).standard_normal((5, 7)) * 20
+    apart = np.concatenate([x, [[0, 0, 0, 0, 0, 0, 500.0]]])
+    np.testing.assert_allclose(ops.softmax(x).data, ops.softmax(apart).data[:5], rtol=1e-12)

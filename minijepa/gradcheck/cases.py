@@ -384,6 +384,9 @@ def attention_cases():
     def with_(lengths, heads):
         return lambda qkv: ops.attention(qkv, lengths, heads)
 
+    def parts(q, k, v):
+        return ops.attention(ops.concat([q, k, v], axis=1), [3, 2], 2)
+
     packing = ops.Packing([2, 3])
     return [
         case("one sequence, 1 head", with_([2], 1), normal(2, 6)),
@@ -395,7 +398,9 @@ def attention_cases():
         case("3 heads of width 1", with_([3, 2], 3), normal(5, 9)),
         case("a Packing", lambda qkv: ops.attention(qkv, packing, 2), normal(5, 12)),
         case("scale 1e-2", with_([3, 2], 2), 1e-2 * normal(5, 12)),
-        case("scale 1e2", with_([3, 2], 2), 1e2 * normal(5, 12)),
+        case("scale 1e2, softmax saturated", with_([3, 2], 2), 1e2 * normal(5, 12)),
+        case("q 1e2, k 1e-2", parts, 1e2 * normal(5, 4), 1e-2 * normal(5, 4), normal(5, 4)),
+        case("q 1e-2, k 1e2", parts, 1e-2 * normal(5, 4), 1e2 * normal(5, 4), normal(5, 4)),
         case("transposed", with_([3, 2], 2), transposed(normal(5, 12))),
         case("strided", with_([3, 2], 2), strided(normal(5, 12))),
         case("negative strides", with_([3, 2], 2), backwards(normal(5, 12))),

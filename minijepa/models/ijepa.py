@@ -10,7 +10,7 @@ from minijepa import ops
 from minijepa.autograd import Tensor, no_tape
 from minijepa.backend import rng, to_device, to_numpy, xp_of
 from minijepa.data.cifar10 import MEAN, STD
-from minijepa.errors import CheckpointError, ShapeError
+from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
 from minijepa.models.vit import ViTEncoder, patchify
@@ -55,7 +55,9 @@ class IJEPA:
 
     def encode(self, images, encoder="target"):
         """Features of every patch of whole images: (B, 3, S, S) -> (B, N, D). ``encoder``: "target" or "context"."""
-        network = {"target": self.target_encoder, "context": self.context_encoder}[encoder]
+        if encoder not in ("target", "context"):
+            raise ConfigError(f"unknown encoder {encoder!r}: choose target or context")
+        network = self.target_encoder if encoder == "target" else self.context_encoder
         patches = self._patches(images)
         features = network.encode(patches)
         return features.reshape(*patches.shape[:2], -1)
@@ -67,8 +69,8 @@ class IJEPA:
         """
         layout = self.layout(masks)
         with no_tape():
-            features = self.target_encoder.encode(self._patches(images))
-            targets = ops.rows(features, layout.target_features)
+            features = self.target_encoder.encode(self._patches(images, layout), layout.target_rows)
+            targets = ops.rows(features, layout.target_features)  # a patch stands in as many blocks as cover it
             if self.config.target_norm == "layer_norm":
                 # Without weights, as F.layer_norm in Meta's train.py
                 one = xp_of(targets.data).ones(targets.shape[1], self.dtype)
@@ -78,7 +80,7 @@ class IJEPA:
     def predictions(self, images, masks):
         """What the predictor expects at the target patches, (Tt, D); the context encoder sees context patches alone."""
         layout = self.layout(masks)
-        patches = self._patches(images)
+        patches = self._patches(images, layout)
         pixels = patches.reshape(-1, patches.shape[-1])[layout.context_pixels]
         context = self.context_encoder(pixels, layout.context_positions, layout.context_packing)
         return self.predictor(context, layout)
@@ -101,15 +103,16 @@ class IJEPA:
         """The TokenLayout of ``masks``; a layout passes through, so that it is made once for both branches."""
         return TokenLayout.of(masks, self.config.num_patches, self.device)
 
-    def _patches(self, images):
+    def _patches(self, images, layout=None):
         images = images.data if isinstance(images, Tensor) else images
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ShapeError(f"the network takes images (B, 3, {size}, {size}), was given {images.shape}")
         if images.dtype != self.dtype:
-            raise ShapeError(
-                f"the network takes {self.dtype} images, was given {images.dtype}: normalise() turns uint8 into float32"
-            )
+            remedy = "normalise() turns them into float32" if images.dtype == np.uint8 else f"use astype({self.dtype})"
+            raise DtypeError(f"the network takes {self.dtype} images, was given {images.dtype}: {remedy}")
+        if layout is not None and layout.batch != len(images):
+            raise ShapeError(f"the network was given {len(images)} images, but masks of {layout.batch}")
         return patchify(images, self.config.patch_size)
 
     # ------------------------------------------------------------------------------------------------- the parameters

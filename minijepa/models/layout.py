@@ -3,6 +3,7 @@
 import numpy as np
 
 from minijepa.backend import to_device
+from minijepa.errors import ShapeError
 from minijepa.ops import Packing
 from minijepa.ragged import ranges, starts_of
 
@@ -14,7 +15,8 @@ class TokenLayout:
 
     - ``context_pixels`` (Tc,): rows of the (B N) patches that the context encoder sees; ``context_positions`` (Tc,)
       their places in the image; ``context_packing``: one sequence per image.
-    - ``target_features`` (Tt,): rows of the (B N) target features; ``target_positions`` (Tt,) their places.
+    - ``target_rows`` (≤ B N,): the patches, of all B N, that stand in a target block at least once; ``target_features``
+      (Tt,): which of these; ``target_positions`` (Tt,): their places in the image.
     - ``predictor_rows`` (Tp,): for each sequence (image, block) the rows of [context ; mask tokens] that it is made of;
       ``predictor_packing``: one sequence per block; ``prediction_rows`` (Tt,): where its mask tokens stand.
 
@@ -23,9 +25,13 @@ class TokenLayout:
     """
 
     def __init__(self, masks, num_patches, device="cpu"):
+        largest = max(masks.context_index.max(), masks.target_index.max())
+        if largest >= num_patches:
+            raise ShapeError(f"the masks name patch {largest}, but images have {num_patches}, from 0 up")
         lengths, blocks = masks.context_lengths.astype(np.int64), masks.target_lengths.astype(np.int64)
         batch, per_image = blocks.shape
         image = np.arange(batch)
+        self.batch = batch
 
         order = np.argsort(lengths, kind="stable")
         picked = ranges(starts_of(lengths)[order], lengths[order])  # the context patches, in the sorted order
@@ -36,7 +42,10 @@ class TokenLayout:
         context_pixels = np.repeat(image[order], lengths[order]) * num_patches + context_positions
 
         target_positions = masks.target_index
-        target_features = np.repeat(image, blocks.sum(axis=1)) * num_patches + target_positions
+        covered = np.repeat(image, blocks.sum(axis=1)) * num_patches + target_positions
+        is_covered = np.zeros(batch * num_patches, bool)
+        is_covered[covered] = True
+        target_features = (np.cumsum(is_covered) - 1)[covered]
 
         of_image = np.repeat(image, per_image)  # the image of each (image, block) sequence
         contexts, blocks = lengths[of_image], blocks.ravel()
@@ -52,6 +61,7 @@ class TokenLayout:
 
         self.context_pixels = to_device(context_pixels, device)
         self.context_positions = to_device(context_positions, device)
+        self.target_rows = to_device(np.flatnonzero(is_covered), device)
         self.target_features = to_device(target_features, device)
         self.target_positions = to_device(target_positions, device)
         self.predictor_rows = to_device(predictor_rows, device)

@@ -29,7 +29,7 @@ class Predictor(Module):
         context = self.predictor_embed(context) + ops.rows(positions, layout.context_positions)
         masked = self.mask_token.reshape(1, -1) + ops.rows(positions, layout.target_positions)
         x = ops.rows(ops.concat([context, masked]), layout.predictor_rows)
-        for block in self.predictor_blocks:
+        for block in self.predictor_blocks[:-1]:
             x = block(x, layout.predictor_packing)
-        x = ops.rows(x, layout.prediction_rows)  # the mask tokens alone
+        x = self.predictor_blocks[-1](x, layout.predictor_packing, layout.prediction_rows)  # the mask tokens alone
         return self.predictor_proj(self.predictor_norm(x))

@@ -52,20 +52,22 @@ class ViTEncoder(Module):
         ]
         self.norm = LayerNorm(dim, eps)
 
-    def forward(self, pixels, positions, packing):
+    def forward(self, pixels, positions, packing, keep=None):
         """Tokens of chosen patches: pixel rows (T, 3p²) at ``positions`` (T,) of packed sequences -> (T, D).
+
+        ``keep`` (K,): the rows whose tokens are wanted, as (K, D); all if None.
 
         Embedding and position are added to each patch alone, so adding them before or after the choice of patches is
         the same; doing it after does not embed patches that nobody looks at.
         """
         positions = ops.rows(self.pos_embed.reshape(self.pos_embed.shape[1:]), positions)
         x = self.patch_embed(Tensor(pixels)) + positions
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, packing)
-        return self.norm(x)
+        return self.norm(self.blocks[-1](x, packing, keep))
 
-    def encode(self, patches):
-        """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image."""
+    def encode(self, patches, keep=None):
+        """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image; or of the rows ``keep``."""
         b, n, _ = patches.shape
         positions = xp_of(patches).tile(xp_of(patches).arange(n), b)
-        return self(patches.reshape(b * n, -1), positions, ops.Packing([n] * b))
+        return self(patches.reshape(b * n, -1), positions, ops.Packing([n] * b), keep)

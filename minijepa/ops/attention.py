@@ -8,7 +8,7 @@ from minijepa.autograd import Function
 from minijepa.backend import matmul, row_sums, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
-from minijepa.ops.softmax import softmax_rows
+from minijepa.ops.softmax import exp_rows
 from minijepa.ragged import offsets_of
 
 
@@ -43,50 +43,58 @@ def _split(rows, start, count, length, parts, heads):
 
 
 class Attention(Function):
-    """In each sequence and head, with q, k, v (L, d) and s = 1/√d:   P = softmax(s q kᵀ),   y = P v
+    """In each sequence and head, with q, k, v (L, d) and s = 1/√d:
 
-    y = P v is a matrix product:                 dv = Pᵀ dy,   dP = dy vᵀ
-    P is a softmax of the rows of A = s q kᵀ:    dA = P (dP − Σⱼ dP[:, j] P[:, j])
-    A = s q kᵀ is a matrix product again:        dq = s dA k,  dk = s dAᵀ q
+        A = s q kᵀ,   E = exp(A − c),   r = 1 / Σⱼ E[:, j],   y = r (E v)          (so that P = r E = softmax(A))
 
-    Tokens of different sequences never meet, so there is nothing to mask. P is saved; q, k, v are views of the input.
+    y = P v is a matrix product:            dv = Pᵀ dy = Eᵀ g  with  g = r dy,   and   dP = dy vᵀ
+    P is a softmax of the rows of A:        dA = P (dP − Σⱼ dP[:, j] P[:, j]).  That sum is
+                                            Σⱼ Σₑ dy[:, e] v[j, e] P[:, j] = Σₑ dy[:, e] y[:, e],  so with P = r E
+                                            dA = E (g vᵀ − Σₑ g[:, e] y[:, e])
+    A = s q kᵀ is a matrix product again:   dq = s dA k,   dk = s dAᵀ q
+
+    r and s multiply arrays of (L, d), not of (L, L): P itself is never made. Tokens of different sequences never meet,
+    so there is nothing to mask. E, r and y are saved; q, k, v are views of the input. (The same rearrangement as in
+    Dao et al., "FlashAttention", 2022, arXiv:2205.14135, appendix B.)
     """
 
     shapes = "(t, e) -> (t, o)"
 
     @staticmethod
     def forward(ctx, qkv, *, packing, num_heads):
-        y = xp_of(qkv).empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
+        xp = xp_of(qkv)
+        y = xp.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
         scale = 1 / math.sqrt(y.shape[1] // num_heads)
-        probabilities = []
+        saved = []
         for run in packing.runs:
             q, k, v = _split(qkv, *run, 3, num_heads)
-            scores = matmul(q, transposed(k))
-            scores *= scale
-            p = softmax_rows(scores)
-            (out,) = _split(y, *run, 1, num_heads)
-            out[...] = matmul(p, v)
-            probabilities.append(p)
-        ctx.save(qkv, *probabilities)
+            (y_,) = _split(y, *run, 1, num_heads)
+            e = exp_rows(matmul(q * scale, transposed(k)))
+            r = 1 / row_sums(e)
+            matmul(e, v, out=y_)
+            y_ *= r
+            saved += e, r
+        ctx.save(qkv, y, *saved)
         ctx.packing, ctx.heads, ctx.scale = packing, num_heads, scale
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        qkv, *probabilities = ctx.saved
-        dy = xp_of(dy).ascontiguousarray(dy)
-        dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)  # in C order whatever qkv's is, so that _split gives views
-        for run, p in zip(ctx.packing.runs, probabilities):
+        qkv, y, *saved = ctx.saved
+        dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)
+        for run, e, r in zip(ctx.packing.runs, saved[::2], saved[1::2]):
             q, k, v = _split(qkv, *run, 3, ctx.heads)
             dq, dk, dv = _split(dqkv, *run, 3, ctx.heads)
-            (out,) = _split(dy, *run, 1, ctx.heads)
-            dv[...] = matmul(transposed(p), out)
-            dp = matmul(out, transposed(v))
-            dp -= row_sums(dp * p)
-            dp *= p
-            dp *= ctx.scale  # now dA, with the scale that both of its uses need
-            dq[...] = matmul(dp, k)
-            dk[...] = matmul(transposed(dp), q)
+            (y_,), (dy_,) = _split(y, *run, 1, ctx.heads), _split(dy, *run, 1, ctx.heads)
+            g = dy_ * r
+            matmul(transposed(e), g, out=dv)
+            da = matmul(g, transposed(v))
+            da -= row_sums(g * y_)
+            da *= e
+            matmul(da, k, out=dq)
+            dq *= ctx.scale
+            matmul(transposed(da), q, out=dk)
+            dk *= ctx.scale
         return (dqkv,)
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.backend import xp_of
+from minijepa.backend import row_blocks, xp_of
 
 C = math.sqrt(2 / math.pi)
 A = 0.044715
@@ -18,40 +18,47 @@ class Gelu(Function):
 
     y = z s
 
-    s' = s (1 − s) · 2u'  with  2u' = 2C (1 + 3A z²), so by the product rule
+    s' = s (1 − s) 2u'  with  2u' = 2C (1 + 3A z²), so by the product rule
 
-    dz = dy [s + z s (1 − s) 2u'] = dy s [1 + z (1 − s) 2u']
-    dx = dz,   dbias = Σ dz over all rows
+    g = dy/dz = s + z s (1 − s) 2u' = s [1 + (z − y) 2u'],  because z (1 − s) = z − y
+
+    dx = g dy,   dbias = Σ g dy over all rows
+
+    g is a function of z alone. It is made together with y, while z is in the cache, and is all that backward needs.
     """
 
     shapes = "(..., n), (n)? -> (..., n)"
 
     @staticmethod
     def forward(ctx, x, bias):
-        z = x if bias is None else x + bias
-        s = z * z  # from here on in place: fewer passes over memory, the same formula
-        s *= -2 * C * A
-        s -= 2 * C
-        s *= z  # −2u
-        with np.errstate(over="ignore"):  # far below zero e^−2u becomes infinite, and s rightly 0
-            xp_of(s).exp(s, out=s)
-        s += 1
-        xp_of(s).reciprocal(s, out=s)
-        ctx.save(z, s)
-        return z * s
+        xp = xp_of(x)
+        y = xp.empty(x.shape, x.dtype)
+        g = xp.empty(x.shape, x.dtype) if any(ctx.needs) else None
+        for x_, y_, g_ in row_blocks(x, y, g):
+            z = x_ if bias is None else x_ + bias
+            w = z * z  # from here on in place: few passes over memory, the formulas above
+            w *= -2 * C * A
+            s = w - 2 * C
+            s *= z  # −2u
+            with np.errstate(over="ignore"):  # far below zero e^−2u becomes infinite, and s rightly 0
+                xp.exp(s, out=s)
+            s += 1
+            xp.reciprocal(s, out=s)
+            xp.multiply(z, s, out=y_)
+            if g is not None:
+                w *= 3
+                w -= 2 * C  # −2u'
+                w *= y_ - z
+                w += 1
+                xp.multiply(w, s, out=g_)
+        ctx.save(g)
+        return y
 
     @staticmethod
     def backward(ctx, dy):
-        z, s = ctx.saved
-        slope = z * z
-        slope *= 6 * C * A
-        slope += 2 * C  # 2u'
-        slope *= z
-        slope *= 1 - s
-        slope += 1
-        slope *= s
-        slope *= dy
-        return slope, slope if ctx.needs[1] else None
+        (g,) = ctx.saved
+        dx = g * dy
+        return dx, dx if ctx.needs[1] else None
 
 
 def gelu(x, bias=None):

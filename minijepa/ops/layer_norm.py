@@ -1,7 +1,7 @@
 """Layer normalisation over the last axis (Ba, Kiros & Hinton, 2016, arXiv:1607.06450)."""
 
 from minijepa.autograd import Function
-from minijepa.backend import row_sums, xp_of
+from minijepa.backend import column_sums, row_blocks, row_sums, xp_of
 
 
 class LayerNorm(Function):
@@ -17,32 +17,40 @@ class LayerNorm(Function):
 
     dx = r (g − mean(g) − x̂ mean(g x̂))
     dw = Σ dy x̂,   db = Σ dy   over all rows
+
+    The two means are products with w: n mean(g) = Σ w dy and n mean(g x̂) = Σ w (dy x̂), where dw needs dy x̂ anyway.
     """
 
     shapes = "(..., n), (n), (n) -> (..., n)"
 
     @staticmethod
     def forward(ctx, x, w, b, *, eps):
-        n = x.shape[-1]
-        xhat = x - row_sums(x) / n
-        r = 1 / xp_of(x).sqrt(row_sums(xhat * xhat) / n + eps)
-        xhat *= r
+        xp, n = xp_of(x), x.shape[-1]
+        y, xhat = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype)
+        r = xp.empty((*x.shape[:-1], 1), x.dtype)
+        for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):
+            centred = x_ - row_sums(x_) / n
+            r_[...] = 1 / xp.sqrt(row_sums(centred * centred) / n + eps)
+            xp.multiply(centred, r_, out=xhat_)
+            xp.multiply(xhat_, w, out=y_)
+            y_ += b
         ctx.save(xhat, r, w)
-        y = xhat * w
-        y += b
         return y
 
     @staticmethod
     def backward(ctx, dy):
         xhat, r, w = ctx.saved
-        n = dy.shape[-1]
-        dx = None
-        if ctx.needs[0]:
-            g = dy * w
-            dx = g - row_sums(g) / n
-            dx -= xhat * (row_sums(g * xhat) / n)
-            dx *= r
-        return dx, dy * xhat if ctx.needs[1] else None, dy
+        xp, n = xp_of(dy), len(w)
+        dx, dw, db = xp.empty(dy.shape, dy.dtype), xp.zeros_like(w), xp.zeros_like(w)
+        for dy_, dx_, xhat_, r_ in row_blocks(dy, dx, xhat, r):
+            dy_xhat = dy_ * xhat_
+            dw += column_sums(dy_xhat)
+            db += column_sums(dy_)
+            xp.multiply(dy_, w, out=dx_)  # g
+            dx_ -= row_sums(dy_, w) / n
+            dx_ -= xhat_ * (row_sums(dy_xhat, w) / n)
+            dx_ *= r_
+        return dx, dw, db
 
 
 def layer_norm(x, weight, bias, eps=1e-6):

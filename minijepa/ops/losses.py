@@ -113,6 +113,8 @@ def smooth_l1_loss(predictions, targets, beta=1.0, count=None):
 
     ``count``: the number of patches to divide by (times D), T if None; see :func:`l2_loss`.
     """
+    if not beta > 0:
+        raise ShapeError(f"smooth_l1_loss: beta must be above 0, got {beta}")
     return SmoothL1Loss.apply(predictions, targets, beta=float(beta), count=count)
 
 

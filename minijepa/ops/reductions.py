@@ -72,16 +72,21 @@ class Max(Function):
         return (holds * (dy.reshape(y.shape) / holds.sum(axis=ctx.axis, keepdims=True)),)
 
 
+def _axes(axis):
+    """A list of axes as the tuple that array libraries want."""
+    return tuple(axis) if isinstance(axis, list) else axis
+
+
 def sum(x, axis=None, keepdims=False):
     """Σ x over ``axis`` (None: all axes)."""
-    return Sum.apply(x, axis=axis, keepdims=keepdims)
+    return Sum.apply(x, axis=_axes(axis), keepdims=keepdims)
 
 
 def mean(x, axis=None, keepdims=False):
     """The mean of x over ``axis`` (None: all axes)."""
-    return Mean.apply(x, axis=axis, keepdims=keepdims)
+    return Mean.apply(x, axis=_axes(axis), keepdims=keepdims)
 
 
 def max(x, axis=None, keepdims=False):
     """The maximum of x over ``axis`` (None: all axes). Ties share the gradient equally."""
-    return Max.apply(x, axis=axis, keepdims=keepdims)
+    return Max.apply(x, axis=_axes(axis), keepdims=keepdims)
