@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
-from minijepa.errors import MinijepaError
+from minijepa.errors import exit_status
 from minijepa.evaluation import evaluate
 
 
@@ -28,13 +28,13 @@ def parser():
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    try:
+
+    def run():
         device = backend.resolve_device(args.device)
         evaluate(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
-    except MinijepaError as error:
-        print(f"probe.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_status("probe.py", run)
 
 
 if __name__ == "__main__":

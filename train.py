@@ -2,13 +2,14 @@
 """Pretrain I-JEPA: python train.py [--preset cifar10|best|laptop|smoke] [--device auto|cpu|cuda] ..."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
 from minijepa.config import PRESETS, Config, parse_assignment
-from minijepa.data import has_cifar10, load_dataset
-from minijepa.errors import ConfigError, MinijepaError, TrainingError
+from minijepa.data import has_some_cifar10, load_dataset
+from minijepa.errors import ConfigError, exit_status
 from minijepa.features import worker_threads
 from minijepa.profiling import profile_steps
 from minijepa.training import Run, Trainer, read_run
@@ -27,7 +28,7 @@ def parser():
     p.add_argument("--lr", metavar="X", help="the learning rate after warm-up")
     p.add_argument("--seed", metavar="N", help="of weights, order, masks and augmentation")
     p.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
-    p.add_argument("--precision", choices=("tf32", "fp32"), default="tf32", help="of matrix products on a GPU")
+    p.add_argument("--precision", choices=("tf32", "fp32"), help="of matrix products on a GPU (default: tf32)")
     p.add_argument("--profile", type=int, metavar="N", help="time N steps by operation and phase instead of training")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
@@ -47,7 +48,7 @@ def choose_dataset(args, preset):
     """The dataset's name; only ``smoke``, which downloads nothing, may replace CIFAR-10, and says so."""
     if args.dataset:
         return args.dataset
-    if preset == "smoke" and not has_cifar10(args.data_dir):
+    if preset == "smoke" and not has_some_cifar10(args.data_dir):
         print(f"no CIFAR-10 in {args.data_dir}/: the smoke run takes the built-in shapes instead")
         return "shapes"
     return "cifar10"
@@ -71,8 +72,8 @@ def prepare(args):
     if args.resume:
         if not args.run_dir:
             raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")
-        if args.preset or args.dataset or settings(args):
-            raise ConfigError("--resume goes on with the run's own settings: only --device, --threads may be given")
+        if args.preset or args.dataset or args.precision or settings(args):
+            raise ConfigError("--resume goes on with the run's own settings: it takes --device, --data-dir, --threads")
         about = read_run(args.run_dir)
         config, dataset = Config.from_dict(about["config"]), about["dataset"]
     else:
@@ -81,9 +82,10 @@ def prepare(args):
         if args.run_dir and Path(args.run_dir).exists() and not args.profile:
             raise ConfigError(f"{args.run_dir} exists: go on with --resume, or choose another --run-dir")
         folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
-        about = {"preset": preset, "dataset": dataset, "config": config.to_dict()}
+        precision = args.precision or "tf32"
+        about = {"preset": preset, "dataset": dataset, "precision": precision, "config": config.to_dict()}
     if device == "cuda":
-        backend.set_precision(args.precision)
+        backend.set_precision(about.get("precision", "tf32"))
     trainer = Trainer(config, load_dataset(dataset, args.data_dir), device, threads)
     run = Run(args.run_dir if args.resume else folder, trainer)
     if args.resume:
@@ -91,30 +93,32 @@ def prepare(args):
     elif not args.profile:
         run.create(about)
     print(
-        f"{run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} epochs of {trainer.steps_per_epoch} "
-        f"steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
-        + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {args.precision}")
+        f"{'profile' if args.profile else run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} "
+        f"epochs of {trainer.steps_per_epoch} steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
+        + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {about['precision']}")
     )
     return run
 
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    try:
-        run = prepare(args)
-        if args.profile:
-            print(profile_steps(run.trainer, args.profile))
-            return 0
-        stopped = run.train()
-    except MinijepaError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1 if isinstance(error, TrainingError) else 2
+    return exit_status("train.py", lambda: train(args))
+
+
+def train(args):
+    run = prepare(args)
+    if args.profile:
+        print(profile_steps(run.trainer, args.profile))
+        return 0
+    stopped = run.train()
+    folder = shlex.quote(str(run.folder))
+    data = "" if args.data_dir == "data" else f" --data-dir {shlex.quote(args.data_dir)}"
     if stopped:
         print(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
-        print(f"    python train.py --run-dir {run.folder} --resume")
+        print(f"    python train.py --run-dir {folder} --resume{data}")
         return 128 + stopped
-    print(f"done: {run.folder}/checkpoint.npz, metrics.csv, config.json. How good are the features?")
-    print(f"    python probe.py {run.folder}")
+    print(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv, masks.png, curves.png. How good are the features?")
+    print(f"    python probe.py {folder}{data}")
     return 0
 
 

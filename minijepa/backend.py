@@ -127,12 +127,17 @@ def row_sums(x, w=None):
     return matmul(x.reshape(-1, n), w.reshape(n, 1)).reshape(*x.shape[:-1], 1)
 
 
+def row_dots(a, b):
+    """Σ over the last axis of a b, which stays with length 1: (..., n), (..., n) -> (..., 1)."""
+    return np.vecdot(a, b)[..., None] if xp_of(a) is np else (a * b).sum(axis=-1, keepdims=True)
+
+
 def column_sums(x):
     """Σ over the rows of a matrix: (t, n) -> (n,)."""
     return x.sum(axis=0) if xp_of(x) is not np else matmul(np.ones(len(x), x.dtype), x)
 
 
-BLOCK = 1 << 14  # elements: a few float32 arrays of this size fit a core's second-level cache together
+BLOCK = 1 << 17  # elements: so few that float32 arrays of them stay in the cache, so many that calls cost nothing
 
 
 def row_blocks(*arrays):

@@ -1,9 +1,11 @@
 """Checkpoints: one .npz file with everything that a run needs to go on, readable without pickle."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from minijepa.backend import to_device, to_numpy
 from minijepa.config import Config
 from minijepa.errors import CheckpointError, ConfigError
 from minijepa.models import IJEPA
+from minijepa.nn import check_state
 
 FORMAT = 1
 FILE = "checkpoint.npz"
@@ -25,29 +28,41 @@ class Progress:
     sums: dict = dataclasses.field(default_factory=dict)
 
 
-def save(path, model, optimizer, progress, dataset):
+def save(path, model, optimizer, progress, data):
     """Write a checkpoint, whole or not at all: into a temporary file, flushed to the disk, then renamed.
 
-    ``dataset``: the name of what the run trains on; the model carries the channel statistics.
+    ``data``: what the run trains on, {"dataset": name, "images": how many, "crc32": of their bytes}; the model carries
+    the channel statistics.
     """
     about = {
-        "format": FORMAT, "config": model.config.to_dict(), "dataset": dataset, "mean": model.mean, "std": model.std,
+        "format": FORMAT, "config": model.config.to_dict(), **data, "mean": model.mean, "std": model.std,
         "step": progress.step, "sums": progress.sums, "optimizer_steps": optimizer.steps,
     }  # fmt: skip
     arrays = {f"model/{name}": values for name, values in model.state_dict().items()}
     for name in ("m", "v"):  # by parameter, like the model
         moment = model.flat.named(getattr(optimizer, name))
         arrays |= {f"adam_{name}/{key}": to_numpy(values) for key, values in moment.items()}
+    with replaced(path) as file:
+        np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+
+@contextlib.contextmanager
+def replaced(path, mode="wb", **options):
+    """Open a file to write; ``path`` becomes it, whole, when all is written and on the disk, or stays what it was.
+
+    Raises CheckpointError in one line.
+    """
     temporary = Path(f"{path}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+        with open(temporary, mode, **options) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"can't write {path}: {error.strerror}; the previous checkpoint is untouched") from None
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(f"can't write {path}: {error.strerror}; what stood there is untouched") from None
 
 
 def file_of(path):
@@ -64,13 +79,28 @@ def read(path):
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
         found = about["format"]
+        if found == FORMAT:
+            _check_about(about)
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}: give a run folder or a checkpoint file") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise CheckpointError(f"{path} is not a whole minijepa checkpoint ({error})") from None
     if found != FORMAT:
         raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}")
     return about, arrays
+
+
+def _check_about(about):
+    """Raise ValueError for an ``about`` that ``save`` would not have written."""
+    whole = ("step", "optimizer_steps", "images", "crc32")
+    kinds = {"config": dict, "dataset": str, "mean": list, "std": list, "sums": dict, **dict.fromkeys(whole, int)}
+    for name, kind in kinds.items():
+        if type(about[name]) is not kind or (kind is int and about[name] < 0):
+            raise ValueError(f"{name} is {about[name]!r}")
+    if not all(isinstance(value, float) for value in [*about["mean"], *about["std"], *about["sums"].values()]):
+        raise ValueError("a statistic is not a number")
 
 
 def load(path, device="cpu"):
@@ -89,15 +119,24 @@ def model_of(about, arrays, path, device="cpu"):
     return model
 
 
-def restore(path, model, optimizer):
-    """Fill a run's model and optimizer from its checkpoint; return its Progress."""
+def restore(path, model, optimizer, data):
+    """Fill a run's model and optimizer from its checkpoint; return its Progress.
+
+    Raises CheckpointError if the checkpoint was written with other settings than the model's, or on other ``data``
+    (see :func:`save`): going on would be another run.
+    """
     about, arrays = read(path)
+    here = {**model.config.to_dict(), **data}
+    there = {**about["config"], **{name: about[name] for name in data}}
+    for name in {**there, **here}:
+        if there.get(name) != here.get(name):
+            raise CheckpointError(f"{path} was written with {name} {there.get(name)}, not {here.get(name)}")
     model.load_state_dict(_part(arrays, "model/"))
     for name in ("m", "v"):
-        vector = getattr(optimizer, name)
         moment = _part(arrays, f"adam_{name}/")
+        check_state(moment, model.flat.parameters)
         for key, where in model.flat.slices.items():
-            vector[where] = to_device(moment[key].ravel(), model.device)
+            getattr(optimizer, name)[where] = to_device(moment[key].ravel(), model.device)
     optimizer.steps = about["optimizer_steps"]
     return Progress(about["step"], about["sums"])
 

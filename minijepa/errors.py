@@ -4,6 +4,10 @@ Every class derives from :class:`MinijepaError`, whose message is one clear line
 The command lines print that line and exit with status 2; a traceback therefore always means a bug of ours.
 """
 
+import contextlib
+import signal
+import sys
+
 
 class MinijepaError(Exception):
     """Base of all errors below: catch this one to catch them all."""
@@ -43,3 +47,29 @@ class DtypeError(MinijepaError, TypeError):
 
 class GradcheckError(MinijepaError, AssertionError):
     """An analytic gradient differs from the finite-difference one."""
+
+
+def exit_status(program, function):
+    """Run ``function()`` for a command line: its exit status, or that of the error that ended it, told in one line.
+
+    1 for training that went wrong, 2 for anything that the user can mend, 130 and 143 for SIGINT and SIGTERM, which
+    unwind like an exception, so that temporary files go.
+    """
+
+    def end(number, frame):
+        raise SystemExit(128 + number)
+
+    with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
+        signal.signal(signal.SIGTERM, end)
+    try:
+        return function()
+    except MinijepaError as error:
+        status, text = 1 if isinstance(error, TrainingError) else 2, error
+    except OSError as error:
+        status, text = 2, f"{error.filename}: {error.strerror}" if error.filename else error
+    except MemoryError as error:
+        status, text = 2, f"out of memory ({error}): lower batch_size, or the network's widths and depths"
+    except KeyboardInterrupt:
+        status, text = 130, "interrupted"
+    print(f"{program}: {text}", file=sys.stderr)
+    return status

@@ -1,6 +1,7 @@
 """The evaluation of a run: a linear probe of its frozen encoder, with the baselines that it must be compared with."""
 
 import json
+import os
 import time
 
 import numpy as np
@@ -33,6 +34,8 @@ def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", en
     threads = worker_threads(threads)
     file = checkpoint.file_of(path)
     folder = file.parent
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise ConfigError(f"{folder} can't be written to, so the results would be lost: copy the run elsewhere")
     about, arrays = checkpoint.read(file)
     model = checkpoint.model_of(about, arrays, file, device)
     dataset = load_dataset(about["dataset"], data_dir, download=False)

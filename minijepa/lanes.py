@@ -40,10 +40,11 @@ class Lanes:
 
         def run(lane):
             self.vectors[lane][...] = 0
-            return sum(
-                self._chunk(images[chunk], masks.select(chunk), count, into=self.views[lane]).item()
-                for chunk in chunks[lane::LANES]
-            )
+            with np.errstate(all="ignore"):  # a loss that is not finite is reported by the trainer, in one line
+                return sum(
+                    self._chunk(images[chunk], masks.select(chunk), count, into=self.views[lane]).item()
+                    for chunk in chunks[lane::LANES]
+                )
 
         used = range(min(LANES, len(chunks)))
         loss = sum(self.pool.map(run, used))

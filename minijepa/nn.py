@@ -5,6 +5,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Parameter
 from minijepa.backend import to_device
+from minijepa.errors import CheckpointError
 
 
 def trunc_normal(rng, shape, std=0.02):
@@ -149,3 +150,14 @@ class FlatParameters:
     def named(self, vector):
         """{name: a copy of its part of ``vector``, in the parameter's shape}"""
         return {name: self._view(vector, name).copy() for name in self.parameters}
+
+
+def check_state(state, parameters):
+    """Raise CheckpointError unless ``state`` has exactly the names and shapes of ``parameters`` ({name: Parameter})."""
+    missing, unknown = parameters.keys() - state.keys(), state.keys() - parameters.keys()
+    for problem, names in (("lacks", missing), ("has unknown", unknown)):
+        if names:
+            raise CheckpointError(f"the state {problem} {len(names)} parameters, for one {min(names)}")
+    for name, parameter in parameters.items():
+        if np.shape(state[name]) != parameter.shape:
+            raise CheckpointError(f"{name} has shape {np.shape(state[name])}, the model's is {parameter.shape}")

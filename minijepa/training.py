@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import time
+import zlib
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,10 +23,10 @@ from minijepa.monitors import Monitors
 from minijepa.optim import AdamW
 from minijepa.pictures import curves_picture, masks_picture
 
-COLUMNS = (
+COLUMNS = tuple(
     "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
-    "feature_std rank_me content_r2 knn seconds"
-).split()
+    "feature_std rank_me content_r2 knn seconds".split()
+)
 
 CURVES = {  # what curves.png shows
     "loss a dimension": "loss_per_dim", "content R²": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
@@ -41,6 +42,7 @@ class Trainer:
         self.config, self.dataset, self.device = config, dataset, device
         images, labels, val_images, val_labels = training_images(config, dataset)
         self.images = to_device(images, device)
+        self.data = {"dataset": dataset.name, "images": len(images), "crc32": zlib.crc32(images)}
         self.model = IJEPA(config, config.seed, device)
         self.model.mean, self.model.std = dataset.mean, dataset.std
         self.optimizer = AdamW(
@@ -122,7 +124,7 @@ class Run:
         self.checkpoint = self.folder / checkpoint.FILE
 
     def create(self, about):
-        """Make the folder, which must not exist, and write config.json."""
+        """Make the folder, which must not exist, and write config.json and the first checkpoint."""
         try:
             self.folder.mkdir(parents=True)
             (self.folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -135,20 +137,31 @@ class Run:
         images = t.images[:PICTURED]
         masks = t.masker.sample(len(images), rng(t.config.seed, "masks", 0))
         masks_picture(images, masks, t.config.patch_size, self.folder / "masks.png")
+        self.save()
 
     def resume(self):
         """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
-        self.trainer.progress = checkpoint.restore(self.checkpoint, self.trainer.model, self.trainer.optimizer)
+        self.trainer.progress = checkpoint.restore(
+            self.checkpoint, self.trainer.model, self.trainer.optimizer, self.trainer.data
+        )
         done = self.trainer.progress.step // self.trainer.steps_per_epoch
         self._write_rows(self.rows()[:done])
 
     def rows(self):
-        """The rows of metrics.csv as dicts of strings."""
-        with open(self.folder / "metrics.csv", newline="") as file:
-            return list(csv.DictReader(file))
+        """The rows of metrics.csv as dicts of strings. Raises ConfigError for a file that is not this program's."""
+        path = self.folder / "metrics.csv"
+        try:
+            with open(path, newline="") as file:
+                reader = csv.DictReader(file)
+                rows = list(reader)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from None
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ConfigError(f"{path} has other columns than this program writes")
+        return rows
 
     def _write_rows(self, rows):
-        with open(self.folder / "metrics.csv", "w", newline="") as file:
+        with checkpoint.replaced(self.folder / "metrics.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
@@ -165,7 +178,7 @@ class Run:
 
     def save(self):
         t = self.trainer
-        checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.dataset.name)
+        checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
 
     def train(self, say=print):
         """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
@@ -192,6 +205,7 @@ class Run:
                     self.draw_curves()
                     self.save()
                     self._keep(row["epoch"])
+                    clock.start_epoch()
                 if interrupted.signal:
                     self.save()
                     return interrupted.signal
@@ -208,7 +222,7 @@ class Run:
         epoch = (step + 1) // t.steps_per_epoch
         mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
         per_dim = t.config.encoder_embed_dim if t.config.loss == "l2" else 1
-        speed, seconds = clock.end_epoch()
+        speed, seconds = clock.images_per_s(), clock.seconds()
         every = t.config.knn_every
         row = {
             "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
@@ -221,14 +235,15 @@ class Run:
     def _keep(self, epoch):
         every = self.trainer.config.keep_every
         if every and epoch % every == 0:
-            kept = self.folder / f"checkpoint-{epoch:04d}.npz"
-            kept.write_bytes(self.checkpoint.read_bytes())
+            with checkpoint.replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
+                file.write(self.checkpoint.read_bytes())
 
 
 def _say(bar, say, text):
     """A line above the progress bar, or a plain line where there is no bar."""
     bar.clear()
-    say(text)
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more: no reason to stop
+        say(text)
 
 
 def _epoch_line(row, epochs):
@@ -259,20 +274,21 @@ class Clock:
         if self.steps == self.ESTIMATE_AFTER:
             say(self._estimate())
 
-    def images_per_s(self):
-        return self.epoch_steps * self.trainer.batch_size / (time.perf_counter() - self.started)
-
-    def end_epoch(self):
-        """(images per second, seconds) since the last call, and start anew."""
-        result = self.images_per_s(), time.perf_counter() - self.started
+    def start_epoch(self):
+        """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
         self.started, self.epoch_steps = time.perf_counter(), 0
-        return result
+
+    def seconds(self):
+        return time.perf_counter() - self.started
+
+    def images_per_s(self):
+        return self.epoch_steps * self.trainer.batch_size / self.seconds()
 
     def _estimate(self):
         t = self.trainer
         per_step = (time.perf_counter() - self.first_step_done) / (self.ESTIMATE_AFTER - 1)
         seconds = per_step * (t.total_steps - t.progress.step)
-        text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps"
+        text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps, evaluations apart"
         if t.device == "cpu" and seconds > 2 * 3600:
             text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
         return text
@@ -308,9 +324,13 @@ class Interruptible:
 
 def read_run(folder):
     """config.json of a run folder. Raises ConfigError in one line."""
+    file = Path(folder) / "config.json"
     try:
-        return json.loads((Path(folder) / "config.json").read_text())
+        about = json.loads(file.read_text())
     except OSError as error:
         raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
     except ValueError:
-        raise ConfigError(f"{folder}/config.json is not JSON: the run can't be resumed") from None
+        raise ConfigError(f"{file} is not JSON: the run can't be resumed") from None
+    if not (isinstance(about, dict) and isinstance(about.get("config"), dict) and "dataset" in about):
+        raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
+    return about

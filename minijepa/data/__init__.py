@@ -7,7 +7,7 @@ import numpy as np
 from minijepa.backend import rng
 from minijepa.data import cifar10, shapes
 from minijepa.data.augment import Augmentation, augment, draw_augmentation
-from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, load_cifar10, normalise
+from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, normalise
 from minijepa.data.masking import Masks, MultiBlockMasker
 from minijepa.data.shapes import make_shapes
 from minijepa.errors import ConfigError
@@ -23,6 +23,7 @@ __all__ = [
     "download_cifar10",
     "draw_augmentation",
     "has_cifar10",
+    "has_some_cifar10",
     "load_cifar10",
     "load_dataset",
     "make_shapes",

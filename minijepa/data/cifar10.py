@@ -71,6 +71,12 @@ def has_cifar10(data_dir):
     return all((folder / name).is_file() for name in ALL_FILES)
 
 
+def has_some_cifar10(data_dir):
+    """Whether at least one of the six files lies there: then the user means CIFAR-10, complete or not."""
+    folder = _find_folder(data_dir)
+    return any((folder / name).is_file() for name in ALL_FILES)
+
+
 def _find_folder(data_dir):
     """The folder of the binary files: ``data_dir`` if some lie there, else its subfolder with the official name."""
     data_dir = Path(data_dir)
@@ -105,7 +111,10 @@ def _read_records(path):
 
 
 def _remedy(folder):
-    return f"put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {folder}, or use --dataset shapes"
+    return (
+        f"put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {folder}, or train on drawn shapes: "
+        "train.py --dataset shapes"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- normalisation
@@ -189,7 +198,7 @@ def _check_complete(folder):
         if not (folder / name).is_file():
             raise DataError(
                 f"{folder / name} is missing, though the folder exists: add the file, or move the folder away to have "
-                "it downloaded, or use --dataset shapes"
+                "it downloaded, or train on drawn shapes: train.py --dataset shapes"
             )
     return folder
 

@@ -10,11 +10,11 @@ from minijepa import ops
 from minijepa.autograd import Tensor, no_tape
 from minijepa.backend import rng, to_device, to_numpy, xp_of
 from minijepa.data.cifar10 import MEAN, STD
-from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError
+from minijepa.errors import ConfigError, DtypeError, ShapeError
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
 from minijepa.models.vit import ViTEncoder, patchify
-from minijepa.nn import FlatParameters
+from minijepa.nn import FlatParameters, check_state
 
 
 class IJEPA:
@@ -133,12 +133,7 @@ class IJEPA:
     def load_state_dict(self, state):
         """Copy values in, after checking that names and shapes are exactly this model's. Raises CheckpointError."""
         mine = {**self.flat.parameters, **self.target_flat.parameters}
-        for problem, names in (("lacks", mine.keys() - state.keys()), ("has unknown", state.keys() - mine.keys())):
-            if names:
-                raise CheckpointError(f"the state {problem} {len(names)} parameters, for one {min(names)}")
-        for name, parameter in mine.items():
-            if np.shape(state[name]) != parameter.shape:
-                raise CheckpointError(f"{name} has shape {np.shape(state[name])}, the model's is {parameter.shape}")
+        check_state(state, mine)
         for name, parameter in mine.items():
             parameter.data[...] = to_device(np.asarray(state[name], self.dtype), self.device)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.backend import matmul, row_sums, xp_of
+from minijepa.backend import matmul, row_dots, row_sums, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
 from minijepa.ops.softmax import exp_rows
@@ -89,7 +89,7 @@ class Attention(Function):
             g = dy_ * r
             matmul(transposed(e), g, out=dv)
             da = matmul(g, transposed(v))
-            da -= row_sums(g * y_)
+            da -= row_dots(g, y_)
             da *= e
             matmul(da, k, out=dq)
             dq *= ctx.scale

@@ -1,7 +1,7 @@
 """Layer normalisation over the last axis (Ba, Kiros & Hinton, 2016, arXiv:1607.06450)."""
 
 from minijepa.autograd import Function
-from minijepa.backend import column_sums, row_blocks, row_sums, xp_of
+from minijepa.backend import column_sums, row_blocks, row_dots, row_sums, xp_of
 
 
 class LayerNorm(Function):
@@ -29,8 +29,8 @@ class LayerNorm(Function):
         y, xhat = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype)
         r = xp.empty((*x.shape[:-1], 1), x.dtype)
         for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):
-            centred = x_ - row_sums(x_) / n
-            r_[...] = 1 / xp.sqrt(row_sums(centred * centred) / n + eps)
+            centred = xp.subtract(x_, row_sums(x_) / n, out=y_)  # y_ has room for it until the last two lines
+            r_[...] = 1 / xp.sqrt(row_dots(centred, centred) / n + eps)
             xp.multiply(centred, r_, out=xhat_)
             xp.multiply(xhat_, w, out=y_)
             y_ += b
@@ -46,9 +46,10 @@ class LayerNorm(Function):
             dy_xhat = dy_ * xhat_
             dw += column_sums(dy_xhat)
             db += column_sums(dy_)
+            mean_g, mean_g_xhat = row_sums(dy_, w) / n, row_sums(dy_xhat, w) / n
             xp.multiply(dy_, w, out=dx_)  # g
-            dx_ -= row_sums(dy_, w) / n
-            dx_ -= xhat_ * (row_sums(dy_xhat, w) / n)
+            dx_ -= mean_g
+            dx_ -= xp.multiply(xhat_, mean_g_xhat, out=dy_xhat)
             dx_ *= r_
         return dx, dw, db
 
