@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from minijepa import checkpoint
-from minijepa.data import load_dataset, split_validation
+from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError
 from minijepa.features import extract_features, worker_threads
 from minijepa.models import IJEPA
@@ -25,7 +25,7 @@ def labelled_images(config, dataset, split):
         return dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels
     if not config.val_size:
         raise ConfigError("--split val: this run held no images back; train with --set val_size=5000")
-    return split_validation(dataset.train_images, dataset.train_labels, config.val_size)
+    return training_images(config, dataset)
 
 
 def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", say=print):

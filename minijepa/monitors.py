@@ -16,7 +16,7 @@ class Monitors:
 
     ``collapse``: standard deviation and RankMe of the target encoder's pooled features of 512 images, and content R² of
     the predictor on fixed masks of them. ``knn``: k = 20 nearest neighbours among up to 5,000 training images, for
-    1,000 images of the held-back part if there is one, else of the training set's end.
+    1,000 images of the held-back part if there is one, else of the training images that follow those.
     """
 
     def __init__(self, model, masker, images, labels, val_images, val_labels, threads):
@@ -26,7 +26,7 @@ class Monitors:
         if len(val_images):
             queries, query_labels, bank = val_images[:QUERIES], val_labels[:QUERIES], min(BANK, len(images))
         else:
-            bank = min(BANK, len(images) * 4 // 5)
+            bank = min(BANK, max(1, len(images) * 4 // 5))
             queries, query_labels = images[bank : bank + QUERIES], labels[bank : bank + QUERIES]
         self.bank, self.bank_labels = images[:bank], labels[:bank]
         self.queries, self.query_labels = queries, query_labels
@@ -47,7 +47,9 @@ class Monitors:
         return {"feature_std": feature_std(features), "rank_me": rank_me(features), "content_r2": r2}
 
     def knn(self):
-        """Accuracy of k = 20 nearest neighbours with the target encoder's pooled features."""
+        """Accuracy of k = 20 nearest neighbours with the target encoder's pooled features; None without a query."""
+        if not len(self.queries):
+            return None
         bank = extract_features(self.model, self.bank, threads=self.threads)
         queries = extract_features(self.model, self.queries, threads=self.threads)
         classes = int(max(self.bank_labels.max(), self.query_labels.max())) + 1

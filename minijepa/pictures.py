@@ -126,7 +126,7 @@ def confusion_picture(matrix, classes, path=None):
             share = matrix[row, column] / totals[row] if totals[row] else 0.0
             x, y = left + column * cell_width, top + row * cell_height
             draw.rectangle((x, y, x + cell_width - 2, y + cell_height - 2), fill=_shade(share))
-            text = f"{100 * share:.1f}" if totals[row] else "–"
+            text = f"{100 * share:.1f}" if totals[row] else "-"
             colour = WHITE if share > 0.45 else INK if share >= 0.01 else GREY
             draw.text((x + cell_width // 2, y + cell_height // 2), text, fill=colour, font=_font(15), anchor="mm")
     return _saved(picture, path)

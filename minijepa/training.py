@@ -14,7 +14,7 @@ from tqdm import tqdm
 from minijepa import checkpoint, schedules
 from minijepa.backend import rng, to_device, xp_of
 from minijepa.config import masker_settings
-from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, split_validation
+from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
 from minijepa.ema import update_ema
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.lanes import Lanes
@@ -29,7 +29,7 @@ COLUMNS = tuple(
 )
 
 CURVES = {  # what curves.png shows
-    "loss a dimension": "loss_per_dim", "content R²": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
+    "loss a dimension": "loss_per_dim", "content R2": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
     "feature deviation": "feature_std", "gradient norm": "grad_norm",
 }  # fmt: skip
 PICTURED = 6  # images in masks.png
@@ -104,16 +104,6 @@ class Trainer:
             if missing:
                 raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
         return norm
-
-
-def training_images(config, dataset):
-    """(training images, labels, held-back images, labels), as ``val_size`` and ``max_train_images`` say."""
-    size = dataset.train_images.shape[-1]
-    if size != config.image_size:
-        raise ConfigError(f"image_size is {config.image_size}, but {dataset.name} has images of {size}×{size}")
-    parts = split_validation(dataset.train_images, dataset.train_labels, config.val_size)
-    limit = config.max_train_images or None
-    return parts[0][:limit], parts[1][:limit], parts[2], parts[3]
 
 
 class Run:
@@ -228,7 +218,7 @@ class Run:
             "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
             "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
             "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
-            "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else "",
+            "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
         }  # fmt: skip
         return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
 
@@ -253,7 +243,7 @@ def _epoch_line(row, epochs):
         f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
         f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
     )
-    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] != "" else "")
+    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] is not None else "")
 
 
 class Clock:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from minijepa.data import cifar10, shapes
 from minijepa.data.masking import Masks, MultiBlockMasker
 from minijepa.errors import DtypeError, ShapeError
 from minijepa.pictures import BLOCK_COLOURS, BLUE, HIDDEN, INK, WHITE, confusion_picture, curves_picture, masks_picture
+from minijepa.training import CURVES
 
 CLASSES = ["cat", "dog", "ship"]
 
@@ -186,3 +188,23 @@ def test_curves_picture_has_a_panel_for_each_column_three_to_a_row():
     assert curves_picture({"a": [1, 2]}, [0, 1]).size == (330 + 24, 16 + 190 + 12)
     with pytest.raises(ShapeError, match="'a' has shape"):
         curves_picture({"a": [1, 2, 3]}, [0, 1])
+
+
+def test_every_character_that_is_drawn_has_a_glyph(monkeypatch):
+    """Pillow's own font is small: what it lacks, a superscript or a dash, it draws as an empty box."""
+    drawn, real = set(), ImageDraw.ImageDraw.text
+
+    def text(draw, xy, text, *args, **kwargs):
+        drawn.update(text)
+        return real(draw, xy, text, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    masks_picture(images_of(1), Masks.from_lists([[0]], [[[1], [2], [3], [4]]]), 4)
+    for classes in (cifar10.CLASSES, shapes.CLASSES):
+        confusion_picture(np.diag([0, *range(1, len(classes))]), classes)
+    nothing, tiny, huge = [np.nan, np.nan], [-1e-9, 1e-9], [1e3, 1e9]
+    for values in (nothing, tiny, huge):
+        curves_picture(dict.fromkeys(CURVES, values), [1, 2], title="run")
+    font = ImageFont.load_default(15)
+    boxes = {c for c in drawn if bytes(font.getmask(c)) == bytes(font.getmask("\uffff"))}
+    assert set("R2%") < drawn and not boxes

@@ -7,9 +7,15 @@ import pytest
 
 import probe
 import train
-from minijepa import evaluation, load, probing
-from minijepa.data import normalise
+from minijepa import IJEPA, Config, evaluation, load, probing
+from minijepa.data import load_dataset, normalise
 from minijepa.features import extract_features
+from minijepa.training import Trainer
+
+NETWORK = dict(
+    encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
+    predictor_num_heads=2, batch_size=100, epochs=2, warmup_epochs=0, val_size=20,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -25,12 +31,8 @@ def fewer_pixels(monkeypatch):
 
 @pytest.fixture
 def run(overlapping_cifar_folder, tmp_path, capsys):
-    network = dict(
-        encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
-        predictor_num_heads=2, batch_size=100, epochs=2, warmup_epochs=0, val_size=20,
-    )  # fmt: skip
     folder = tmp_path / "run"
-    settings = [f"--set={key}={value}" for key, value in network.items()]
+    settings = [f"--set={key}={value}" for key, value in NETWORK.items()]
     assert train.main(["--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--run-dir={folder}", *settings]) == 0
     capsys.readouterr()
     return folder
@@ -68,6 +70,35 @@ def test_a_validation_probe_uses_the_images_that_were_held_back(run, overlapping
     assert probe_cli(capsys, *args, "--encoder=context")[0] == 0
     other = json.loads((run / "probe-val-context.json").read_text())
     assert other["results"]["raw pixels"] == report["results"]["raw pixels"]
+
+
+def test_a_validation_probe_learns_from_the_images_that_the_run_was_trained_on(overlapping_cifar_folder):
+    data, config = load_dataset("cifar10", overlapping_cifar_folder), Config(**NETWORK, max_train_images=300)
+    trainer = Trainer(config, data)
+    images, labels, val_images, val_labels = evaluation.labelled_images(config, data, "val")
+    np.testing.assert_array_equal(images, trainer.images)
+    np.testing.assert_array_equal(labels, trainer.monitors.bank_labels)
+    np.testing.assert_array_equal(val_images, trainer.monitors.queries)
+    np.testing.assert_array_equal(val_labels, trainer.monitors.query_labels)
+
+
+@pytest.mark.parametrize("encoder", ["target", "context"])
+def test_features_are_of_the_encoder_asked_for_and_the_baseline_of_the_one_that_training_began_with(
+    run, overlapping_cifar_folder, capsys, monkeypatch, encoder
+):
+    probed = []
+
+    def record(train_x, train_y, test_x, test_y, classes):
+        probed.append((train_x, test_x))
+        return probing.linear_probe(train_x[:, :1], train_y, test_x[:, :1], test_y, classes)
+
+    monkeypatch.setattr(evaluation, "linear_probe", record)
+    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--encoder={encoder}")
+    assert probe_cli(capsys, *args)[0] == 0
+    data, model = load_dataset("cifar10", overlapping_cifar_folder), load(run)
+    for (train_x, test_x), network in zip(probed, (model, IJEPA(model.config, model.config.seed))):
+        np.testing.assert_array_equal(train_x, extract_features(network, data.train_images, encoder))
+        np.testing.assert_array_equal(test_x, extract_features(network, data.test_images, encoder))
 
 
 def test_a_checkpoint_file_will_do(run, overlapping_cifar_folder, capsys):

@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data
+from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, training
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.lanes import Lanes
-from minijepa.training import COLUMNS, Run, Trainer, duration
+from minijepa.pictures import curves_picture, masks_picture
+from minijepa.training import COLUMNS, CURVES, PICTURED, Clock, Run, Trainer, duration
 
 ROOT = Path(__file__).parent.parent
 NETWORK = dict(
@@ -146,6 +148,16 @@ def test_an_epoch_sees_every_image_once_and_the_next_in_another_order(dataset):
     assert len(set(keys[0])) == 80 and set(keys[0]) == set(keys[1]) and keys[0] != keys[1]
 
 
+def test_a_batch_is_augmented_as_the_settings_say(dataset):
+    def first_batch(**changes):
+        return Trainer(Config(**(SETTINGS | dict(augment_flip=False, augment_crop=0) | changes)), dataset).batch(0)[0]
+
+    plain, flipped, shifted = first_batch(), first_batch(augment_flip=True), first_batch(augment_crop=4)
+    same, mirrored = ((flipped == x).all(axis=(1, 2, 3)) for x in (plain, plain[..., ::-1]))
+    assert (same | mirrored).all() and same.any() and mirrored.any()
+    assert (shifted != plain).any(axis=(1, 2, 3)).mean() > 0.8
+
+
 def test_a_short_last_batch_is_dropped_unless_the_set_is_smaller_than_a_batch(dataset):
     assert Trainer(Config(**(SETTINGS | dict(batch_size=30))), dataset).steps_per_epoch == 2
     small = Trainer(Config(**(SETTINGS | dict(batch_size=300))), dataset)
@@ -186,6 +198,28 @@ def test_training_lowers_the_loss(dataset):
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (89, "89 s"), (91, "2 min"), (7200, "2.0 h")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("device", "steps", "text", "hint"),
+    [
+        ("cpu", 36_000, "about 20.0 h for 36000 more steps", True),
+        ("cuda", 36_000, "about 20.0 h for 36000 more steps", False),
+        ("cpu", 300, "about 10 min for 300 more steps", False),
+    ],
+)
+def test_the_time_is_estimated_once_without_the_first_step_and_hours_on_a_cpu_name_laptop(
+    monkeypatch, device, steps, text, hint
+):
+    now, said, progress = [0.0], [], checkpoint.Progress()
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = Clock(SimpleNamespace(device=device, total_steps=steps + 6, progress=progress))
+    for seconds in (60, 2, 2, 2, 2, 2, 2, 2):
+        now[0] += seconds
+        progress.step += 1
+        clock.tick(said.append)
+    assert len(said) == 1 and said[0].startswith(text)
+    assert ("--preset laptop" in said[0]) == hint
 
 
 # ---------------------------------------------------------------------------------------------- run folders, resuming
@@ -257,6 +291,7 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     status, out, _ = train_cli(capsys, *arguments(cifar_folder, run, keep_every=2, val_size=20))
     assert status == 0
     assert "60 images, 3 epochs of 3 steps" in out and "on cpu with 1 thread" in out
+    assert "s for 3 more steps" in out  # the estimate
     assert f"{run}/checkpoint.npz" in out and f"python probe.py {run}" in out
     assert {p.name for p in run.iterdir()} == {
         "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-0002.npz", "curves.png", "masks.png",
@@ -272,6 +307,38 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
         assert float(row["loss_per_dim"]) == pytest.approx(float(row["loss"]) / 16, rel=1e-4)
         assert all(np.isfinite(float(v)) for k, v in row.items() if v)
     assert checkpoint.read(run / "checkpoint-0002.npz")[0]["step"] == 6
+
+
+def test_smooth_l1_is_a_mean_over_the_dimensions_already(cifar_folder, tmp_path, capsys):
+    assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run", loss="smooth_l1"))[0] == 0
+    rows = finish(tmp_path / "run")[2]
+    assert len(rows) == 3 and all(row["loss_per_dim"] == row["loss"] for row in rows)
+
+
+def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys, monkeypatch):
+    drawn = []
+
+    def draw(columns, x, *args):
+        drawn.append((x, list(columns)))
+        return curves_picture(columns, x, *args)
+
+    monkeypatch.setattr(training, "curves_picture", draw)
+    assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 0
+    assert drawn == [([1], list(CURVES)), ([1, 2], list(CURVES)), ([1, 2, 3], list(CURVES))]
+
+
+def test_the_masks_shown_are_drawn_like_those_of_the_first_step(dataset, tmp_path):
+    trainer = Trainer(Config(**(SETTINGS | dict(batch_size=PICTURED, seed=3))), dataset)
+    Run(tmp_path / "run", trainer).create({})
+    _, masks = trainer.batch(0)
+    masks_picture(dataset.train_images[:PICTURED], masks, 4, tmp_path / "wanted.png")
+    assert (tmp_path / "run" / "masks.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
+
+
+def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
+    status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run", max_train_images=1, knn_every=1))
+    assert status == 0 and "kNN" not in out
+    assert [row["knn"] for row in finish(tmp_path / "run")[2]] == ["", "", ""]
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
@@ -338,6 +405,13 @@ def test_smoke_takes_the_built_in_shapes_where_there_is_no_cifar10(tmp_path, cap
     assert status == 0
     assert f"no CIFAR-10 in {tmp_path}/: the smoke run takes the built-in shapes instead" in out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == "shapes"
+
+
+def test_smoke_takes_cifar10_where_it_is(cifar_folder, tmp_path, capsys):
+    args = arguments(cifar_folder, tmp_path / "run", max_train_images=64, epochs=2)
+    status, out, _ = train_cli(capsys, "--preset=smoke", *args)
+    assert status == 0 and "shapes" not in out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == "cifar10"
 
 
 def test_runs_are_numbered(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ __all__ = [
     "make_shapes",
     "normalise",
     "split_validation",
+    "training_images",
 ]
 
 DATASETS = ("cifar10", "shapes")
@@ -64,6 +65,16 @@ def load_dataset(name, data_dir, download=True):
         train, test = make_shapes(10_000, seed=0), make_shapes(2_000, seed=1)
         return Dataset(name, shapes.CLASSES, *train, *test, *_channel_statistics(train[0]))
     raise ConfigError(f"unknown dataset {name!r}: choose {' or '.join(DATASETS)}")
+
+
+def training_images(config, dataset):
+    """(training images, labels, held-back images, labels), as ``val_size`` and ``max_train_images`` say."""
+    size = dataset.train_images.shape[-1]
+    if size != config.image_size:
+        raise ConfigError(f"image_size is {config.image_size}, but {dataset.name} has images of {size}×{size}")
+    parts = split_validation(dataset.train_images, dataset.train_labels, config.val_size)
+    limit = config.max_train_images or None
+    return parts[0][:limit], parts[1][:limit], parts[2], parts[3]
 
 
 def split_validation(images, labels, val_size, seed=0):

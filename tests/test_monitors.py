@@ -1,0 +1,77 @@
+"""The figures of the training log: what they are measured on."""
+
+import numpy as np
+import pytest
+
+from minijepa import IJEPA, Config, MultiBlockMasker, monitors
+from minijepa.data import normalise
+from minijepa.monitors import Monitors
+from minijepa.probing import content_r2, feature_std, rank_me
+
+
+@pytest.fixture
+def model(rng):
+    """An untrained network whose target encoder is not its context encoder."""
+    model = IJEPA(
+        Config(
+            encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
+            predictor_num_heads=2,
+        )
+    )  # fmt: skip
+    model.target_flat.data += 0.1 * rng.standard_normal(model.target_flat.data.shape)
+    return model
+
+
+def watch(model, images, labels=None, val_images=(), val_labels=()):
+    labels = np.zeros(len(images), np.uint8) if labels is None else labels
+    return Monitors(model, MultiBlockMasker(), images, labels, val_images, val_labels, threads=1)
+
+
+def noise(rng, count):
+    return rng.integers(0, 256, (count, 3, 32, 32), np.uint8)
+
+
+def two_classes(rng, count):
+    """Dark and bright images, and which they are."""
+    labels = rng.integers(0, 2, count).astype(np.uint8)
+    return noise(rng, count) // 8 + labels[:, None, None, None] * np.uint8(200), labels
+
+
+def test_collapse_is_measured_on_the_first_images_with_the_same_masks_every_time(model, rng, monkeypatch):
+    monkeypatch.setattr(monitors, "WATCHED", 70)  # more than fit into one chunk
+    images = noise(rng, 80)
+    watching = watch(model, images)
+    x = normalise(images[:70], model.mean, model.std)
+    features = model.encode(x).data.mean(axis=1)
+    predictions, targets = model.predictions(x, watching.masks).data, model.targets(x, watching.masks).data
+    assert watching.collapse() == pytest.approx(
+        {
+            "feature_std": feature_std(features),
+            "rank_me": rank_me(features),
+            "content_r2": content_r2(predictions, targets, watching.masks.target_index, 64),
+        },
+        rel=1e-4,
+    )
+    assert watching.collapse() == watch(model, images).collapse()
+
+
+def test_knn_reads_the_labels_of_images_that_are_not_in_its_bank(model, rng):
+    images, labels = two_classes(rng, 50)
+    watching = watch(model, images, labels)
+    assert (len(watching.bank), len(watching.queries)) == (40, 10)
+    assert not {x.tobytes() for x in watching.bank} & {x.tobytes() for x in watching.queries}
+    assert watching.knn() == 1.0
+
+
+def test_knn_guesses_the_held_back_images_if_there_are_any(model, rng):
+    (images, labels), (val_images, val_labels) = two_classes(rng, 50), two_classes(rng, 10)
+    watching = watch(model, images, labels, val_images, val_labels)
+    np.testing.assert_array_equal(watching.bank, images)
+    np.testing.assert_array_equal(watching.queries, val_images)
+    assert watching.knn() == 1.0
+
+
+def test_knn_of_one_image_is_none_and_of_two_a_figure(model, rng):
+    images, labels = two_classes(rng, 2)
+    assert watch(model, images[:1], labels[:1]).knn() is None
+    assert watch(model, images, labels).knn() == (labels[0] == labels[1])
