@@ -9,7 +9,7 @@ from pathlib import Path
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
 from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.data import has_some_cifar10, load_dataset
-from minijepa.errors import ConfigError, exit_status
+from minijepa.errors import ConfigError, exit_status, tell
 from minijepa.features import worker_threads
 from minijepa.profiling import profile_steps
 from minijepa.training import Run, Trainer, read_run
@@ -49,7 +49,7 @@ def choose_dataset(args, preset):
     if args.dataset:
         return args.dataset
     if preset == "smoke" and not has_some_cifar10(args.data_dir):
-        print(f"no CIFAR-10 in {args.data_dir}/: the smoke run takes the built-in shapes instead")
+        tell(f"no CIFAR-10 in {args.data_dir}/: the smoke run takes the built-in shapes instead")
         return "shapes"
     return "cifar10"
 
@@ -92,7 +92,7 @@ def prepare(args):
         run.resume()
     elif not args.profile:
         run.create(about)
-    print(
+    tell(
         f"{'profile' if args.profile else run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} "
         f"epochs of {trainer.steps_per_epoch} steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
         + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {about['precision']}")
@@ -108,17 +108,17 @@ def main(argv=None):
 def train(args):
     run = prepare(args)
     if args.profile:
-        print(profile_steps(run.trainer, args.profile))
+        tell(profile_steps(run.trainer, args.profile))
         return 0
     stopped = run.train()
     folder = shlex.quote(str(run.folder))
     data = "" if args.data_dir == "data" else f" --data-dir {shlex.quote(args.data_dir)}"
     if stopped:
-        print(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
-        print(f"    python train.py --run-dir {folder} --resume{data}")
+        tell(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
+        tell(f"    python train.py --run-dir {folder} --resume{data}")
         return 128 + stopped
-    print(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv, masks.png, curves.png. How good are the features?")
-    print(f"    python probe.py {folder}{data}")
+    tell(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv, masks.png, curves.png. How good are the features?")
+    tell(f"    python probe.py {folder}{data}")
     return 0
 
 

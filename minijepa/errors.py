@@ -5,6 +5,7 @@ The command lines print that line and exit with status 2; a traceback therefore 
 """
 
 import contextlib
+import os
 import signal
 import sys
 
@@ -73,3 +74,11 @@ def exit_status(program, function):
         status, text = 130, "interrupted"
     print(f"{program}: {text}", file=sys.stderr)
     return status
+
+
+def tell(text):
+    """Print a line. If nobody listens any more (train.py | head), go on in silence."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

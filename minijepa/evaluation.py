@@ -8,7 +8,7 @@ import numpy as np
 
 from minijepa import checkpoint
 from minijepa.data import load_dataset, training_images
-from minijepa.errors import ConfigError
+from minijepa.errors import ConfigError, tell
 from minijepa.features import extract_features, worker_threads
 from minijepa.models import IJEPA
 from minijepa.pictures import confusion_picture
@@ -28,7 +28,7 @@ def labelled_images(config, dataset, split):
     return training_images(config, dataset)
 
 
-def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", say=print):
+def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", say=tell):
     """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
     started = time.perf_counter()
     threads = worker_threads(threads)

@@ -16,7 +16,7 @@ from minijepa.backend import rng, to_device, xp_of
 from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
 from minijepa.ema import update_ema
-from minijepa.errors import ConfigError, TrainingError
+from minijepa.errors import ConfigError, TrainingError, tell
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
@@ -170,7 +170,7 @@ class Run:
         t = self.trainer
         checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
 
-    def train(self, say=print):
+    def train(self, say=tell):
         """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
         t = self.trainer
         clock = Clock(t)
@@ -232,8 +232,7 @@ class Run:
 def _say(bar, say, text):
     """A line above the progress bar, or a plain line where there is no bar."""
     bar.clear()
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more: no reason to stop
-        say(text)
+    say(text)
 
 
 def _epoch_line(row, epochs):

@@ -15,6 +15,9 @@ SMALL = dict(
 )  # fmt: skip
 
 
+DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}
+
+
 def trained(seed=0):
     """A model and an optimiser whose every number differs from a fresh one's."""
     model = IJEPA(Config(**SMALL), seed)
@@ -31,14 +34,14 @@ def trained(seed=0):
 def saved(tmp_path):
     model, optimizer = trained()
     path = tmp_path / "checkpoint.npz"
-    checkpoint.save(path, model, optimizer, checkpoint.Progress(123, {"loss": 4.5}), "cifar10")
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(123, {"loss": 4.5}), DATA)
     return path, model, optimizer
 
 
 def test_everything_comes_back(saved):
     path, model, optimizer = saved
     other, other_optimizer = trained(seed=1)
-    progress = checkpoint.restore(path, other, other_optimizer)
+    progress = checkpoint.restore(path, other, other_optimizer, DATA)
     assert progress == checkpoint.Progress(123, {"loss": 4.5})
     assert other_optimizer.steps == 17
     for name in ("m", "v"):
@@ -74,8 +77,8 @@ def test_a_failed_write_leaves_the_previous_checkpoint(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(CheckpointError, match="No space left on device; the previous checkpoint is untouched"):
-        checkpoint.save(path, model, optimizer, checkpoint.Progress(), "cifar10")
+    with pytest.raises(CheckpointError, match="No space left on device; what stood there is untouched"):
+        checkpoint.save(path, model, optimizer, checkpoint.Progress(), DATA)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.npz"]
 
@@ -92,20 +95,60 @@ def test_a_broken_file_is_one_line(saved, kind):
     assert "\n" not in str(error.value)
 
 
+def rewritten(path, about=None, **arrays):
+    """The checkpoint at ``path`` with some fields and arrays changed."""
+    with np.load(path) as file:
+        everything = dict(file)
+    about = json.loads(str(everything["about"])) | (about or {})
+    np.savez(path, **(everything | arrays | {"about": np.array(json.dumps(about))}))
+
+
 def test_no_file_and_another_format(saved, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load(tmp_path / "nothing")
-    path = saved[0]
-    with np.load(path) as file:
-        arrays = dict(file)
-    about = json.loads(str(arrays["about"])) | {"format": 99}
-    np.savez(path, **(arrays | {"about": np.array(json.dumps(about))}))
+    rewritten(saved[0], {"format": 99})
     with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
-        load(path)
+        load(saved[0])
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"step": -5}, {"step": "x"}, {"step": True}, {"sums": []}, {"sums": {"loss": "low"}}, {"mean": [None] * 3},
+     {"optimizer_steps": None}, {"dataset": 3}, {"config": []}],
+    ids=str,
+)  # fmt: skip
+def test_an_altered_field_is_named(saved, about):
+    rewritten(saved[0], about)
+    with pytest.raises(CheckpointError, match="is not a whole minijepa checkpoint"):
+        load(saved[0])
+
+
+def test_an_altered_moment_is_refused(saved):
+    path, model, optimizer = saved
+    rewritten(path, **{"adam_m/predictor.mask_token": np.zeros(1, np.float32)})
+    with pytest.raises(CheckpointError, match=r"predictor.mask_token has shape \(1,\), the model's is \(1, 1, 4\)"):
+        checkpoint.restore(path, model, optimizer, DATA)
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "words"),
+    [
+        ({"epochs": 50}, {}, "written with epochs 100, not 50"),
+        ({}, {"dataset": "shapes"}, "written with dataset cifar10, not shapes"),
+        ({}, {"images": 49}, "written with images 50, not 49"),
+        ({}, {"crc32": 2}, "written with crc32 1, not 2"),
+    ],
+)
+def test_going_on_with_other_settings_or_other_images_is_refused(saved, config, data, words):
+    model = IJEPA(Config(**(SMALL | config)))
+    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
+    with pytest.raises(CheckpointError, match=words):
+        checkpoint.restore(saved[0], model, optimizer, DATA | data)
+    assert optimizer.steps == 0
 
 
 def test_a_checkpoint_of_another_network_is_refused(saved):
     other = IJEPA(Config(**(SMALL | {"encoder_embed_dim": 16})))
     optimizer = AdamW(other.flat.data, other.flat.grad, other.decayed, 0.05)
-    with pytest.raises(CheckpointError, match="has shape"):
-        checkpoint.restore(saved[0], other, optimizer)
+    with pytest.raises(CheckpointError, match="written with encoder_embed_dim 8, not 16"):
+        checkpoint.restore(saved[0], other, optimizer, DATA)

@@ -21,6 +21,8 @@ from minijepa.lanes import Lanes
 from minijepa.pictures import curves_picture, masks_picture
 from minijepa.training import COLUMNS, CURVES, PICTURED, Clock, Run, Trainer, duration
 
+from conftest import write_cifar  # isort: skip
+
 ROOT = Path(__file__).parent.parent
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
@@ -292,7 +294,7 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert status == 0
     assert "60 images, 3 epochs of 3 steps" in out and "on cpu with 1 thread" in out
     assert "s for 3 more steps" in out  # the estimate
-    assert f"{run}/checkpoint.npz" in out and f"python probe.py {run}" in out
+    assert f"{run}/ holds checkpoint.npz" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
     assert {p.name for p in run.iterdir()} == {
         "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-0002.npz", "curves.png", "masks.png",
     }  # fmt: skip
@@ -381,6 +383,99 @@ def test_resume_takes_no_other_settings(cifar_folder, tmp_path, capsys):
     assert status == 2 and "--resume goes on with the run's own settings" in err
     status, _, err = train_cli(capsys, "--resume")
     assert status == 2 and "--resume needs the run's folder" in err
+
+
+@pytest.fixture
+def stopped(cifar_folder, tmp_path, capsys):
+    """A run that was stopped before its first step."""
+    run, config = tmp_path / "run", Config(**SETTINGS)
+    about = {"preset": "cifar10", "dataset": "cifar10", "config": config.to_dict()}
+    Run(run, Trainer(config, load_dataset("cifar10", cifar_folder))).create(about)
+    return run
+
+
+def test_a_run_that_never_came_to_its_first_epoch_goes_on(stopped, cifar_folder, capsys):
+    assert train_cli(capsys, "--resume", "--device=cpu", f"--run-dir={stopped}", f"--data-dir={cifar_folder}")[0] == 0
+    assert len(finish(stopped)[2]) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", "[]", "lacks the run's config or dataset"),
+        ("config.json", "{}", "lacks the run's config or dataset"),
+        ("config.json", "{", "is not JSON"),
+        ("config.json", None, "config.json: No such file"),
+        ("metrics.csv", None, "metrics.csv can't be read (No such file"),
+        ("metrics.csv", b"\xff\xfe\x00", "metrics.csv can't be read"),
+        ("metrics.csv", "a,b\n1,2\n", "metrics.csv has other columns"),
+        ("checkpoint.npz", "?", "is not a whole minijepa checkpoint"),
+        ("checkpoint.npz", None, "no checkpoint at"),
+    ],
+)
+def test_a_damaged_run_folder_is_one_line(stopped, cifar_folder, capsys, file, content, words):
+    if content is None:
+        (stopped / file).unlink()
+    else:
+        (stopped / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    args = ("--resume", "--device=cpu", f"--run-dir={stopped}", f"--data-dir={cifar_folder}")
+    status, _, err = train_cli(capsys, *args)
+    assert status == 2 and words in err and err.count("\n") == 1
+
+
+def test_resuming_with_an_edited_config_or_other_images_is_refused(stopped, cifar_folder, tmp_path, capsys):
+    args = ("--resume", "--device=cpu", f"--run-dir={stopped}")
+    other = write_cifar(tmp_path / "other", 16, 20, spread=9)
+    status, _, err = train_cli(capsys, *args, f"--data-dir={other}")
+    assert status == 2 and "was written with crc32" in err
+    config = stopped / "config.json"
+    config.write_text(config.read_text().replace('"epochs": 3', '"epochs": 4'))
+    status, _, err = train_cli(capsys, *args, f"--data-dir={cifar_folder}")
+    assert status == 2 and "was written with epochs 3, not 4" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (PermissionError(13, "Permission denied", "runs/a/metrics.csv"), 2, "runs/a/metrics.csv: Permission denied"),
+        (MemoryError("of 9 GB"), 2, "out of memory (of 9 GB): lower batch_size"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (TrainingError("step 3: the loss is nan"), 1, "step 3: the loss is nan"),
+    ],
+    ids=["disk", "memory", "ctrl-c", "training"],
+)
+def test_what_ends_a_program_is_told_in_one_line(monkeypatch, capsys, error, status, words):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(train, "prepare", fail)
+    found, out, err = train_cli(capsys)
+    assert (found, out) == (status, "") and err.startswith(f"train.py: {words}") and err.count("\n") == 1
+
+
+def test_a_reader_who_leaves_does_not_stop_the_run(cifar_folder, tmp_path):
+    """python train.py | head -1"""
+    command = [sys.executable, "train.py", *arguments(cifar_folder, tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    process.stderr.read()
+    process.wait(60)
+    assert len(finish(tmp_path / "run")[2]) == 3
+
+
+def test_the_estimate_counts_training_and_the_speed_too(dataset, monkeypatch):
+    """Time that passes between epochs (evaluation) is in no epoch's speed."""
+    now = [0.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    trainer = Trainer(Config(**SETTINGS), dataset)
+    clock = training.Clock(trainer)
+    for _ in range(2):
+        for _ in range(4):
+            now[0] += 0.5
+            clock.tick(lambda text: None)
+        assert clock.images_per_s() == pytest.approx(40) and clock.seconds() == pytest.approx(2)
+        now[0] += 100
+        clock.start_epoch()
 
 
 def test_no_gpu_is_one_line(capsys, monkeypatch):

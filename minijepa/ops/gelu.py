@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from minijepa.autograd import Function
 from minijepa.backend import row_blocks, xp_of
 
@@ -12,15 +10,15 @@ A = 0.044715
 
 
 class Gelu(Function):
-    """y = ½ z (1 + tanh u)  with  u = C (z + A z³),  z = x + bias
+    """y = z s  with  s = ½ (1 + tanh u),  u = C (z + A z³),  z = x + bias
 
-    tanh u = (1 − e^−2u) / (1 + e^−2u), so ½ (1 + tanh u) = 1 / (1 + e^−2u) = s, the logistic function of 2u, and
+    tanh' u = 1 − tanh² u = (1 + tanh u)(1 − tanh u) = 2s · 2(1 − s), so by the chain rule
 
-    y = z s
+    s' = 2 s (1 − s) u'  with  u' = C (1 + 3A z²)
 
-    s' = s (1 − s) 2u'  with  2u' = 2C (1 + 3A z²), so by the product rule
+    and by the product rule, because z (1 − s) = z − y,
 
-    g = dy/dz = s + z s (1 − s) 2u' = s [1 + (z − y) 2u'],  because z (1 − s) = z − y
+    g = dy/dz = s + z s' = s [1 + 2u' (z − y)]
 
     dx = g dy,   dbias = Σ g dy over all rows
 
@@ -37,18 +35,17 @@ class Gelu(Function):
         for x_, y_, g_ in row_blocks(x, y, g):
             z = x_ if bias is None else x_ + bias
             w = z * z  # from here on in place: few passes over memory, the formulas above
-            w *= -2 * C * A
-            s = w - 2 * C
-            s *= z  # −2u
-            with np.errstate(over="ignore"):  # far below zero e^−2u becomes infinite, and s rightly 0
-                xp.exp(s, out=s)
+            w *= C * A
+            s = w + C
+            s *= z  # u
+            xp.tanh(s, out=s)
             s += 1
-            xp.reciprocal(s, out=s)
+            s *= 0.5
             xp.multiply(z, s, out=y_)
             if g is not None:
-                w *= 3
-                w -= 2 * C  # −2u'
-                w *= y_ - z
+                w *= 6
+                w += 2 * C  # 2u'
+                w *= z - y_
                 w += 1
                 xp.multiply(w, s, out=g_)
         ctx.save(g)
