@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from minijepa.autograd import Tape
+from minijepa.backend import BLOCK
 
 CHUNK_IMAGES = 16  # so few that a chunk's activations stay in the cache
 LANES = 8
@@ -48,10 +49,20 @@ class Lanes:
 
         used = range(min(LANES, len(chunks)))
         loss = sum(self.pool.map(run, used))
-        np.copyto(self.model.flat.grad, self.vectors[0])
-        for lane in used[1:]:
-            self.model.flat.grad += self.vectors[lane]
+        self._add_up(self.vectors[: len(used)])
         return loss
+
+    def _add_up(self, vectors):
+        """flat.grad = Σ vectors, in their order at every place; a block of places at a time, which fits the cache."""
+        total = self.model.flat.grad
+
+        def add(start):
+            block = slice(start, start + BLOCK)
+            total[block] = vectors[0][block]
+            for vector in vectors[1:]:
+                total[block] += vector[block]
+
+        list(self.pool.map(add, range(0, total.size, BLOCK)))
 
     def _chunk(self, images, masks, count, into):
         """One chunk forward and backward; its part of the loss."""

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from minijepa import ops
 from minijepa.autograd import Parameter, Tensor
 from minijepa.backend import xp_of
@@ -25,7 +27,7 @@ class PatchProjection(Module):
 
     def __init__(self, dim, patch_size, std, rng):
         self.weight = Parameter(normal(rng, (dim, 3, patch_size, patch_size), std), decay=True)
-        self.bias = Parameter(normal(rng, dim, 0.0))
+        self.bias = Parameter(np.zeros(dim))
 
 
 class PatchEmbed(Module):

@@ -36,10 +36,10 @@ class Packing:
         return f"Packing({self.lengths.tolist()})"
 
 
-def _split(rows, start, count, length, parts, heads):
-    """Rows of a run as ``parts`` views (count, heads, length, d): [q, k, v] of qkv, or [y] of an output."""
-    run = rows[start : start + count * length].reshape(count, length, parts, heads, -1)
-    return [run[:, :, i].transpose(0, 2, 1, 3) for i in range(parts)]
+def _sequences(rows, start, count, length):
+    """The rows of a run, (T, heads, n), as a view (count, heads, length, n): a matrix for each sequence and head."""
+    run = rows[start : start + count * length]
+    return run.reshape(count, length, *run.shape[1:]).swapaxes(1, 2)
 
 
 class Attention(Function):
@@ -54,47 +54,49 @@ class Attention(Function):
     A = s q kᵀ is a matrix product again:   dq = s dA k,   dk = s dAᵀ q
 
     r and s multiply arrays of (L, d), not of (L, L): P itself is never made. Tokens of different sequences never meet,
-    so there is nothing to mask. E, r and y are saved; q, k, v are views of the input. (The same rearrangement as in
-    Dao et al., "FlashAttention", 2022, arXiv:2205.14135, appendix B.)
+    so there is nothing to mask, and what concerns each row alone is done for all sequences at once. E, r and y are
+    saved; q, k, v are views of the input. (The same rearrangement as in Dao et al., "FlashAttention", 2022,
+    arXiv:2205.14135, appendix B.)
     """
 
     shapes = "(t, e) -> (t, o)"
 
     @staticmethod
     def forward(ctx, qkv, *, packing, num_heads):
-        xp = xp_of(qkv)
-        y = xp.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
-        scale = 1 / math.sqrt(y.shape[1] // num_heads)
-        saved = []
+        t, xp = len(qkv), xp_of(qkv)
+        q, k, v = qkv.reshape(t, 3, num_heads, -1).swapaxes(0, 1)  # (T, heads, d) each
+        scale = 1 / math.sqrt(q.shape[2])
+        sq, y, r = q * scale, xp.empty(q.shape, q.dtype), xp.empty((t, num_heads, 1), q.dtype)
+        exponentials = []
         for run in packing.runs:
-            q, k, v = _split(qkv, *run, 3, num_heads)
-            (y_,) = _split(y, *run, 1, num_heads)
-            e = exp_rows(matmul(q * scale, transposed(k)))
-            r = 1 / row_sums(e)
-            matmul(e, v, out=y_)
-            y_ *= r
-            saved += e, r
-        ctx.save(qkv, y, *saved)
-        ctx.packing, ctx.heads, ctx.scale = packing, num_heads, scale
-        return y
+            sq_, k_, v_, y_, r_ = (_sequences(a, *run) for a in (sq, k, v, y, r))
+            e = exp_rows(matmul(sq_, transposed(k_)))
+            xp.divide(1, row_sums(e), out=r_)
+            matmul(e, v_, out=y_)
+            exponentials.append(e)
+        y *= r
+        ctx.save(qkv, y, r, *exponentials)
+        ctx.packing, ctx.scale = packing, scale
+        return y.reshape(t, -1)
 
     @staticmethod
     def backward(ctx, dy):
-        qkv, y, *saved = ctx.saved
+        qkv, y, r, *exponentials = ctx.saved
+        t, heads, _ = y.shape
         dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)
-        for run, e, r in zip(ctx.packing.runs, saved[::2], saved[1::2]):
-            q, k, v = _split(qkv, *run, 3, ctx.heads)
-            dq, dk, dv = _split(dqkv, *run, 3, ctx.heads)
-            (y_,), (dy_,) = _split(y, *run, 1, ctx.heads), _split(dy, *run, 1, ctx.heads)
-            g = dy_ * r
-            matmul(transposed(e), g, out=dv)
-            da = matmul(g, transposed(v))
-            da -= row_dots(g, y_)
+        q, k, v = qkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
+        dq, dk, dv = dqkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
+        g = dy.reshape(y.shape) * r
+        gy = row_dots(g, y)
+        for run, e in zip(ctx.packing.runs, exponentials):
+            q_, k_, v_, dq_, dk_, dv_, g_, gy_ = (_sequences(a, *run) for a in (q, k, v, dq, dk, dv, g, gy))
+            matmul(transposed(e), g_, out=dv_)
+            da = matmul(g_, transposed(v_))
+            da -= gy_
             da *= e
-            matmul(da, k, out=dq)
-            dq *= ctx.scale
-            matmul(transposed(da), q, out=dk)
-            dk *= ctx.scale
+            matmul(da, k_, out=dq_)
+            matmul(transposed(da), q_, out=dk_)
+        dqkv[:, : 2 * heads * q.shape[2]] *= ctx.scale  # dq and dk
         return (dqkv,)
 
 
