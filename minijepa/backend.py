@@ -111,7 +111,11 @@ def matmul(a, b, out=None):
 
     Every product of the network passes here, so that precision and library are chosen in one place.
     """
-    return xp_of(a).matmul(a, b, out=out)
+    xp = xp_of(a)
+    if out is None or xp is np or out.flags.c_contiguous:
+        return xp.matmul(a, b, out=out)
+    out[...] = xp.matmul(a, b)  # what CuPy makes of an ``out`` that is a strided view is not documented
+    return out
 
 
 # Sums over rows and columns. On a CPU as products with a vector, which BLAS streams several times faster than NumPy

@@ -94,12 +94,17 @@ def helpers_of(function):
     found, todo = [], [function.forward, function.backward]
     while todo:
         caller = todo.pop(0)
-        for name in caller.__code__.co_names:
+        for name in _names_in(caller.__code__):
             helper = caller.__globals__.get(name)
             if inspect.isfunction(helper) and helper.__module__.startswith("minijepa.ops") and helper not in found:
                 found.append(helper)
                 todo.append(helper)
     return found
+
+
+def _names_in(code):
+    """The global names that a piece of code uses, those inside of its generator expressions too."""
+    return [*code.co_names, *(name for c in code.co_consts if inspect.iscode(c) for name in _names_in(c))]
 
 
 def live_check(case, names):

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from minijepa.backend import xp_of
 
 BLOCK = 1 << 16  # elements worked on at a time: five vectors of them stay in the cache between the passes
@@ -33,8 +35,9 @@ class AdamW:
         # m̂/(√v̂ + eps) = rate · m / (√v + eps'), with both bias corrections moved into two numbers
         correction = math.sqrt(1 - self.beta2**self.steps)
         rate, eps = lr * correction / (1 - self.beta1**self.steps), self.eps * correction
-        for start in range(0, self.data.size, BLOCK):
-            part = slice(start, start + BLOCK)
+        block = BLOCK if xp is np else self.data.size
+        for start in range(0, self.data.size, block):
+            part = slice(start, start + block)
             g, m, v = self.grad[part], self.m[part], self.v[part]
             m *= self.beta1
             m += (1 - self.beta1) * g

@@ -61,14 +61,14 @@ def test_the_function_is_the_one_that_the_operation_records():
 
 def test_the_code_includes_what_it_calls(capsys):
     assert helpers_of(Softmax) == [exp_rows]
-    assert "def _repetitions(index):" in explained(capsys, "rows")[1]
+    assert "def _sequences(rows, start, count, length):" in explained(capsys, "attention")[1]
     assert inspect.getsource(add_rows) in explained(capsys, "rows")[1]
 
 
 def test_the_list(capsys):
     assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:-2]] == sorted(set(ops.__all__) - {"Packing"})
+    assert [line.split()[0] for line in lines[1:-2]] == sorted(set(ops.__all__) - {"Packing", "RowIndex"})
     softmax = next(line for line in lines if line.startswith("softmax"))
     assert "(..., n) -> (..., n)" in softmax
     assert "e^x / Σ e^x" in softmax

@@ -42,7 +42,7 @@ def test_every_case_passes(case):
 
 
 def test_every_operation_has_cases():
-    assert set(CASES) == set(ops.__all__) - {"Packing"}
+    assert set(CASES) == set(ops.__all__) - {"Packing", "RowIndex"}
 
 
 @pytest.mark.parametrize("op", CASES)
@@ -208,7 +208,7 @@ class RowsThatDropRepeats(Rows):
     @staticmethod
     def backward(ctx, dy):
         dx = np.zeros((ctx.shape[0], *dy.shape[1:]))
-        dx[ctx.index] = dy
+        dx[ctx.index.array] = dy
         return (dx,)
 
 
@@ -216,7 +216,7 @@ class RowsAddedByFancyIndex(Rows):
     @staticmethod
     def backward(ctx, dy):
         dx = np.zeros((ctx.shape[0], *dy.shape[1:]))
-        dx[ctx.index] += dy
+        dx[ctx.index.array] += dy
         return (dx,)
 
 
@@ -326,7 +326,7 @@ class Wrong(NamedTuple):
 rows3 = normal(3, 5), normal(5), normal(5)
 tiny3 = 1e-2 * normal(3, 5), normal(5), normal(5)
 eps = {"eps": 1e-6}
-index = {"index": np.array([1, 1, 0])}
+index = {"index": ops.RowIndex([1, 1, 0])}
 
 WRONG = [
     Wrong("layer_norm without its third term", LayerNormWithoutThirdTerm, rows3, eps),

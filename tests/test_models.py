@@ -356,8 +356,8 @@ def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_
     assert layout.target_features.tolist() == [0, 1, 2, 3, 4, 5]
     # sequences (image, block): (1, 1) of 2 tokens, (1, 0) of 3, (0, 0) of 4, (0, 1) of 5; mask tokens are rows 4 to 9
     assert layout.predictor_packing.lengths.tolist() == [2, 3, 4, 5]
-    assert layout.predictor_rows.tolist() == [0, 9, 0, 7, 8, 1, 2, 3, 4, 1, 2, 3, 5, 6]
-    assert layout.prediction_rows.tolist() == [8, 12, 13, 3, 4, 1]
+    assert layout.predictor_rows.array.tolist() == [0, 9, 0, 7, 8, 1, 2, 3, 4, 1, 2, 3, 5, 6]
+    assert layout.prediction_rows.array.tolist() == [8, 12, 13, 3, 4, 1]
     assert TokenLayout.of(layout, 16) is layout
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from minijepa.backend import to_device
 from minijepa.errors import ShapeError
-from minijepa.ops import Packing
+from minijepa.ops import Packing, RowIndex
 from minijepa.ragged import ranges, starts_of
 
 
@@ -64,8 +64,8 @@ class TokenLayout:
         self.target_rows = to_device(np.flatnonzero(is_covered), device)
         self.target_features = to_device(target_features, device)
         self.target_positions = to_device(target_positions, device)
-        self.predictor_rows = to_device(predictor_rows, device)
-        self.prediction_rows = to_device(prediction_rows, device)
+        self.predictor_rows = RowIndex(predictor_rows, device)
+        self.prediction_rows = RowIndex(prediction_rows, device)
 
     @classmethod
     def of(cls, masks, num_patches, device="cpu"):

@@ -8,14 +8,14 @@ from minijepa.ops.layer_norm import layer_norm
 from minijepa.ops.losses import cross_entropy, l2_loss, smooth_l1_loss
 from minijepa.ops.matmul import linear, matmul
 from minijepa.ops.reductions import max, mean, sum
-from minijepa.ops.rows import rows
+from minijepa.ops.rows import RowIndex, rows
 from minijepa.ops.shaping import concat, expand, getitem, reshape, transpose
 from minijepa.ops.softmax import softmax
 
 __all__ = [
-    "Packing", "add", "attention", "concat", "cross_entropy", "div", "exp", "expand", "gelu", "getitem", "l2_loss",
-    "layer_norm", "linear", "log", "matmul", "max", "mean", "mul", "neg", "power", "reshape", "rows", "smooth_l1_loss",
-    "softmax", "sqrt", "sub", "sum", "tanh", "transpose",
+    "Packing", "RowIndex", "add", "attention", "concat", "cross_entropy", "div", "exp", "expand", "gelu", "getitem",
+    "l2_loss", "layer_norm", "linear", "log", "matmul", "max", "mean", "mul", "neg", "power", "reshape", "rows",
+    "smooth_l1_loss", "softmax", "sqrt", "sub", "sum", "tanh", "transpose",
 ]  # fmt: skip
 
 

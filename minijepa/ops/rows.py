@@ -1,12 +1,45 @@
 """Gathering rows by number: the embedding look-up, the selection of patches, the packing of sequences."""
 
 import math
+from functools import cached_property
 
 import numpy as np
 
-from minijepa.autograd import Function
-from minijepa.backend import matmul, xp_of
+from minijepa.autograd import Function, Tensor
+from minijepa.backend import device_of, matmul, to_device, to_numpy, xp_of
 from minijepa.errors import ShapeError
+
+
+class RowIndex:
+    """Row numbers on a device, with what backward needs to know about them, which is worked out on the host.
+
+    ``ops.rows`` takes plain arrays too. An index that is made on the host and used on a GPU is better kept as one of
+    these: it is checked and sorted without waiting for the device.
+    """
+
+    def __init__(self, index, device=None):
+        if isinstance(index, (list, tuple)):
+            index = np.asarray(index)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
+            raise ShapeError(f"rows: index must be whole numbers in one axis, got {index.dtype} of shape {index.shape}")
+        if xp_of(index) is np:
+            self.host = index  # else it is fetched when somebody asks
+        self.array = to_device(index, device or device_of(index)).astype(np.intp, copy=False)
+
+    @cached_property
+    def host(self):
+        return to_numpy(self.array)
+
+    @cached_property
+    def passes(self):
+        """0..t−1 in parts in which no row number stands twice: the first occurrence of each, the second, and so on."""
+        order = np.argsort(self.host, kind="stable")
+        ordered = self.host[order]
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else np.zeros(0, np.int64)
+        counts = np.diff(np.r_[starts, len(order)])
+        rank = np.arange(len(order)) - np.repeat(starts, counts)  # how often the same number stood before
+        device = device_of(self.array)
+        return [to_device(order[rank == r], device) for r in range(counts.max(initial=0))]
 
 
 class Rows(Function):
@@ -23,55 +56,39 @@ class Rows(Function):
 
     @staticmethod
     def forward(ctx, x, *, index):
-        ctx.index, ctx.shape = _row_numbers(index, x), x.shape
-        return x[ctx.index]
+        ctx.index, ctx.shape = index, x.shape
+        return x[index.array]
 
     @staticmethod
     def backward(ctx, dy):
         return (add_rows(dy, ctx.index, ctx.shape[0]),)
 
 
-def _row_numbers(index, x):
-    """``index`` as an array on x's device, checked as far as that is possible without waiting for a GPU."""
-    index = xp_of(x).asarray(index)
-    if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
-        raise ShapeError(f"rows: index must be whole numbers in one axis, got {index.dtype} of shape {index.shape}")
-    if xp_of(x) is np and len(index) and not 0 <= index.min() <= index.max() < len(x):
-        raise ShapeError(f"rows: index runs from {index.min()} to {index.max()}, but x has {len(x)} rows")
-    return index.astype(np.intp, copy=False)
-
-
 def add_rows(dy, index, n):
-    """Σ of the rows of dy that have the same index: (t, ...) -> (n, ...).
+    """Σ of the rows of dy that have the same number: (t, ...) -> (n, ...).
 
     As a matrix product with the 0/1 matrix S[n, t] = [index[t] = n] when x has few rows (position embeddings), which
-    BLAS does faster than any scatter; else by one pass for each repetition, within which no index stands twice.
+    BLAS does faster than any scatter; else one addition for each of the index's passes, within which no row stands
+    twice. Neither needs atomic additions, so the sum has the same bits every time.
     """
-    xp = xp_of(dy)
-    t = len(index)
-    if n <= 256 or xp is not np:
-        selection = (xp.arange(n)[:, None] == index[None, :]).astype(dy.dtype)
+    xp, t = xp_of(dy), len(dy)
+    if n <= 256:
+        selection = (xp.arange(n)[:, None] == index.array[None, :]).astype(dy.dtype)
         return matmul(selection, dy.reshape(t, math.prod(dy.shape[1:]))).reshape(n, *dy.shape[1:])
-    dx = np.zeros((n, *dy.shape[1:]), dy.dtype)
-    for repetition in _repetitions(index):
-        dx[index[repetition]] += dy[repetition]
+    dx = xp.zeros((n, *dy.shape[1:]), dy.dtype)
+    for rows in index.passes:
+        dx[index.array[rows]] += dy[rows]
     return dx
-
-
-def _repetitions(index):
-    """Split 0..t−1 into parts in which no index stands twice: the first occurrence of each, the second, and so on."""
-    order = np.argsort(index, kind="stable")
-    ordered = index[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(index) else np.zeros(0, np.int64)
-    counts = np.diff(np.r_[starts, len(index)])
-    rank = np.arange(len(index)) - np.repeat(starts, counts)  # how often the same index stood before
-    return [order[rank == r] for r in range(counts.max(initial=0))]
 
 
 def rows(x, index):
     """x[index]: rows of x (n, ...), in any order and any number of times, as (t, ...).
 
-    ``index``: whole numbers (t,), each in 0..n−1. Raises ShapeError otherwise (NumPy's negative numbers would hide
-    mistakes, and CuPy does not check at all).
+    ``index``: whole numbers (t,), each in 0..n−1, or a :class:`RowIndex` of them. Raises ShapeError otherwise (NumPy's
+    negative numbers would hide mistakes, and CuPy does not check at all).
     """
+    data = x.data if isinstance(x, Tensor) else x
+    index = index if isinstance(index, RowIndex) else RowIndex(index, device_of(data))
+    if "host" in vars(index) and len(index.host) and not 0 <= index.host.min() <= index.host.max() < len(data):
+        raise ShapeError(f"rows: index runs from {index.host.min()} to {index.host.max()}, but x has {len(data)} rows")
     return Rows.apply(x, index=index)

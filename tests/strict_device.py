@@ -1,0 +1,150 @@
+"""A stand-in for CuPy on a machine without a GPU: arrays that are strict about where they live, and count waiting.
+
+``StrictCupy().ndarray`` holds a NumPy array and hands it out to nobody. It behaves as CuPy's does where that matters:
+
+- it can't be mixed with NumPy arrays, neither as an operand, nor as an index, nor as what is assigned: TypeError;
+- what makes the host wait for the device (float(x), x.item(), ``if x:``, asnumpy) is counted in ``synchronisations``,
+  and what copies to it (asarray of a host array) in ``uploads``;
+- there are no functions but those that CuPy has (``CUPY_HAS``), and a view's ``out`` of matmul must be contiguous.
+
+It checks the plumbing of the CUDA path, not its speed and not CuPy itself.
+"""
+
+import numbers
+import types
+
+import numpy as np
+
+# Of the names in CuPy 14's documentation, those that array code here may want; vecdot, errstate ... are not among them.
+CUPY_HAS = """
+abs add all any arange argsort array asarray ascontiguousarray broadcast_to clip concatenate copyto count_nonzero
+cumsum divide empty empty_like equal exp expand_dims flip full isfinite less log matmul maximum mean minimum moveaxis
+multiply negative ones ones_like power reciprocal repeat reshape rint sqrt square stack subtract sum swapaxes take
+tanh tile transpose vdot where zeros zeros_like
+""".split()
+
+
+class StrictCupy:
+    """A module object to put in the place of ``backend.cupy``."""
+
+    def __init__(self):
+        self.synchronisations = self.uploads = 0
+        self.ndarray = type("ndarray", (_Array,), {"module": self})
+        self.cuda = types.SimpleNamespace(
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+        )
+
+    def __getattr__(self, name):
+        if name not in CUPY_HAS:
+            raise AttributeError(f"CuPy has no {name}")
+        function = getattr(np, name)
+
+        def call(*args, **kwargs):
+            out = kwargs.get("out")
+            if name == "matmul" and out is not None and not out.host.flags.c_contiguous:
+                raise TypeError("matmul into a view that is not contiguous")
+            result = function(*self.unwrapped(args), **self.unwrapped(kwargs))
+            return out if out is not None else self.wrapped(result)
+
+        return call
+
+    def asarray(self, data, dtype=None):
+        if isinstance(data, _Array):
+            return data if dtype in (None, data.dtype) else data.astype(dtype)
+        self.uploads += 1
+        return self.wrapped(np.array(data, dtype))
+
+    def asnumpy(self, array):
+        self.synchronisations += 1
+        return array.host.copy()
+
+    def wrapped(self, value):
+        if isinstance(value, (np.ndarray, np.generic)):
+            array = object.__new__(self.ndarray)
+            array.host = np.asarray(value)
+            return array
+        return tuple(map(self.wrapped, value)) if isinstance(value, tuple) else value
+
+    def unwrapped(self, value):
+        if isinstance(value, _Array):
+            return value.host
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise TypeError(f"a NumPy array of shape {value.shape} among arrays of the device")
+        if isinstance(value, (tuple, list)):
+            return type(value)(self.unwrapped(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self.unwrapped(item) for key, item in value.items()}
+        return value
+
+
+class _Array:
+    __array_ufunc__ = None  # NumPy's operators ask ours, which refuse
+    shape = property(lambda self: self.host.shape)
+    dtype = property(lambda self: self.host.dtype)
+    ndim = property(lambda self: self.host.ndim)
+    size = property(lambda self: self.host.size)
+    nbytes = property(lambda self: self.host.nbytes)
+    flags = property(lambda self: self.host.flags)
+    base = None
+    T = property(lambda self: self.transpose())
+
+    def __len__(self):
+        return len(self.host)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index):
+        return self.module.wrapped(self.host[self.module.unwrapped(index)])
+
+    def __setitem__(self, index, value):
+        self.host[self.module.unwrapped(index)] = self.module.unwrapped(value)
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("an array of the device does not become one of NumPy by itself: asnumpy")
+
+    def item(self):
+        self.module.synchronisations += 1
+        return self.host.item()
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __bool__(self):
+        self.module.synchronisations += 1
+        return bool(self.host)
+
+    __index__ = __int__
+
+
+def _method(name):
+    def method(self, *args, **kwargs):
+        module = self.module
+        return module.wrapped(getattr(self.host, name)(*module.unwrapped(args), **module.unwrapped(kwargs)))
+
+    return method
+
+
+def _operator(name):
+    def operator(self, *others):
+        for other in others:
+            if not isinstance(other, (_Array, numbers.Number)):
+                return NotImplemented
+        result = getattr(self.host, name)(*self.module.unwrapped(others))
+        return self if name.startswith("__i") and name != "__invert__" else self.module.wrapped(result)
+
+    return operator
+
+
+for _name in "astype copy max mean min ravel reshape squeeze sum swapaxes take transpose".split():
+    setattr(_Array, _name, _method(_name))
+_binary = "add sub mul truediv pow floordiv mod matmul and or xor".split()
+for _name in [
+    *(f"__{kind}{name}__" for name in _binary for kind in ("", "r", "i")),
+    *(f"__{name}__" for name in "eq ne lt le gt ge neg abs invert".split()),
+]:
+    setattr(_Array, _name, _operator(_name))
+_Array.__hash__ = object.__hash__
