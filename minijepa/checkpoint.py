@@ -16,7 +16,7 @@ from minijepa.errors import CheckpointError, ConfigError
 from minijepa.models import IJEPA
 from minijepa.nn import check_state
 
-FORMAT = 1
+FORMAT = 2
 FILE = "checkpoint.npz"
 
 
@@ -35,7 +35,8 @@ def save(path, model, optimizer, progress, data):
     the channel statistics.
     """
     about = {
-        "format": FORMAT, "config": model.config.to_dict(), **data, "mean": model.mean, "std": model.std,
+        "format": FORMAT, "config": model.config.to_dict(), **data,
+        "mean": [float(x) for x in model.mean], "std": [float(x) for x in model.std],
         "step": progress.step, "sums": progress.sums, "optimizer_steps": optimizer.steps,
     }  # fmt: skip
     arrays = {f"model/{name}": values for name, values in model.state_dict().items()}
@@ -60,9 +61,11 @@ def replaced(path, mode="wb", **options):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"can't write {path}: {reason}; what stood there is untouched") from None
+    finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise CheckpointError(f"can't write {path}: {error.strerror}; what stood there is untouched") from None
+            temporary.unlink(missing_ok=True)  # whatever happened, a second signal included
 
 
 def file_of(path):

@@ -1,7 +1,8 @@
 """The errors that a user can meet.
 
 Every class derives from :class:`MinijepaError`, whose message is one clear line: what is wrong, where, and what to do.
-The command lines print that line and exit with status 2; a traceback therefore always means a bug of ours.
+The command lines print that line and exit with status 2 (1 if training itself went wrong): see ``exit_status``. A
+traceback therefore always means a bug of ours.
 """
 
 import contextlib
@@ -53,15 +54,19 @@ class GradcheckError(MinijepaError, AssertionError):
 def exit_status(program, function):
     """Run ``function()`` for a command line: its exit status, or that of the error that ended it, told in one line.
 
-    1 for training that went wrong, 2 for anything that the user can mend, 130 and 143 for SIGINT and SIGTERM, which
-    unwind like an exception, so that temporary files go.
+    1 for training that went wrong, 2 for anything that the user can mend, 130 for SIGINT. SIGTERM ends the program with
+    143, by SystemExit: both unwind like an exception, so that temporary files go.
     """
 
     def end(number, frame):
         raise SystemExit(128 + number)
 
+    previous = None
     with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
-        signal.signal(signal.SIGTERM, end)
+        previous = signal.signal(signal.SIGTERM, end)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without "²" shows "?"
     try:
         return function()
     except MinijepaError as error:
@@ -72,13 +77,17 @@ def exit_status(program, function):
         status, text = 2, f"out of memory ({error}): lower batch_size, or the network's widths and depths"
     except KeyboardInterrupt:
         status, text = 130, "interrupted"
-    print(f"{program}: {text}", file=sys.stderr)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{program}: {text}", file=sys.stderr)
     return status
 
 
 def tell(text):
-    """Print a line. If nobody listens any more (train.py | head), go on in silence."""
+    """Print a line. If that fails because nobody listens any more (train.py | head), go on in silence."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError:  # BrokenPipeError, or a log on a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -70,7 +70,8 @@ def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", en
     }  # fmt: skip
     suffix = "" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}"
     out = folder / f"probe{suffix}.json"
-    out.write_text(json.dumps(report, indent=2) + "\n")
+    with checkpoint.replaced(out, "w") as written:
+        written.write(json.dumps(report, indent=2) + "\n")
     confusion_picture(probe.confusion, dataset.classes, folder / f"confusion{suffix}.png")
     say(f"L2 strength {probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")
     say(f"wrote {out} and {folder / f'confusion{suffix}.png'}")

@@ -4,9 +4,7 @@ import math
 
 import numpy as np
 
-from minijepa.backend import xp_of
-
-BLOCK = 1 << 16  # elements worked on at a time: five vectors of them stay in the cache between the passes
+from minijepa.backend import BLOCK, xp_of
 
 
 class AdamW:

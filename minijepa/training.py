@@ -9,6 +9,7 @@ import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from minijepa import checkpoint, schedules
@@ -36,14 +37,17 @@ PICTURED = 6  # images in masks.png
 
 
 class Trainer:
-    """A model in training. Every random draw is a function of (seed, purpose, step), so a step can be repeated."""
+    """A model in training. Every random draw is a function of (seed, purpose, step), so a step can be repeated.
 
-    def __init__(self, config, dataset, device="cpu", threads=1):
+    ``dtype``: float32; float64 for tests that compare numbers.
+    """
+
+    def __init__(self, config, dataset, device="cpu", threads=1, dtype=np.float32):
         self.config, self.dataset, self.device = config, dataset, device
         images, labels, val_images, val_labels = training_images(config, dataset)
         self.images = to_device(images, device)
-        self.data = {"dataset": dataset.name, "images": len(images), "crc32": zlib.crc32(images)}
-        self.model = IJEPA(config, config.seed, device)
+        self.data = {"dataset": dataset.name, "images": len(images), "crc32": zlib.crc32(np.ascontiguousarray(images))}
+        self.model = IJEPA(config, config.seed, device, dtype)
         self.model.mean, self.model.std = dataset.mean, dataset.std
         self.optimizer = AdamW(
             self.model.flat.data, self.model.flat.grad, self.model.decayed, config.weight_decay,
@@ -80,7 +84,7 @@ class Trainer:
         draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
         images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
         masks = self.masker.sample(len(chosen), rng(seed, "masks", step))
-        return normalise(images, self.model.mean, self.model.std), masks
+        return normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False), masks
 
     def learning_rate(self, step):
         c = self.config
@@ -135,7 +139,10 @@ class Run:
             self.checkpoint, self.trainer.model, self.trainer.optimizer, self.trainer.data
         )
         done = self.trainer.progress.step // self.trainer.steps_per_epoch
-        self._write_rows(self.rows()[:done])
+        rows = self.rows()[:done]  # a row behind these may be cut off in the middle
+        if len(rows) < done or any(None in row or None in row.values() for row in rows):
+            raise ConfigError(f"{self.folder / 'metrics.csv'} is damaged: the checkpoint is of epoch {done}, rows lack")
+        self._write_rows(rows)
 
     def rows(self):
         """The rows of metrics.csv as dicts of strings. Raises ConfigError for a file that is not this program's."""
@@ -189,12 +196,12 @@ class Run:
                     bar.set_postfix(self._postfix(clock), refresh=False)
                 if t.progress.step % t.steps_per_epoch == 0:
                     row = self._epoch_row(step, clock)
-                    _say(bar, say, _epoch_line(row, t.config.epochs))
                     t.progress.sums = {}
                     self._append(row)
-                    self.draw_curves()
-                    self.save()
+                    self.save()  # before anything of less importance can fail
                     self._keep(row["epoch"])
+                    _say(bar, say, _epoch_line(row, t.config.epochs))
+                    self.draw_curves()
                     clock.start_epoch()
                 if interrupted.signal:
                     self.save()
@@ -225,8 +232,9 @@ class Run:
     def _keep(self, epoch):
         every = self.trainer.config.keep_every
         if every and epoch % every == 0:
+            content = self.checkpoint.read_bytes()
             with checkpoint.replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
-                file.write(self.checkpoint.read_bytes())
+                file.write(content)
 
 
 def _say(bar, say, text):
@@ -252,20 +260,22 @@ class Clock:
 
     def __init__(self, trainer):
         self.trainer = trainer
-        self.started = self.first_step_done = time.perf_counter()
+        self.started = self.first_step_done = self.last_step_done = time.perf_counter()
         self.steps = self.epoch_steps = 0
 
     def tick(self, say):
         self.steps += 1
         self.epoch_steps += 1
+        self.last_step_done = time.perf_counter()
         if self.steps == 1:
-            self.first_step_done = time.perf_counter()
+            self.first_step_done = self.last_step_done
         if self.steps == self.ESTIMATE_AFTER:
             say(self._estimate())
 
     def start_epoch(self):
         """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
         self.started, self.epoch_steps = time.perf_counter(), 0
+        self.first_step_done += self.started - self.last_step_done
 
     def seconds(self):
         return time.perf_counter() - self.started

@@ -107,7 +107,7 @@ def test_no_file_and_another_format(saved, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load(tmp_path / "nothing")
     rewritten(saved[0], {"format": 99})
-    with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
+    with pytest.raises(CheckpointError, match="format 99, this version reads 2"):
         load(saved[0])
 
 

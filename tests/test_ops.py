@@ -303,3 +303,30 @@ def test_softmax_without_a_shift_is_the_softmax_with_one():
     x = np.random.default_rng(0).standard_normal((5, 7)) * 20
     apart = np.concatenate([x, [[0, 0, 0, 0, 0, 0, 500.0]]])
     np.testing.assert_allclose(ops.softmax(x).data, ops.softmax(apart).data[:5], rtol=1e-12)
+
+
+@pytest.mark.parametrize("score", [39.0, -39.0])
+@pytest.mark.parametrize("size", [1e-20, 1e12])
+def test_attention_without_a_shift_stays_inside_of_float32(score, size):
+    """All scores as far out as goes without subtracting their maximum, with huge and tiny values and gradients."""
+    length, width = 64, 4
+    qkv = np.ones((length, 3 * width), np.float32)
+    qkv[:, :width] = score / 2  # q k / √4 is score
+    v = qkv[:, 2 * width :] = size * np.random.default_rng(0).standard_normal((length, width))
+    x, dy = Parameter(qkv), np.full((length, width), 1e3, np.float32)
+    with Tape() as tape:
+        y = ops.attention(x, [length], 1)
+    tape.backward(y, dy)
+    np.testing.assert_allclose(y.data, np.broadcast_to(v.mean(axis=0), y.shape), rtol=1e-3, atol=1e-5 * size)
+    np.testing.assert_allclose(x.grad[:, 2 * width :], 1e3, rtol=1e-4)
+    assert np.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("index", [3, [[0], [1, 2]], [0.5]], ids=["a number", "ragged", "fractions"])
+def test_an_index_that_is_none_is_a_shape_error(index):
+    with pytest.raises(ShapeError, match="index must be whole numbers in one axis"):
+        ops.rows(np.ones((3, 2)), index)
+
+
+def test_an_index_may_be_a_range():
+    np.testing.assert_array_equal(ops.rows(np.arange(6.0).reshape(3, 2), range(2)).data, [[0, 1], [2, 3]])

@@ -458,24 +458,25 @@ def test_a_reader_who_leaves_does_not_stop_the_run(cifar_folder, tmp_path):
     command = [sys.executable, "train.py", *arguments(cifar_folder, tmp_path / "run")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
-    process.stderr.read()
-    process.wait(60)
+    with process.stderr:
+        assert "Traceback" not in process.stderr.read()
+    assert process.wait(60) == 0
     assert len(finish(tmp_path / "run")[2]) == 3
 
 
-def test_the_estimate_counts_training_and_the_speed_too(dataset, monkeypatch):
-    """Time that passes between epochs (evaluation) is in no epoch's speed."""
-    now = [0.0]
+def test_speed_and_estimate_count_training_alone(dataset, monkeypatch):
+    """Time that passes between epochs (evaluation) is in no epoch's speed, nor in the estimate."""
+    now, said = [0.0], []
     monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
-    trainer = Trainer(Config(**SETTINGS), dataset)
-    clock = training.Clock(trainer)
+    clock = training.Clock(Trainer(Config(**SETTINGS), dataset))
     for _ in range(2):
         for _ in range(4):
             now[0] += 0.5
-            clock.tick(lambda text: None)
+            clock.tick(said.append)
         assert clock.images_per_s() == pytest.approx(40) and clock.seconds() == pytest.approx(2)
         now[0] += 100
         clock.start_epoch()
+    assert said == ["about 6 s for 12 more steps, evaluations apart"]  # progress is the loop's to count
 
 
 def test_no_gpu_is_one_line(capsys, monkeypatch):

@@ -25,9 +25,9 @@ class TokenLayout:
     """
 
     def __init__(self, masks, num_patches, device="cpu"):
-        largest = max(masks.context_index.max(), masks.target_index.max())
-        if largest >= num_patches:
-            raise ShapeError(f"the masks name patch {largest}, but images have {num_patches}, from 0 up")
+        for index in (masks.context_index, masks.target_index):
+            if not 0 <= index.min() <= index.max() < num_patches:
+                raise ShapeError(f"the masks name patches {index.min()} to {index.max()} of {num_patches}, from 0 up")
         lengths, blocks = masks.context_lengths.astype(np.int64), masks.target_lengths.astype(np.int64)
         batch, per_image = blocks.shape
         image = np.arange(batch)

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from minijepa.autograd import Function, Tensor
-from minijepa.backend import device_of, matmul, to_device, to_numpy, xp_of
+from minijepa.backend import device_of, is_array, matmul, to_device, to_numpy, xp_of
 from minijepa.errors import ShapeError
 
 
@@ -18,8 +18,10 @@ class RowIndex:
     """
 
     def __init__(self, index, device=None):
-        if isinstance(index, (list, tuple)):
-            index = np.asarray(index)
+        try:
+            index = index if is_array(index) else np.asarray(index)
+        except ValueError as error:
+            raise ShapeError(f"rows: index must be whole numbers in one axis: {error}") from None
         if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
             raise ShapeError(f"rows: index must be whole numbers in one axis, got {index.dtype} of shape {index.shape}")
         if xp_of(index) is np:
@@ -85,7 +87,8 @@ def rows(x, index):
     """x[index]: rows of x (n, ...), in any order and any number of times, as (t, ...).
 
     ``index``: whole numbers (t,), each in 0..n−1, or a :class:`RowIndex` of them. Raises ShapeError otherwise (NumPy's
-    negative numbers would hide mistakes, and CuPy does not check at all).
+    negative numbers would hide mistakes, and CuPy does not check at all; what lives on a GPU is not fetched to be
+    checked, so make a RowIndex of the host's array instead). An index must not be changed before backward.
     """
     data = x.data if isinstance(x, Tensor) else x
     index = index if isinstance(index, RowIndex) else RowIndex(index, device_of(data))
