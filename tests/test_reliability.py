@@ -47,8 +47,8 @@ def assert_same(folder, other):
 
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
     """SIGKILL lets nothing be tidied up. The run goes on every time, and ends with the same bits and the same rows."""
-    data = write_cifar(tmp_path, 40, 20, spread=30)
-    settings = NETWORK | dict(batch_size=20, epochs=6, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
+    data = write_cifar(tmp_path, 20, 20, spread=30)
+    settings = NETWORK | dict(batch_size=20, epochs=5, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
     def start(folder):
         changes = [f"--set={key}={value}" for key, value in settings.items()]
