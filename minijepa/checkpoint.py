@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import textwrap
 import zipfile
 import zlib
 from pathlib import Path
@@ -89,7 +90,8 @@ def read(path):
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is not a whole minijepa checkpoint ({error})") from None
+        reason = textwrap.shorten(repr(str(error))[1:-1], 200)  # zipfile's may quote half of the file
+        raise CheckpointError(f"{path} is not a whole minijepa checkpoint ({reason})") from None
     if found != FORMAT:
         raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}")
     return about, arrays

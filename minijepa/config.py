@@ -129,6 +129,12 @@ def _checked_type(field, value):
     raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {value!r}")
 
 
+LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory
+    image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
+    mlp_ratio=16, num_target_blocks=64, batch_size=2**20, epochs=10**6, warmup_epochs=10**6, num_patches=4096,
+)  # fmt: skip
+
+
 def _check_values(c):
     def require(condition, message):
         if not condition:
@@ -141,6 +147,8 @@ def _check_values(c):
     )
     for name in positive.split():
         require(getattr(c, name) > 0, f"{name} must be above 0, got {getattr(c, name)}")
+    for name, largest in LARGEST.items():
+        require(getattr(c, name) <= largest, f"{name} must be at most {largest:,}, got {getattr(c, name):,}")
     not_negative = "val_size augment_crop min_lr warmup_epochs weight_decay seed knn_every keep_every max_train_images"
     for name in not_negative.split():
         require(getattr(c, name) >= 0, f"{name} must not be negative, got {getattr(c, name)}")
