@@ -4,8 +4,10 @@ import contextlib
 import csv
 import json
 import math
+import os
 import signal
 import time
+import weakref
 import zlib
 from pathlib import Path
 
@@ -17,12 +19,17 @@ from minijepa.backend import rng, to_device, xp_of
 from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
 from minijepa.ema import update_ema
-from minijepa.errors import ConfigError, TrainingError, tell
+from minijepa.errors import ConfigError, MinijepaError, TrainingError, tell
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
 from minijepa.optim import AdamW
 from minijepa.pictures import curves_picture, masks_picture
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 COLUMNS = tuple(
     "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
@@ -116,6 +123,7 @@ class Run:
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer
         self.checkpoint = self.folder / checkpoint.FILE
+        self._unlock = lambda: None
 
     def create(self, about):
         """Make the folder, which must not exist, and write config.json and the first checkpoint."""
@@ -126,6 +134,7 @@ class Run:
             raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
         except OSError as error:
             raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
+        self._lock()
         self._write_rows([])
         t = self.trainer
         images = t.images[:PICTURED]
@@ -135,14 +144,29 @@ class Run:
 
     def resume(self):
         """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
-        self.trainer.progress = checkpoint.restore(
-            self.checkpoint, self.trainer.model, self.trainer.optimizer, self.trainer.data
-        )
-        done = self.trainer.progress.step // self.trainer.steps_per_epoch
-        rows = self.rows()[:done]  # a row behind these may be cut off in the middle
-        if len(rows) < done or any(None in row or None in row.values() for row in rows):
-            raise ConfigError(f"{self.folder / 'metrics.csv'} is damaged: the checkpoint is of epoch {done}, rows lack")
-        self._write_rows(rows)
+        self._lock()
+        t = self.trainer
+        try:
+            t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
+            done = t.progress.step // t.steps_per_epoch
+            rows = self.rows()[:done]  # a row behind these may be cut off in the middle
+            if len(rows) < done or any(None in row or None in row.values() for row in rows):
+                raise ConfigError(f"{self.folder}/metrics.csv is damaged: it lacks rows of the {done} epochs done")
+            self._write_rows(rows)
+        except MinijepaError:
+            self._unlock()
+            raise
+
+    def _lock(self):
+        """Keep other processes from training here: a lock on config.json, which ends with ``train`` or the process."""
+        if fcntl is None:
+            return
+        file = os.open(self.folder / "config.json", os.O_RDONLY)
+        self._unlock = weakref.finalize(self, os.close, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another process is training in {self.folder}: wait for it, or stop it") from None
 
     def rows(self):
         """The rows of metrics.csv as dicts of strings. Raises ConfigError for a file that is not this program's."""
@@ -205,7 +229,9 @@ class Run:
                     clock.start_epoch()
                 if interrupted.signal:
                     self.save()
+                    self._unlock()
                     return interrupted.signal
+        self._unlock()
         return 0
 
     def _postfix(self, clock):

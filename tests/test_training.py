@@ -399,6 +399,18 @@ def test_a_run_that_never_came_to_its_first_epoch_goes_on(stopped, cifar_folder,
     assert len(finish(stopped)[2]) == 3
 
 
+def test_two_processes_do_not_train_in_one_folder(stopped, cifar_folder, capsys):
+    pytest.importorskip("fcntl")
+    config = Config(**SETTINGS)
+    running = Run(stopped, Trainer(config, load_dataset("cifar10", cifar_folder)))
+    running.resume()
+    args = ("--resume", "--device=cpu", f"--run-dir={stopped}", f"--data-dir={cifar_folder}")
+    status, _, err = train_cli(capsys, *args)
+    assert status == 2 and "another process is training in" in err and err.count("\n") == 1
+    del running
+    assert train_cli(capsys, *args)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
