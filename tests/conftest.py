@@ -1,5 +1,9 @@
+import csv
+
 import numpy as np
 import pytest
+
+from minijepa import checkpoint
 
 
 @pytest.fixture
@@ -31,3 +35,18 @@ def cifar_folder(tmp_path):
 def overlapping_cifar_folder(tmp_path):
     """5 × 80 training and 40 test images whose classes overlap, as those of real features do."""
     return write_cifar(tmp_path, 80, 40, spread=60)
+
+
+def finish(folder):
+    """Everything that a run leaves, but for times."""
+    about, arrays = checkpoint.read(folder)
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = [{k: v for k, v in r.items() if k not in ("images_per_s", "seconds")} for r in csv.DictReader(file)]
+    return about, arrays, rows
+
+
+def assert_same_run(one, other):
+    (about, arrays, rows), (about2, arrays2, rows2) = finish(one), finish(other)
+    assert about == about2 and rows == rows2 and arrays.keys() == arrays2.keys()
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(values, arrays2[name], err_msg=name)

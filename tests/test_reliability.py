@@ -1,6 +1,5 @@
 """Nothing lost, nothing drifting: runs that are killed at any moment, and numbers that are held to earlier ones."""
 
-import csv
 import json
 import os
 import random
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_cifar
+from conftest import assert_same_run, write_cifar
 
-from minijepa import Config, checkpoint
+from minijepa import Config
 from minijepa.data import Dataset
 from minijepa.training import Trainer
 
@@ -28,21 +27,6 @@ KILLS = int(os.environ.get("MINIJEPA_KILLS", "20"))  # a longer campaign: MINIJE
 
 
 # ------------------------------------------------------------------------------------------------- killed at any moment
-
-
-def left_by(folder):
-    """All that a run leaves behind, but for times: its checkpoint's fields and arrays, its rows of metrics."""
-    about, arrays = checkpoint.read(folder)
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = [{k: v for k, v in r.items() if k not in ("images_per_s", "seconds")} for r in csv.DictReader(file)]
-    return about, rows, arrays
-
-
-def assert_same(folder, other):
-    (about, rows, arrays), (other_about, other_rows, other_arrays) = left_by(folder), left_by(other)
-    assert (about, rows) == (other_about, other_rows) and arrays.keys() == other_arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
 
 
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
@@ -75,7 +59,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
                 shutil.rmtree(killed, ignore_errors=True)
             continue
         assert process.returncode == 0, error.decode()
-        assert_same(killed, whole)
+        assert_same_run(killed, whole)
         runs += 1
         if kills == KILLS:
             break

@@ -21,7 +21,7 @@ from minijepa.lanes import Lanes
 from minijepa.pictures import curves_picture, masks_picture
 from minijepa.training import COLUMNS, CURVES, PICTURED, Clock, Run, Trainer, duration
 
-from conftest import write_cifar  # isort: skip
+from conftest import assert_same_run, finish, write_cifar  # isort: skip
 
 ROOT = Path(__file__).parent.parent
 NETWORK = dict(
@@ -225,21 +225,6 @@ def test_the_time_is_estimated_once_without_the_first_step_and_hours_on_a_cpu_na
 
 
 # ---------------------------------------------------------------------------------------------- run folders, resuming
-
-
-def finish(folder):
-    """Everything that a run leaves, but for times."""
-    about, arrays = checkpoint.read(folder)
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = [{k: v for k, v in r.items() if k not in ("images_per_s", "seconds")} for r in csv.DictReader(file)]
-    return about, arrays, rows
-
-
-def assert_same_run(one, other):
-    (about, arrays, rows), (about2, arrays2, rows2) = finish(one), finish(other)
-    assert about == about2 and rows == rows2 and arrays.keys() == arrays2.keys()
-    for name, values in arrays.items():
-        np.testing.assert_array_equal(values, arrays2[name], err_msg=name)
 
 
 class StopAt:
