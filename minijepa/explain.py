@@ -14,7 +14,7 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Tape, Tensor
-from minijepa.errors import MinijepaError
+from minijepa.errors import MinijepaError, tell
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
@@ -32,16 +32,16 @@ def main(argv=None):
     parser.add_argument("op", nargs="?", metavar="OP", help="the operation to explain (default: list them all)")
     op = parser.parse_args(argv).op
     if op is None:
-        print(table_of_ops())
+        tell(table_of_ops())
         return 0
     try:
         case = cases_of(op)[0]
     except MinijepaError as error:
         print(f"explain: {error}", file=sys.stderr)
         return 2
-    print(formula_and_code(op))
+    tell(formula_and_code(op))
     check, passed = live_check(case, input_names(op))
-    print(check)
+    tell(check)
     return 0 if passed else 1
 
 

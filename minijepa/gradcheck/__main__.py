@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from minijepa.errors import MinijepaError
+from minijepa.errors import MinijepaError, tell
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
@@ -27,17 +27,17 @@ def main(argv=None):
         return 2
 
     start, largest, failures = time.perf_counter(), 0.0, []
-    print(LINE.format("op", "input", "largest error", "verdict"))
+    tell(LINE.format("op", "input", "largest error", "verdict"))
     for name, case in todo:
         error, report = check(case)
-        print(LINE.format(name, case.name, "-" if error is None else f"{error:.1e}", "FAILED" if report else "passed"))
+        tell(LINE.format(name, case.name, "-" if error is None else f"{error:.1e}", "FAILED" if report else "passed"))
         largest = max(largest, error or 0.0)
         if report:
             failures.append(f"{name}, {case.name}: {report}")
 
     for failure in failures:
-        print(f"\n{failure}")
-    print(
+        tell(f"\n{failure}")
+    tell(
         f"\n{len(todo)} checks in {time.perf_counter() - start:.1f} s, largest error {largest:.1e}, "
         f"tolerance {TOLERANCE:.0e}: {f'{len(failures)} FAILED' if failures else 'all passed'}"
     )
