@@ -82,10 +82,11 @@ def prepare(args):
         if args.run_dir and Path(args.run_dir).exists() and not args.profile:
             raise ConfigError(f"{args.run_dir} exists: go on with --resume, or choose another --run-dir")
         folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
-        precision = args.precision or "tf32"
-        about = {"preset": preset, "dataset": dataset, "precision": precision, "config": config.to_dict()}
+        about = {"preset": preset, "dataset": dataset, "config": config.to_dict()}
+        about["precision"] = args.precision or "tf32"
+    precision = about.get("precision", "tf32")
     if device == "cuda":
-        backend.set_precision(about.get("precision", "tf32"))
+        backend.set_precision(precision)
     trainer = Trainer(config, load_dataset(dataset, args.data_dir), device, threads)
     run = Run(args.run_dir if args.resume else folder, trainer)
     if args.resume:
@@ -95,7 +96,7 @@ def prepare(args):
     tell(
         f"{'profile' if args.profile else run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} "
         f"epochs of {trainer.steps_per_epoch} steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
-        + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {about['precision']}")
+        + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {precision}")
     )
     return run
 

@@ -206,9 +206,11 @@ class Run:
         t = self.trainer
         clock = Clock(t)
         with (
+            contextlib.ExitStack() as at_the_end,
             Interruptible() as interrupted,
             tqdm(total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar,
         ):
+            at_the_end.callback(self._unlock)
             while t.progress.step < t.total_steps:
                 step = t.progress.step
                 for name, value in t.train_step(step).items():
@@ -229,9 +231,7 @@ class Run:
                     clock.start_epoch()
                 if interrupted.signal:
                     self.save()
-                    self._unlock()
                     return interrupted.signal
-        self._unlock()
         return 0
 
     def _postfix(self, clock):

@@ -46,7 +46,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
         assert process.wait(120) == 0
     duration = time.perf_counter() - began
 
-    draw, kills, runs = random.Random(0), 0, 0
+    draw, kills = random.Random(0), 0
     while True:
         process = start(killed)
         try:
@@ -60,11 +60,9 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
             continue
         assert process.returncode == 0, error.decode()
         assert_same_run(killed, whole)
-        runs += 1
         if kills == KILLS:
             break
         shutil.rmtree(killed)
-    assert runs >= 1
 
 
 # -------------------------------------------------------------------------------------------------- numbers don't drift
