@@ -17,7 +17,15 @@ from tqdm import tqdm
 from minijepa import checkpoint, schedules
 from minijepa.backend import rng, to_device, xp_of
 from minijepa.config import masker_settings
-from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
+from minijepa.data import (
+    MultiBlockMasker,
+    augment,
+    draw_augmentation,
+    draw_windows,
+    normalise,
+    resized_crop,
+    training_images,
+)
 from minijepa.ema import update_ema
 from minijepa.errors import ConfigError, MinijepaError, TrainingError, tell
 from minijepa.lanes import Lanes
@@ -73,6 +81,9 @@ class Trainer:
         images, masks = self.batch(step)
         loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
         grad_norm = self._checked_norm(step, loss)
+        if self.config.grad_clip and grad_norm > self.config.grad_clip:
+            self.model.flat.grad *= self.config.grad_clip / grad_norm
+        self.optimizer.weight_decay = self.weight_decay(step)
         self.optimizer.step(self.learning_rate(step))
         update_ema(self.model.target_flat.data, self.model.flat.data[: self.model.encoder_size], self.momentum(step))
         return {
@@ -90,13 +101,20 @@ class Trainer:
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
         images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
-        masks = self.masker.sample(len(chosen), rng(seed, "masks", step))
-        return normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False), masks
+        images = normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False)
+        if config.augment_scale != (1, 1):
+            windows = draw_windows(len(chosen), rng(seed, "resized crops", step), config.augment_scale)
+            images = resized_crop(images, windows)
+        return images, self.masker.sample(len(chosen), rng(seed, "masks", step))
 
     def learning_rate(self, step):
         c = self.config
         warmup = round(c.warmup_epochs * self.steps_per_epoch)
         return schedules.learning_rate(step, self.total_steps, warmup, c.base_lr, c.min_lr)
+
+    def weight_decay(self, step):
+        start = self.config.weight_decay
+        return schedules.weight_decay(step, self.total_steps, start, start * self.config.weight_decay_growth)
 
     def momentum(self, step):
         c = self.config
@@ -249,7 +267,7 @@ class Run:
         every = t.config.knn_every
         row = {
             "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
-            "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
+            "lr": t.learning_rate(step), "weight_decay": t.weight_decay(step), "ema_momentum": t.momentum(step),
             "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
             "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
         }  # fmt: skip
