@@ -11,7 +11,7 @@ PACKAGE = ROOT / "minijepa"
 
 # From the ground up; within a floor, a file may import what stands before it in the line.
 FLOORS = [
-    "errors ragged backend signature samples logistic",
+    "errors ragged cublas backend signature samples logistic",
     "config",
     "autograd",
     "ops",

@@ -542,8 +542,12 @@ def test_a_profile_adds_up_and_leaves_nothing(cifar_folder, tmp_path, capsys):
     for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):
         assert f"\n{name} " in out, name
     phases, operations = out[out.index("phase") :].split("\n\n")
-    shares = [float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in phases.splitlines()[1:]]
-    assert sum(shares) == pytest.approx(100, abs=1)
+    *lines, preparation = phases.splitlines()[1:]
+    shares = {line.split("  ")[0]: float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in lines}
+    assert sum(shares.values()) == pytest.approx(100, abs=1)
+    assert preparation.startswith("masks + data + layout ")
+    parts = shares["masks"] + shares["data"] + shares["layout"]
+    assert float(preparation.rsplit(maxsplit=1)[1].rstrip("%")) == pytest.approx(parts, abs=0.2)
     assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
     status, _, err = train_cli(capsys, *arguments(cifar_folder, run), "--profile=0")
     assert status == 2 and "--profile takes a number of steps" in err
