@@ -60,19 +60,18 @@ class Cublas:
         is asked for outᵀ = bᵀ aᵀ, and sees bᵀ where b's rows lie one behind another.
         """
         (n, k), m = a.shape, b.shape[1]
-        if n and m:
-            (op_a, ld_a), (op_b, ld_b) = _order(a), _order(b)
-            self._call(
-                "cublasGemmEx", self.handle, op_b, op_a, m, n, k,
-                ctypes.byref(self.one), b.data.ptr, FLOAT32, ld_b, a.data.ptr, FLOAT32, ld_a,
-                ctypes.byref(self.zero), out.data.ptr, FLOAT32, m, self.compute, DEFAULT_ALGORITHM,
-            )  # fmt: skip
+        (op_a, ld_a), (op_b, ld_b) = _order(a), _order(b)
+        self._call(
+            "cublasGemmEx", self.handle, op_b, op_a, m, n, k,
+            ctypes.byref(self.one), b.data.ptr, FLOAT32, ld_b, a.data.ptr, FLOAT32, ld_a,
+            ctypes.byref(self.zero), out.data.ptr, FLOAT32, m, self.compute, DEFAULT_ALGORITHM,
+        )  # fmt: skip
         return out
 
 
 def takes(*matrices):
-    """Whether :meth:`Cublas.matmul` can work on these: float32, 2-D, and either rows or columns without gaps inside."""
-    return all(x.ndim == 2 and x.dtype == "float32" and _order(x) is not None for x in matrices)
+    """Whether :meth:`Cublas.matmul` can work on these: not empty, float32, 2-D, rows or columns without gaps inside."""
+    return all(x.ndim == 2 and x.size and x.dtype == "float32" and _order(x) is not None for x in matrices)
 
 
 def _order(x):
@@ -80,7 +79,7 @@ def _order(x):
     rows, cols = x.shape
     down, right = (stride // 4 for stride in x.strides)
     if (right == 1 or cols == 1) and (down >= cols or rows == 1):
-        return PLAIN, max(down if rows > 1 else cols, cols, 1)
+        return PLAIN, down if rows > 1 else cols
     if (down == 1 or rows == 1) and (right >= rows or cols == 1):
-        return TRANSPOSED, max(right if cols > 1 else rows, rows, 1)
+        return TRANSPOSED, right if cols > 1 else rows
     return None

@@ -25,9 +25,8 @@ class Matrix:
 
     def __init__(self, host):
         self.host = host
-        self.shape, self.ndim, self.dtype, self.strides, self.nbytes = (
-            host.shape, host.ndim, host.dtype, host.strides, host.nbytes
-        )  # fmt: skip
+        for name in ("shape", "ndim", "size", "dtype", "strides", "nbytes"):
+            setattr(self, name, getattr(host, name))
         self.data = types.SimpleNamespace(ptr=host.ctypes.data)
 
 
@@ -46,7 +45,7 @@ def views(rng, rows, cols):
     yield tall[:, 3 : rows + 3].T
 
 
-SHAPES = [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (1, 1, 1), (1, 4, 1), (0, 2, 3)]
+SHAPES = [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (1, 1, 1), (1, 4, 1)]
 
 
 @pytest.mark.parametrize("n, k, m", SHAPES)
@@ -62,7 +61,7 @@ def test_every_order_of_both_operands(cublas, n, k, m):
 
 def test_what_it_does_not_take():
     x = np.zeros((6, 8), np.float32)
-    for other in (x[:, ::2], x[::-1], x.astype(np.float64), x[None], np.broadcast_to(x[:1], (6, 8))):
+    for other in (x[:, ::2], x[::-1], x.astype(np.float64), x[None], np.broadcast_to(x[:1], (6, 8)), x[:0]):
         assert not takes(Matrix(x), Matrix(other)), other.strides
 
 
