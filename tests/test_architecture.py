@@ -67,7 +67,7 @@ def test_files_and_programs_stay_short():
     looked_at = {
         "autograd.py": 470,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 500,  # a table
-        "training.py": 390,
+        "training.py": 420,
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:
         name = str(path.relative_to(PACKAGE)) if PACKAGE in path.parents else path.name

@@ -272,8 +272,7 @@ def test_rows_of_metrics_from_after_the_checkpoint_are_dropped(cifar_folder, tmp
     kept = (tmp_path / "cut" / "checkpoint.npz").read_bytes()
     trainer = Trainer(Config(**SETTINGS), load_dataset("cifar10", cifar_folder))
     for step in range(4):
-        for name, value in trainer.train_step(step).items():
-            trainer.progress.sums[name] = trainer.progress.sums.get(name, 0.0) + value
+        trainer.note(step, trainer.train_step(step))
     trainer.progress = checkpoint.Progress(4)
     Run(tmp_path / "cut", trainer).save()
     assert (tmp_path / "cut" / "checkpoint.npz").read_bytes() != kept
