@@ -17,7 +17,7 @@ def learning_rate(step, total_steps, warmup_steps, base_lr, min_lr):
 
 
 def weight_decay(step, total_steps, start, end):
-    """A cosine from exactly ``start`` at the first step to exactly ``end`` at the last (Meta's I-JEPA, 0.04 to 0.4)."""
+    """A cosine from ``start`` at the first step to exactly ``end`` at the last (Meta's I-JEPA, 0.04 to 0.4)."""
     progress = step / max(1, total_steps - 1)
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 

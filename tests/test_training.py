@@ -126,7 +126,7 @@ def test_a_step_is_the_specifications_section_8(dataset, changes):
             assert norm > config.grad_clip
             g *= config.grad_clip / norm
         decay = trainer.weight_decay(step)
-        assert decay == 0.3 if not changes else 0.3 <= decay < 0.4
+        assert decay == 0.3 if not changes else 0.299 < decay < 0.4
         assert row["context_tokens"] == masks.context_lengths.mean()
         assert row["target_tokens"] == masks.target_lengths.sum(axis=1).mean()
         rate = config.base_lr * (step + 1) / (2 * trainer.steps_per_epoch + 1)  # still warming up
