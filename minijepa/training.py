@@ -31,6 +31,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+
 class Trainer:
     """A model in training. Every random draw is a function of (seed, purpose, step), so a step can be repeated.
 

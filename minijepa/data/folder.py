@@ -39,13 +39,18 @@ def _read(path, size):
             warnings.simplefilter("ignore")  # of large pictures, odd palettes, odd EXIF
             with Image.open(path) as picture:
                 picture.draft("RGB", (4 * size, 4 * size))  # a JPEG need not be decoded at full size
-                picture = ImageOps.exif_transpose(picture)
-                square = ImageOps.fit(_rgb(picture), (size, size), Image.Resampling.LANCZOS)
+                square = _rgb(_square(ImageOps.exif_transpose(picture))).resize((size, size), Image.Resampling.LANCZOS)
     except (Image.UnidentifiedImageError, Image.DecompressionBombError):
         raise DataError(f"{path} is no picture that Pillow can read, or larger than it dares: move it away") from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise DataError(f"{path} can't be read as a picture ({error}): move it away") from None
     return np.asarray(square).transpose(2, 0, 1)
+
+
+def _square(picture):
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
 
 
 def _rgb(picture):

@@ -16,7 +16,7 @@ LINE = (226, 229, 234)
 HIDDEN = (229, 231, 235)  # a patch that is not seen
 BLUE = (0, 104, 190)
 ORANGE = (213, 94, 0)
-BLOCK_COLOURS = [ORANGE, BLUE, (0, 145, 110), (192, 90, 150)]  # of target blocks, in turn
+BLOCK_COLOURS = [ORANGE, BLUE, (0, 158, 115), (120, 30, 110)]  # of target blocks, in turn
 
 MARGIN = 28
 TITLE, CAPTION, LABEL = 21, 14, 13  # sizes of text
@@ -71,7 +71,7 @@ class Sheet:
     def saved(self, path):
         """The picture, written to ``path`` as a PNG if there is one."""
         if path is not None:
-            self.image.save(path, "PNG", optimize=True)
+            self.image.save(path, "PNG")
         return self.image
 
 

@@ -41,8 +41,8 @@ def _panel(sheet, corner, name, values, x, x_name):
     if not finite.any():
         sheet.text(((left + right) // 2, (top + bottom) // 2), "not measured", 13, GREY, "mm")
         return
-    ticks, digits = _ticks(values[finite].min(), values[finite].max(), 4)
-    low, high = ticks[0], ticks[-1]
+    marks = ticks(values[finite].min(), values[finite].max(), 4)
+    low, high = marks[0], marks[-1]
     first, last = x[0], x[-1] if x[-1] > x[0] else x[0] + 1
 
     def place(value_x, value_y):
@@ -50,10 +50,10 @@ def _panel(sheet, corner, name, values, x, x_name):
             top + (bottom - top) * (high - value_y) / (high - low)
         )
 
-    for tick in ticks:
+    for tick, text in zip(marks, tick_texts(marks)):
         _, y = place(first, tick)
         sheet.draw.line((left, round(y), right, round(y)), fill=LINE)
-        sheet.text((left - 8, round(y)), f"{tick:,.{digits}f}" if digits < 5 else f"{tick:.1e}", 12, GREY, "rm")
+        sheet.text((left - 8, round(y)), text, 12, GREY, "rm")
     for tick in _whole_numbers(x[0], x[-1], 5):
         position, _ = place(tick, low)
         sheet.draw.line((round(position), bottom, round(position), bottom + 4), fill=GREY)
@@ -76,14 +76,23 @@ def _line(sheet, box, points):
     sheet.image.paste(BLUE, (left - PAD, top - PAD), mask)
 
 
-def _ticks(low, high, about):
-    """Round numbers from at most low to at least high, ``about`` so many, and the decimals that tell them apart."""
+def ticks(low, high, about):
+    """Round numbers from at most low to at least high, ``about`` so many."""
     if not high - low > 1e-6 * max(abs(low), abs(high)):  # a constant runs through the middle
         room = 0.5 * abs(low) or 1.0
         low, high = low - room, high + room
     step = _round_step((high - low) / about)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return [i * step for i in range(first, max(last, first + 1) + 1)], max(0, -math.floor(math.log10(step) + 1e-9))
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def tick_texts(marks):
+    """Ticks as text, with as many digits as tell them apart."""
+    step, largest = marks[1] - marks[0], max(abs(marks[0]), abs(marks[-1]))
+    finest, coarsest = (math.floor(math.log10(x) + 1e-9) for x in (step, largest))
+    if finest < -4 or coarsest >= 6:
+        return [f"{mark:.{coarsest - finest}e}" for mark in marks]
+    return [f"{mark:,.{max(0, -finest)}f}" for mark in marks]
 
 
 def _whole_numbers(low, high, about):
