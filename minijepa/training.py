@@ -107,7 +107,7 @@ class Trainer:
 
 
 class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png."""
+    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png; what draws more is in gallery.py."""
 
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer
