@@ -107,7 +107,7 @@ class Trainer:
 
 
 class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png; what draws more is in gallery.py."""
+    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png; gallery.py draws more."""
 
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer
