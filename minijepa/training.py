@@ -32,23 +32,13 @@ from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
 from minijepa.optim import AdamW
-from minijepa.pictures import curves_picture, masks_picture
+from minijepa.record import COLUMNS, draw_curves, draw_masks, read_rows
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-COLUMNS = tuple(
-    "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
-    "feature_std rank_me content_r2 knn seconds".split()
-)
-
-CURVES = {  # what curves.png shows
-    "loss a dimension": "loss_per_dim", "content R2": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
-    "feature deviation": "feature_std", "gradient norm": "grad_norm",
-}  # fmt: skip
-PICTURED = 6  # images in masks.png
 READ_EVERY = 50  # steps: on a GPU, losses are fetched together, for to fetch is to wait for the card
 
 
@@ -170,7 +160,7 @@ def _check_finite(step, loss, norm):
 
 
 class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png."""
+    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png; gallery.py draws more."""
 
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer
@@ -189,9 +179,7 @@ class Run:
         self._lock()
         self._write_rows([])
         t = self.trainer
-        images = t.images[:PICTURED]
-        masks = t.masker.sample(len(images), rng(t.config.seed, "masks", 0))
-        masks_picture(images, masks, t.config.patch_size, self.folder / "masks.png")
+        draw_masks(self.folder / "masks.png", t.config, t.images)
         self.save()
 
     def resume(self):
@@ -201,7 +189,7 @@ class Run:
         try:
             t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
             done = t.progress.step // t.steps_per_epoch
-            rows = self.rows()[:done]  # a row behind these may be cut off in the middle
+            rows = read_rows(self.folder)[:done]  # a row behind these may be cut off in the middle
             if len(rows) < done or any(None in row or None in row.values() for row in rows):
                 raise ConfigError(f"{self.folder}/metrics.csv is damaged: it lacks rows of the {done} epochs done")
             self._write_rows(rows)
@@ -220,19 +208,6 @@ class Run:
         except OSError:
             raise ConfigError(f"another process is training in {self.folder}: wait for it, or stop it") from None
 
-    def rows(self):
-        """The rows of metrics.csv as dicts of strings. Raises ConfigError for a file that is not this program's."""
-        path = self.folder / "metrics.csv"
-        try:
-            with open(path, newline="") as file:
-                reader = csv.DictReader(file)
-                rows = list(reader)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from None
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ConfigError(f"{path} has other columns than this program writes")
-        return rows
-
     def _write_rows(self, rows):
         with checkpoint.replaced(self.folder / "metrics.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -242,12 +217,6 @@ class Run:
     def _append(self, row):
         with open(self.folder / "metrics.csv", "a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
-
-    def draw_curves(self):
-        """curves.png: the columns of metrics.csv that tell how the run is doing."""
-        rows = self.rows()
-        columns = {title: [float(row[name] or "nan") for row in rows] for title, name in CURVES.items()}
-        curves_picture(columns, [int(row["epoch"]) for row in rows], self.folder / "curves.png", self.folder.name)
 
     def save(self):
         t = self.trainer
@@ -280,7 +249,7 @@ class Run:
                     self.save()  # before anything of less importance can fail
                     self._keep(row["epoch"])
                     _say(bar, say, _epoch_line(row, t.config.epochs))
-                    self.draw_curves()
+                    draw_curves(self.folder, read_rows(self.folder))
                     clock.start_epoch()
                 if interrupted.signal:
                     self.save()

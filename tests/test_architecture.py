@@ -18,7 +18,7 @@ FLOORS = [
     "nn gradcheck",
     "data models",
     "optim schedules ema checkpoint features",
-    "lanes pictures probing monitors evaluation training profiling explain",
+    "lanes pictures record inspection probing monitors evaluation training gallery profiling explain",
 ]
 HEIGHT = {name: (i, j) for i, floor in enumerate(FLOORS) for j, name in enumerate(floor.split())}
 KNOWN = {

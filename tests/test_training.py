@@ -12,14 +12,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, training
+from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, gallery, training
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.lanes import Lanes
-from minijepa.pictures import curves_picture, masks_picture
-from minijepa.training import COLUMNS, CURVES, PICTURED, Clock, Run, Trainer, duration
+from minijepa.pictures import masks_picture
+from minijepa.record import COLUMNS, CURVES, PICTURED, draw_curves
+from minijepa.training import Clock, Run, Trainer, duration
 
 from conftest import assert_same_run, finish, write_cifar  # isort: skip
 
@@ -289,6 +291,7 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert f"{run}/ holds checkpoint.npz" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
     assert {p.name for p in run.iterdir()} == {
         "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-0002.npz", "curves.png", "masks.png",
+        "neighbours.png", "pca.png", "predictions.png",
     }  # fmt: skip
     about = json.loads((run / "config.json").read_text())
     assert (about["preset"], about["dataset"], about["config"]["keep_every"]) == ("cifar10", "cifar10", 2)
@@ -312,13 +315,29 @@ def test_smooth_l1_is_a_mean_over_the_dimensions_already(cifar_folder, tmp_path,
 def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys, monkeypatch):
     drawn = []
 
-    def draw(columns, x, *args):
-        drawn.append((x, list(columns)))
-        return curves_picture(columns, x, *args)
+    def draw(folder, rows):
+        drawn.append([row["epoch"] for row in rows])
+        draw_curves(folder, rows)
 
-    monkeypatch.setattr(training, "curves_picture", draw)
+    monkeypatch.setattr(training, "draw_curves", draw)
     assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 0
-    assert drawn == [([1], list(CURVES)), ([1, 2], list(CURVES)), ([1, 2, 3], list(CURVES))]
+    assert drawn == [["1"], ["1", "2"], ["1", "2", "3"]]
+    assert set(CURVES.values()) < set(COLUMNS)
+    with Image.open(tmp_path / "run" / "curves.png") as picture:
+        assert picture.width > 1000
+
+
+def test_the_pictures_come_after_the_last_checkpoint_and_do_not_fail_in_silence(cifar_folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "pca.png")
+
+    monkeypatch.setattr(gallery.pictures, "pca_picture", full)
+    assert train.main(arguments(cifar_folder, tmp_path / "run")) == 2
+    assert checkpoint.read(tmp_path / "run")[0]["step"] == 12
+    assert (tmp_path / "run" / "neighbours.png").exists() and not (tmp_path / "run" / "predictions.png").exists()
+    monkeypatch.undo()
+    assert train.main(["--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'run'}", "--resume"]) == 0
+    assert (tmp_path / "run" / "predictions.png").exists()
 
 
 def test_the_masks_shown_are_drawn_like_those_of_the_first_step(dataset, tmp_path):
