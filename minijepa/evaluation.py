@@ -10,6 +10,7 @@ from minijepa import checkpoint
 from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError, tell
 from minijepa.features import extract_features, worker_threads
+from minijepa.files import replaced
 from minijepa.models import IJEPA
 from minijepa.pictures import confusion_picture
 from minijepa.probing import knn_accuracy, linear_probe
@@ -70,7 +71,7 @@ def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", en
     }  # fmt: skip
     suffix = "" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}"
     out = folder / f"probe{suffix}.json"
-    with checkpoint.replaced(out, "w") as written:
+    with replaced(out, "w") as written:
         written.write(json.dumps(report, indent=2) + "\n")
     confusion_picture(probe.confusion, dataset.classes, folder / f"confusion{suffix}.png")
     say(f"L2 strength {probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")

@@ -28,7 +28,8 @@ def extract_features(model, images, encoder="target", threads=None):
 
     def run(start):
         chunk = to_device(images[start : start + size], model.device)
-        tokens = model.encode(normalise(chunk, model.mean, model.std), encoder).data
+        with np.errstate(all="ignore"):  # whoever asked sees what is not finite
+            tokens = model.encode(normalise(chunk, model.mean, model.std), encoder).data
         features[start : start + size] = to_numpy(tokens.mean(axis=1))
 
     with ThreadPoolExecutor(1 if model.device == "cuda" else worker_threads(threads)) as pool:

@@ -19,7 +19,8 @@ from minijepa.backend import rng, to_device, xp_of
 from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
 from minijepa.ema import update_ema
-from minijepa.errors import ConfigError, MinijepaError, TrainingError, tell
+from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError, tell
+from minijepa.files import new_folder, replaced
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
@@ -41,6 +42,7 @@ CURVES = {  # what curves.png shows
     "feature deviation": "feature_std", "gradient norm": "grad_norm",
 }  # fmt: skip
 PICTURED = 6  # images in masks.png
+REMEDY = "try a lower --lr or a longer warmup_epochs"
 
 
 class Trainer:
@@ -82,6 +84,12 @@ class Trainer:
             "target_tokens": len(masks.target_index) / len(masks),
         }
 
+    def check_weights(self):
+        """A step of finite gradients can still be too long: such a run must not be saved over a good checkpoint."""
+        weights = self.model.flat.data
+        if not xp_of(weights).isfinite(weights).all():
+            raise TrainingError(f"step {self.progress.step - 1} made weights that are not finite: {REMEDY}")
+
     def batch(self, step):
         """Normalised images (B, 3, S, S) and masks of a step."""
         seed, config = self.config.seed, self.config
@@ -107,8 +115,7 @@ class Trainer:
         norm = float(math.sqrt(xp_of(self.model.flat.grad).vdot(self.model.flat.grad, self.model.flat.grad)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
-                f"step {step}: the loss is {loss} and the gradient's norm {norm}; the last checkpoint is from before: "
-                "try a lower --lr or a longer warmup_epochs"
+                f"step {step}: the loss is {loss} and the gradient's norm {norm}: {REMEDY}"
             )
         if step == 0:
             missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
@@ -118,24 +125,31 @@ class Trainer:
 
 
 class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png."""
+    """A run folder: config.json, metrics.csv, checkpoint.npz and the one before it, masks.png, curves.png."""
 
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer
         self.checkpoint = self.folder / checkpoint.FILE
+        self.metrics = []  # rows of metrics.csv
+        self.saved = 0  # the step of the checkpoint
         self._unlock = lambda: None
 
     def create(self, about):
-        """Make the folder, which must not exist, and write config.json and the first checkpoint."""
+        """Make the folder, which must not exist; it appears with all in it that ``--resume`` needs."""
         try:
-            self.folder.mkdir(parents=True)
-            (self.folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+            with new_folder(self.folder) as folder:
+                with replaced(folder / "config.json", "w") as file:
+                    file.write(json.dumps(about, indent=2) + "\n")
+                Run(folder, self.trainer)._start()
         except FileExistsError:
             raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
         except OSError as error:
             raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
         self._lock()
-        self._write_rows([])
+
+    def _start(self):
+        """metrics.csv without a row, masks.png and the first checkpoint."""
+        self._write_rows()
         t = self.trainer
         images = t.images[:PICTURED]
         masks = t.masker.sample(len(images), rng(t.config.seed, "masks", 0))
@@ -148,11 +162,12 @@ class Run:
         t = self.trainer
         try:
             t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
+            self.saved = t.progress.step
             done = t.progress.step // t.steps_per_epoch
-            rows = self.rows()[:done]  # a row behind these may be cut off in the middle
-            if len(rows) < done or any(None in row or None in row.values() for row in rows):
+            self.metrics = self.rows()[:done]
+            if len(self.metrics) < done or not all(map(_is_whole, self.metrics)):
                 raise ConfigError(f"{self.folder}/metrics.csv is damaged: it lacks rows of the {done} epochs done")
-            self._write_rows(rows)
+            self._write_rows()
         except MinijepaError:
             self._unlock()
             raise
@@ -181,36 +196,33 @@ class Run:
             raise ConfigError(f"{path} has other columns than this program writes")
         return rows
 
-    def _write_rows(self, rows):
-        with checkpoint.replaced(self.folder / "metrics.csv", "w", newline="") as file:
+    def _write_rows(self):
+        with replaced(self.folder / "metrics.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
-
-    def _append(self, row):
-        with open(self.folder / "metrics.csv", "a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            writer.writerows(self.metrics)
 
     def draw_curves(self):
         """curves.png: the columns of metrics.csv that tell how the run is doing."""
-        rows = self.rows()
+        rows = self.metrics
         columns = {title: [float(row[name] or "nan") for row in rows] for title, name in CURVES.items()}
         curves_picture(columns, [int(row["epoch"]) for row in rows], self.folder / "curves.png", self.folder.name)
 
     def save(self):
         t = self.trainer
+        t.check_weights()
         checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
+        self.saved = t.progress.step
 
     def train(self, say=tell):
         """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
         t = self.trainer
         clock = Clock(t)
         with (
-            contextlib.ExitStack() as at_the_end,
+            self._watched(),
             Interruptible() as interrupted,
             tqdm(total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar,
         ):
-            at_the_end.callback(self._unlock)
             while t.progress.step < t.total_steps:
                 step = t.progress.step
                 for name, value in t.train_step(step).items():
@@ -223,7 +235,8 @@ class Run:
                 if t.progress.step % t.steps_per_epoch == 0:
                     row = self._epoch_row(step, clock)
                     t.progress.sums = {}
-                    self._append(row)
+                    self.metrics.append(row)
+                    self._write_rows()
                     self.save()  # before anything of less importance can fail
                     self._keep(row["epoch"])
                     _say(bar, say, _epoch_line(row, t.config.epochs))
@@ -234,6 +247,20 @@ class Run:
                     return interrupted.signal
         return 0
 
+    @contextlib.contextmanager
+    def _watched(self):
+        """The folder's lock ends when training does; training that goes wrong names the checkpoint that is left."""
+        left = f"{self.checkpoint} is of step"
+        try:
+            with np.errstate(all="ignore"):  # what is not finite ends the run, in one line
+                yield
+        except DataError as error:  # of the monitors, for features that are not finite
+            raise TrainingError(f"{error}: {REMEDY}; {left} {self.saved}, before that") from None
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {left} {self.saved}, before that") from None
+        finally:
+            self._unlock()
+
     def _postfix(self, clock):
         t = self.trainer
         done = (t.progress.step - 1) % t.steps_per_epoch + 1
@@ -242,6 +269,7 @@ class Run:
     def _epoch_row(self, step, clock):
         """The row of metrics of the epoch that ends with ``step``."""
         t = self.trainer
+        t.check_weights()
         epoch = (step + 1) // t.steps_per_epoch
         mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
         per_dim = t.config.encoder_embed_dim if t.config.loss == "l2" else 1
@@ -259,8 +287,18 @@ class Run:
         every = self.trainer.config.keep_every
         if every and epoch % every == 0:
             content = self.checkpoint.read_bytes()
-            with checkpoint.replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
+            with replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
                 file.write(content)
+
+
+def _is_whole(row):
+    """Whether a row of metrics.csv has a number, or nothing, in every column and no further ones."""
+    try:
+        for value in row.values():
+            float("nan" if value == "" else value)
+    except (TypeError, ValueError):  # None: a column is missing; a list: there are too many
+        return False
+    return True
 
 
 def _say(bar, say, text):

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "minijepa"
 
 # From the ground up; within a floor, a file may import what stands before it in the line.
 FLOORS = [
-    "errors ragged backend signature samples logistic",
+    "errors files ragged backend signature samples logistic",
     "config",
     "autograd",
     "ops",
@@ -67,7 +67,7 @@ def test_files_and_programs_stay_short():
     looked_at = {
         "autograd.py": 470,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 500,  # a table
-        "training.py": 370,
+        "training.py": 390,
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:
         name = str(path.relative_to(PACKAGE)) if PACKAGE in path.parents else path.name

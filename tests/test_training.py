@@ -281,7 +281,8 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert "s for 3 more steps" in out  # the estimate
     assert f"{run}/ holds checkpoint.npz" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-0002.npz", "curves.png", "masks.png",
+        "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-previous.npz", "checkpoint-0002.npz", "curves.png",
+        "masks.png",
     }  # fmt: skip
     about = json.loads((run / "config.json").read_text())
     assert (about["preset"], about["dataset"], about["config"]["keep_every"]) == ("cifar10", "cifar10", 2)
