@@ -137,7 +137,8 @@ def restore(path, model, optimizer, data):
     there = {**about["config"], **{name: about[name] for name in data}}
     for name in {**there, **here}:
         if there.get(name) != here.get(name):
-            raise CheckpointError(f"{path} was written with {name} {there.get(name)}, not {here.get(name)}")
+            then, now = (textwrap.shorten(str(values.get(name)), 100) for values in (there, here))
+            raise CheckpointError(f"{path} was written with {name} {then}, not {now}")
     model.load_state_dict(_part(arrays, "model/"))
     for name in ("m", "v"):
         moment = _part(arrays, f"adam_{name}/")

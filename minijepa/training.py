@@ -392,7 +392,7 @@ def read_run(folder):
         about = json.loads(file.read_text())
     except OSError as error:
         raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConfigError(f"{file} is not JSON: the run can't be resumed") from None
     if not (isinstance(about, dict) and isinstance(about.get("config"), dict) and "dataset" in about):
         raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
