@@ -254,6 +254,7 @@ def places(tmp_path, monkeypatch, cifar_folder):
     data = minijepa.data.load_dataset("cifar10", cifar_folder)
     Run(tmp_path / "run", Trainer(config, data)).create({"dataset": "cifar10", "config": config.to_dict()})
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a\nb").mkdir()
     (tmp_path / "file").write_text("?")
 
     def begin(*args, **kwargs):
@@ -305,15 +306,32 @@ def test_command_lines(program, places, capsys):
     assert accepted > CASES / 10
 
 
-def test_damaged_run_folders(places, capsys):
-    run = places / "run"
-    names = ("config.json", "metrics.csv")
-    whole = {name: (run / name).read_bytes() for name in names}
-    deep = b"[" * 100_000
+def test_damaged_configs(places, capsys):
+    path = places / "run" / "config.json"
+    whole = path.read_bytes()
     for number in range(CASES):
-        draw = random.Random(number)
-        name = draw.choice(names)
-        (run / name).write_bytes(deep if number == 0 else damaged(whole[name], draw))
+        path.write_bytes(damaged(whole, random.Random(number)) if number else b"[" * 100_000)
         assert train.main(["--resume", "--run-dir=run", "--device=cpu"]) == 2
         assert capsys.readouterr().err.count("\n") == 1
-        (run / name).write_bytes(whole[name])
+
+
+def test_damaged_metrics(cifar_folder, tmp_path):
+    """Refused, or taken up and drawn."""
+    config = Config(**SMALL, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
+    trainer = Trainer(config, minijepa.data.load_dataset("cifar10", cifar_folder))
+    run, refused = Run(tmp_path / "run", trainer), 0
+    run.create({})
+    run.train(lambda text: None)
+    path = run.folder / "metrics.csv"
+    whole = path.read_bytes()
+    for number in range(CASES // 2):
+        path.write_bytes(damaged(whole, random.Random(number)))
+        try:
+            run.resume()
+        except ConfigError as error:
+            one_line(error)
+            refused += 1
+        else:
+            run._unlock()
+            run.draw_curves()
+    assert CASES / 4 < refused < CASES / 2
