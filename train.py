@@ -13,7 +13,8 @@ from minijepa.errors import ConfigError, exit_status, tell
 from minijepa.features import worker_threads
 from minijepa.gallery import draw_features, gallery_of_trainer
 from minijepa.profiling import profile_steps
-from minijepa.training import Run, Trainer, read_run
+from minijepa.run import Run, read_run
+from minijepa.training import Trainer
 
 
 def parser():

@@ -28,6 +28,7 @@ from minijepa.data import load_dataset  # noqa: E402
 from minijepa.errors import exit_status, tell  # noqa: E402
 from minijepa.evaluation import labelled_images  # noqa: E402
 from minijepa.features import extract_features  # noqa: E402
+from minijepa.files import replaced  # noqa: E402
 from minijepa.probing import knn_accuracy, linear_probe  # noqa: E402
 
 SETTINGS = {  # what differs from the base
@@ -111,7 +112,7 @@ def result(args, dataset, setting, seed):
         **{name: float(rows[-1][name]) for name in ("feature_std", "rank_me", "content_r2", "loss_per_dim")},
         "minutes": round(sum(float(r["seconds"]) for r in rows) / 60, 1),
     }  # fmt: skip
-    with checkpoint.replaced(file, "w") as written:
+    with replaced(file, "w") as written:
         written.write(json.dumps(row) + "\n")
     tell(f"{setting}, seed {seed}: linear probe {100 * row['linear_probe']:.2f}%, kNN {100 * row['knn']:.2f}%")
     return row

@@ -254,7 +254,9 @@ class Entry:
 
 
 class _Thread(threading.local):
-    tape = None
+    def __init__(self):  # runs once in every thread
+        self.tape = None
+        self.suspended = []  # by no_tape: a stack, for it may be entered again inside of itself
 
 
 _thread = _Thread()
@@ -268,15 +270,12 @@ def current_tape():
 class no_tape:
     """Suspends the current tape: nothing inside is recorded, so no gradient can flow through it."""
 
-    def __init__(self):
-        self._suspended = []  # a stack, for one object may be entered again inside of itself
-
     def __enter__(self):
-        self._suspended.append(current_tape())
+        _thread.suspended.append(_thread.tape)
         _thread.tape = None
 
     def __exit__(self, *error):
-        _thread.tape = self._suspended.pop()
+        _thread.tape = _thread.suspended.pop()
 
 
 class Tape:

@@ -1,12 +1,9 @@
 """Checkpoints: one .npz file with everything that a run needs to go on, readable without pickle."""
 
-import contextlib
 import dataclasses
 import json
-import os
+import shlex
 import textwrap
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +11,12 @@ import numpy as np
 from minijepa.backend import to_device, to_numpy
 from minijepa.config import Config
 from minijepa.errors import CheckpointError, ConfigError
+from minijepa.files import replaced
 from minijepa.models import IJEPA
 from minijepa.nn import check_state
 
 FORMAT = 2
-FILE = "checkpoint.npz"
+FILE, PREVIOUS = "checkpoint.npz", "checkpoint-previous.npz"
 
 
 @dataclasses.dataclass
@@ -32,6 +30,7 @@ class Progress:
 def save(path, model, optimizer, progress, data):
     """Write a checkpoint, whole or not at all: into a temporary file, flushed to the disk, then renamed.
 
+    The one that stood there is kept as checkpoint-previous.npz, in case that the disk damages this one later.
     ``data``: what the run trains on, {"dataset": name, "images": how many, "crc32": of their bytes}; the model carries
     the channel statistics.
     """
@@ -44,29 +43,8 @@ def save(path, model, optimizer, progress, data):
     for name in ("m", "v"):  # by parameter, like the model
         moment = model.flat.named(getattr(optimizer, name))
         arrays |= {f"adam_{name}/{key}": to_numpy(values) for key, values in moment.items()}
-    with replaced(path) as file:
+    with replaced(path, previous=Path(path).with_name(PREVIOUS)) as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
-
-
-@contextlib.contextmanager
-def replaced(path, mode="wb", **options):
-    """Open a file to write; ``path`` becomes it, whole, when all is written and on the disk, or stays what it was.
-
-    Raises CheckpointError in one line.
-    """
-    temporary = Path(f"{path}.tmp")
-    try:
-        with open(temporary, mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise CheckpointError(f"can't write {path}: {reason}; what stood there is untouched") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)  # whatever happened, a second signal included
 
 
 def file_of(path):
@@ -76,9 +54,21 @@ def file_of(path):
 
 
 def read(path):
-    """(about, arrays) of a checkpoint file or of a run folder's. Raises CheckpointError in one line."""
+    """(about, arrays) of a checkpoint file or of a run folder's. Raises CheckpointError in one line.
+
+    An array with a flipped bit is found too: every part of the file has a CRC-32.
+    """
     path = file_of(path)
     try:
+        return _read(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_way_back(path)}") from None
+
+
+def _read(path):
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a file")
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
@@ -89,12 +79,24 @@ def read(path):
         raise CheckpointError(f"no checkpoint at {path}: give a run folder or a checkpoint file") from None
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except Exception as error:  # whatever zipfile, NumPy and json raise for bytes that are not theirs
         reason = textwrap.shorten(repr(str(error))[1:-1], 200)  # zipfile's may quote half of the file
         raise CheckpointError(f"{path} is not a whole minijepa checkpoint ({reason})") from None
     if found != FORMAT:
-        raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}")
+        raise CheckpointError(f"{path} has format {found!r:.50}, this version reads {FORMAT}")
     return about, arrays
+
+
+def _way_back(path):
+    """How to go on from the checkpoint before the one at ``path``, if it is whole."""
+    previous = path.with_name(PREVIOUS)
+    if path.name != FILE or not previous.exists():
+        return ""
+    try:
+        step = _read(previous)[0]["step"]
+    except CheckpointError:
+        return f"; {previous} is no better"
+    return f"; the one before it, of step {step}, is whole: cp {shlex.quote(str(previous))} {shlex.quote(str(path))}"
 
 
 def _check_about(about):
@@ -135,7 +137,8 @@ def restore(path, model, optimizer, data):
     there = {**about["config"], **{name: about[name] for name in data}}
     for name in {**there, **here}:
         if there.get(name) != here.get(name):
-            raise CheckpointError(f"{path} was written with {name} {there.get(name)}, not {here.get(name)}")
+            then, now = (textwrap.shorten(str(values.get(name)), 100) for values in (there, here))
+            raise CheckpointError(f"{path} was written with {name} {then}, not {now}")
     model.load_state_dict(_part(arrays, "model/"))
     for name in ("m", "v"):
         moment = _part(arrays, f"adam_{name}/")

@@ -3,6 +3,8 @@
 import ast
 import dataclasses
 import math
+import reprlib
+import warnings
 
 from minijepa.errors import ConfigError
 
@@ -89,7 +91,7 @@ class Config:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                raise ConfigError(f"unknown setting {name!r}{_suggestion(name, known)}")
+                raise ConfigError(f"unknown setting {reprlib.repr(name)}{_suggestion(name, known)}")
         return cls(**values)
 
     def to_dict(self):
@@ -101,9 +103,11 @@ def parse_assignment(text):
     """``"key=value"`` -> (key, value), the value read as a Python literal where it is one: 3, true, (0.1, 0.2)."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"--set takes KEY=VALUE, got {text!r}")
+        raise ConfigError(f"--set takes KEY=VALUE, got {reprlib.repr(text)}")
     try:
-        return key.strip(), ast.literal_eval(value.strip())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's thoughts on "\\d" or "1if"
+            return key.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return key.strip(), {"true": True, "false": False}.get(value.strip().lower(), value.strip())
 
@@ -116,7 +120,10 @@ def _suggestion(name, known):
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def _checked_type(field, value):
@@ -130,7 +137,7 @@ def _checked_type(field, value):
     if field.type in (bool, str) and isinstance(value, field.type):
         return value
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", tuple: "two numbers"}
-    raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {value!r}")
+    raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {reprlib.repr(value)}")
 
 
 LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory

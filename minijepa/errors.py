@@ -64,7 +64,10 @@ def exit_status(program, function):
     previous = None
     with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
         previous = signal.signal(signal.SIGTERM, end)
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed (2>&-): tqdm, for one, would stumble
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without "²" shows "?"
     try:
@@ -80,14 +83,14 @@ def exit_status(program, function):
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
-    with contextlib.suppress(BrokenPipeError):
-        print(f"{program}: {text}", file=sys.stderr)
+    tell(f"{program}: {' '.join(str(text).splitlines())}", sys.stderr)  # a file's name may hold a line's end
     return status
 
 
-def tell(text):
-    """Print a line. If that fails because nobody listens any more (train.py | head), go on in silence."""
+def tell(text, stream=None):
+    """Print a line, by default to stdout. If nobody listens any more (train.py | head), go on in silence."""
+    stream = stream or sys.stdout
     try:
-        print(text, flush=True)
+        print(text, file=stream, flush=True)
     except OSError:  # BrokenPipeError, or a log on a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

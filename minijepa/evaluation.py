@@ -13,6 +13,7 @@ from minijepa import checkpoint
 from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError, tell
 from minijepa.features import extract_features, worker_threads
+from minijepa.files import replaced
 from minijepa.models import IJEPA
 from minijepa.pictures import confusion_picture
 from minijepa.pictures.canvas import LABEL, shortened
@@ -127,7 +128,7 @@ def evaluate(subject, about, say=tell):
         "classes": list(s.classes), "confusion": s.probe.confusion.tolist(),
     }  # fmt: skip
     out, picture = s.folder / f"probe{s.suffix}.json", s.folder / f"confusion{s.suffix}.png"
-    with checkpoint.replaced(out, "w") as written:
+    with replaced(out, "w") as written:
         written.write(json.dumps(report, indent=2) + "\n")
     confusion_picture(s.probe.confusion, s.classes, picture, s.note)
     say(f"L2 strength {s.probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")

@@ -14,7 +14,7 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Tape, Tensor
-from minijepa.errors import MinijepaError, tell
+from minijepa.errors import MinijepaError, exit_status, tell
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
@@ -31,14 +31,15 @@ def main(argv=None):
     )
     parser.add_argument("op", nargs="?", metavar="OP", help="the operation to explain (default: list them all)")
     op = parser.parse_args(argv).op
+    return exit_status("explain", lambda: explain(op))
+
+
+def explain(op):
+    """Print what ``main`` promises; the exit status."""
     if op is None:
         tell(table_of_ops())
         return 0
-    try:
-        case = cases_of(op)[0]
-    except MinijepaError as error:
-        print(f"explain: {error}", file=sys.stderr)
-        return 2
+    case = cases_of(op)[0]
     tell(formula_and_code(op))
     check, passed = live_check(case, input_names(op))
     tell(check)

@@ -62,8 +62,9 @@ class Lanes:
         def add(start):
             block = slice(start, start + BLOCK)
             total[block] = vectors[0][block]
-            for vector in vectors[1:]:
-                total[block] += vector[block]
+            with np.errstate(all="ignore"):  # see run
+                for vector in vectors[1:]:
+                    total[block] += vector[block]
 
         list(self.pool.map(add, range(0, total.size, BLOCK)))
 

@@ -1,18 +1,9 @@
-"""The training loop: one step reads like the specification's section 8; around it, the run folder."""
+"""Training: a model, its optimiser and its data; one step reads like the specification's section 8."""
 
-import contextlib
-import csv
-import json
 import math
-import os
-import signal
-import time
-import weakref
 import zlib
-from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minijepa import checkpoint, schedules
 from minijepa.backend import rng, to_device, to_numpy, xp_of
@@ -27,19 +18,14 @@ from minijepa.data import (
     training_images,
 )
 from minijepa.ema import update_ema
-from minijepa.errors import ConfigError, MinijepaError, TrainingError, tell
+from minijepa.errors import TrainingError
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
 from minijepa.optim import AdamW
-from minijepa.record import COLUMNS, draw_curves, draw_masks, read_rows
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 READ_EVERY = 50  # steps: on a GPU, losses are fetched together, for to fetch is to wait for the card
+REMEDY = "try a lower --lr or a longer warmup_epochs"
 
 
 class Trainer:
@@ -112,6 +98,12 @@ class Trainer:
             for name, value in values.items():
                 self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
 
+    def check_weights(self):
+        """A step of finite gradients can still be too long: such a run must not be saved over a good checkpoint."""
+        weights = self.model.flat.data
+        if not xp_of(weights).isfinite(weights).all():
+            raise TrainingError(f"step {self.progress.step - 1} made weights that are not finite: {REMEDY}")
+
     def batch(self, step):
         """Normalised images (B, 3, S, S) and masks of a step."""
         seed, config = self.config.seed, self.config
@@ -153,231 +145,4 @@ class Trainer:
 
 def _check_finite(step, loss, norm):
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingError(
-            f"step {step}: the loss is {loss} and the gradient's norm {norm}; the last checkpoint is from before: "
-            "try a lower --lr or a longer warmup_epochs"
-        )
-
-
-class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz, masks.png, curves.png; gallery.py draws more."""
-
-    def __init__(self, folder, trainer):
-        self.folder, self.trainer = Path(folder), trainer
-        self.checkpoint = self.folder / checkpoint.FILE
-        self._unlock = lambda: None
-
-    def create(self, about):
-        """Make the folder, which must not exist, and write config.json and the first checkpoint."""
-        try:
-            self.folder.mkdir(parents=True)
-            (self.folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
-        except FileExistsError:
-            raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
-        except OSError as error:
-            raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
-        self._lock()
-        self._write_rows([])
-        t = self.trainer
-        draw_masks(self.folder / "masks.png", t.config, t.images)
-        self.save()
-
-    def resume(self):
-        """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
-        self._lock()
-        t = self.trainer
-        try:
-            t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
-            done = t.progress.step // t.steps_per_epoch
-            rows = read_rows(self.folder)[:done]  # a row behind these may be cut off in the middle
-            if len(rows) < done or any(None in row or None in row.values() for row in rows):
-                raise ConfigError(f"{self.folder}/metrics.csv is damaged: it lacks rows of the {done} epochs done")
-            self._write_rows(rows)
-        except MinijepaError:
-            self._unlock()
-            raise
-
-    def _lock(self):
-        """Keep other processes from training here: a lock on config.json, which ends with ``train`` or the process."""
-        if fcntl is None:
-            return
-        file = os.open(self.folder / "config.json", os.O_RDONLY)
-        self._unlock = weakref.finalize(self, os.close, file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process is training in {self.folder}: wait for it, or stop it") from None
-
-    def _write_rows(self, rows):
-        with checkpoint.replaced(self.folder / "metrics.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def _append(self, row):
-        with open(self.folder / "metrics.csv", "a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
-
-    def save(self):
-        t = self.trainer
-        t.read()  # a run that has gone wrong must not be saved
-        checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
-
-    def train(self, say=tell):
-        """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
-        t = self.trainer
-        clock = Clock(t)
-        with (
-            contextlib.ExitStack() as at_the_end,
-            Interruptible() as interrupted,
-            tqdm(total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar,
-        ):
-            at_the_end.callback(self._unlock)
-            while t.progress.step < t.total_steps:
-                step = t.progress.step
-                t.note(step, t.train_step(step))
-                t.progress.step += 1
-                clock.tick(lambda text: _say(bar, say, text))
-                bar.update()
-                if t.progress.step % 10 == 0 and t.progress.sums:
-                    bar.set_postfix(self._postfix(clock), refresh=False)
-                if t.progress.step % t.steps_per_epoch == 0:
-                    t.read()
-                    row = self._epoch_row(step, clock)
-                    t.progress.sums = {}
-                    self._append(row)
-                    self.save()  # before anything of less importance can fail
-                    self._keep(row["epoch"])
-                    _say(bar, say, _epoch_line(row, t.config.epochs))
-                    draw_curves(self.folder, read_rows(self.folder))
-                    clock.start_epoch()
-                if interrupted.signal:
-                    self.save()
-                    return interrupted.signal
-        return 0
-
-    def _postfix(self, clock):
-        t = self.trainer
-        done = (t.progress.step - 1) % t.steps_per_epoch + 1 - len(t.unread)
-        return {"loss": f"{t.progress.sums['loss'] / done:.3f}", "img/s": f"{clock.images_per_s():.0f}"}
-
-    def _epoch_row(self, step, clock):
-        """The row of metrics of the epoch that ends with ``step``."""
-        t = self.trainer
-        epoch = (step + 1) // t.steps_per_epoch
-        mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
-        per_dim = t.config.encoder_embed_dim if t.config.loss == "l2" else 1
-        speed, seconds = clock.images_per_s(), clock.seconds()
-        every = t.config.knn_every
-        row = {
-            "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
-            "lr": t.learning_rate(step), "weight_decay": t.weight_decay(step), "ema_momentum": t.momentum(step),
-            "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
-            "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
-        }  # fmt: skip
-        return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-
-    def _keep(self, epoch):
-        every = self.trainer.config.keep_every
-        if every and epoch % every == 0:
-            content = self.checkpoint.read_bytes()
-            with checkpoint.replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
-                file.write(content)
-
-
-def _say(bar, say, text):
-    """A line above the progress bar, or a plain line where there is no bar."""
-    bar.clear()
-    say(text)
-
-
-def _epoch_line(row, epochs):
-    text = (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f}"
-        f" ({float(row['loss_per_dim']):.3f} a dimension)"
-        f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
-        f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
-    )
-    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] is not None else "")
-
-
-class Clock:
-    """Speed of an epoch, and one estimate of the whole run's time once a few steps were seen."""
-
-    ESTIMATE_AFTER = 6  # steps, the first of which warms up
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-        self.started = self.first_step_done = self.last_step_done = time.perf_counter()
-        self.steps = self.epoch_steps = 0
-
-    def tick(self, say):
-        self.steps += 1
-        self.epoch_steps += 1
-        self.last_step_done = time.perf_counter()
-        if self.steps == 1:
-            self.first_step_done = self.last_step_done
-        if self.steps == self.ESTIMATE_AFTER:
-            say(self._estimate())
-
-    def start_epoch(self):
-        """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
-        self.started, self.epoch_steps = time.perf_counter(), 0
-        self.first_step_done += self.started - self.last_step_done
-
-    def seconds(self):
-        return time.perf_counter() - self.started
-
-    def images_per_s(self):
-        return self.epoch_steps * self.trainer.batch_size / self.seconds()
-
-    def _estimate(self):
-        t = self.trainer
-        per_step = (time.perf_counter() - self.first_step_done) / (self.ESTIMATE_AFTER - 1)
-        seconds = per_step * (t.total_steps - t.progress.step)
-        text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps, evaluations apart"
-        if t.device == "cpu" and seconds > 2 * 3600:
-            text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
-        return text
-
-
-def duration(seconds):
-    """``"45 s"``, ``"12 min"``, ``"3.2 h"``"""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class Interruptible:
-    """While inside, SIGINT and SIGTERM are noted in ``signal`` instead of raised; a second one ends the program."""
-
-    def __enter__(self):
-        self.signal = 0
-        self.previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
-                self.previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number, frame):
-        if self.signal:
-            raise SystemExit(128 + number)
-        self.signal = number
-
-    def __exit__(self, *error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def read_run(folder):
-    """config.json of a run folder. Raises ConfigError in one line."""
-    file = Path(folder) / "config.json"
-    try:
-        about = json.loads(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
-    except ValueError:
-        raise ConfigError(f"{file} is not JSON: the run can't be resumed") from None
-    if not (isinstance(about, dict) and isinstance(about.get("config"), dict) and "dataset" in about):
-        raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
-    return about
+        raise TrainingError(f"step {step}: the loss is {loss} and the gradient's norm {norm}: {REMEDY}")

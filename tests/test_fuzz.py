@@ -4,17 +4,29 @@
 """
 
 import dataclasses
+import gzip
 import json
 import os
 import random
+import shutil
+import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
+from test_cifar10 import FILE_BYTES, member, official_members, pack
 
-from minijepa import IJEPA, Config, checkpoint, load, load_cifar10
+import minijepa.data
+import probe
+import train
+from minijepa import IJEPA, Config, checkpoint, evaluation, load, load_cifar10
 from minijepa.config import parse_assignment
+from minijepa.data import cifar10
 from minijepa.errors import CheckpointError, ConfigError, DataError
 from minijepa.optim import AdamW
+from minijepa.record import draw_curves
+from minijepa.run import Run
+from minijepa.training import Trainer
 
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
 SMALL = dict(
@@ -25,6 +37,7 @@ DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}
 JUNK = [
     None, True, -1, 0, 1, 2, 3, 7, 64, 10**6, 10**30, -0.5, 0.3, 1.5, 1e-300, 1e300, float("nan"), float("inf"), "",
     "x", "l2", [], [1], [0.1, 0.2], (0.2, 0.1), (0.0, 1.0), [None, 1], ["a", "b"], [[1, 2], 3], {}, {"a": 1},
+    10**400, -(10**400), [10**400, 1], "x" * 5000,
 ]  # fmt: skip
 
 
@@ -151,3 +164,176 @@ def test_assignments():
             Config.preset("cifar10", **{key: value})
         except ConfigError as error:
             assert len(str(error)) < 2000
+
+
+# ------------------------------------------------------------------------------------------------------ the download
+
+
+@pytest.fixture(scope="module")
+def archive_bytes():
+    return gzip.decompress(pack(official_members()))
+
+
+def damaged_header(tar, draw):
+    """A tar file with a header that has something else in a field, and a checksum that agrees."""
+    headers = [at for at in range(0, len(tar), 512) if tar[at + 257 : at + 262] == b"ustar"]
+    at, tar = draw.choice(headers), bytearray(tar)
+    start, length = draw.choice([(0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155)])
+    word = draw.choice([
+        draw.randbytes(length), b"../../../x", b"/tmp/x", b"77777777777", b"-1", b"\x80" + b"\x7f" * 11, b"\xff" * 12,
+        b"\x80" + bytes(7) + b"\xff" * 4, b"1", b"2", b"3", b"5", b"6", b"S", b"L", b"K", b"x", b"g", b"V", b"",
+    ])  # fmt: skip
+    tar[at + start : at + start + length] = word[:length].ljust(length, b"\0")
+    tar[at + 148 : at + 156] = b"%06o\0 " % (256 + sum(tar[at : at + 148]) + sum(tar[at + 156 : at + 512]))
+    return bytes(tar)
+
+
+def odd_archive(draw):
+    """Members of any name, kind and size, in any order and number."""
+    names = [f"{cifar10.FOLDER}/{name}" for name in cifar10.ALL_FILES]
+    members = official_members()
+    for _ in range(draw.randint(1, 3)):
+        name = draw.choice([*names, "", ".", "/", "../x", "/tmp/x", "x" * 300, "²" * 80, "a/" * 120, cifar10.FOLDER])
+        kinds = [tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE,
+                 tarfile.FIFOTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE, b"Z"]  # fmt: skip
+        info, content = member(name, bytes(draw.choice([0, 1, FILE_BYTES, FILE_BYTES + 1])), draw.choice(kinds))
+        info.linkname = draw.choice(["", "/etc/passwd", names[0], "../x"])
+        keys = ["size", "path", "linkpath", "mtime", "hdrcharset", "GNU.sparse.size", "GNU.sparse.map"]
+        values = ["-5", "1e9", "9" * 30, "../x", "x", "0,1,2", "²", "BINARY", "1"]
+        info.pax_headers = {draw.choice(keys): draw.choice(values) for _ in range(draw.randint(0, 2))}
+        place = draw.randrange(len(members) + 1)
+        members[place : place + draw.randint(0, 1)] = [(info, content)]
+    return pack(members)
+
+
+def bomb(draw):
+    """Small, and zeros without end: as a member, as a long name, or behind the last member."""
+    info = tarfile.TarInfo(f"{cifar10.FOLDER}/test_batch.bin")
+    info.size, info.type = draw.choice([1 << 33, 1 << 40]), draw.choice([b"0", b"L", b"K", b"x", b"g", b"S"])
+    return gzip.compress(info.tobuf(tarfile.GNU_FORMAT), 1) + gzip.compress(bytes(1 << 20), 1) * draw.choice([1, 40])
+
+
+def test_damaged_and_hostile_archives(archive_bytes, tmp_path):
+    """All eight files, or none and one line; nothing beside the folder, and no more read than the files need."""
+    archive, folder = tmp_path / "archive.tar.gz", tmp_path / "unpacked"
+    makers = (
+        lambda draw: damaged(gzip.compress(archive_bytes, 1), draw),
+        lambda draw: gzip.compress(damaged(archive_bytes, draw), 1),
+        lambda draw: gzip.compress(damaged_header(archive_bytes, draw), 1),
+        odd_archive,
+        bomb,
+    )
+    refused = 0
+    tracemalloc.start()
+    for number in range(CASES):
+        draw = random.Random(number)
+        archive.write_bytes(draw.choice(makers)(draw))
+        folder.mkdir()
+        try:
+            cifar10._unpack(archive, folder, FILE_BYTES, folder)
+            assert {*cifar10.ALL_FILES} <= {path.name for path in folder.iterdir()}
+        except DataError as error:
+            one_line(error)
+            refused += 1
+        for path in folder.iterdir():
+            size = path.lstat().st_size
+            assert path.is_file() and not path.is_symlink() and path.name in cifar10.ALL_FILES + cifar10.TEXT_FILES
+            assert size <= FILE_BYTES if path.suffix == ".bin" else size <= 1 << 16
+        assert {path.name for path in tmp_path.iterdir()} == {"archive.tar.gz", "unpacked"}
+        shutil.rmtree(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused > CASES / 2 and peak < 50e6
+
+
+# ------------------------------------------------------------------------------------------------------ command lines
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch, cifar_folder):
+    """The working folder, with a run, data and odd things in it; what is accepted goes no further than its start."""
+    config = Config(**SMALL)
+    data = minijepa.data.load_dataset("cifar10", cifar_folder)
+    Run(tmp_path / "run", Trainer(config, data)).create({"dataset": "cifar10", "config": config.to_dict()})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a\nb").mkdir()
+    (tmp_path / "file").write_text("?")
+
+    def begin(*args, **kwargs):
+        raise ConfigError("accepted, as far as can be told without beginning")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "Trainer", begin)
+    monkeypatch.setattr(evaluation, "load_dataset", begin)
+    load = minijepa.data.load_dataset
+    monkeypatch.setattr(train, "load_dataset", lambda name, folder: load("cifar10", folder, download=False))
+    return tmp_path
+
+
+VALUES = [
+    "", "0", "-1", "1", "3", "2.5", "1e3", "nan", "inf", "1e400", "9" * 400, "9" * 5000, "x", "²", "\udcff", "-", "--",
+    "=", "a=b", "epochs=2", "target_scale=(0.1,0.2)", "loss=" + "(" * 300, "seed=" + "-" * 3000 + "1",
+    "epochs=1if 1else 2",
+    "run", "empty", "file", "data", "run/checkpoint.npz", "nowhere", "file/x", "y" * 300, "z/" * 3000, "~", "/", "a\nb",
+    "cpu", "cuda", "auto", "cifar10", "shapes", "best", "smoke", "test", "val", "tf32", "encoder_depth=64",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("program", [train, probe], ids=["train.py", "probe.py"])
+def test_command_lines(program, places, capsys):
+    flags = [flag for action in program.parser()._actions for flag in action.option_strings]
+    name = program.parser().prog
+    before = sorted(places.rglob("*"))
+    accepted = 0
+    for number in range(2 * CASES):
+        draw = random.Random(number)
+        args = ["--device=cpu"] if draw.random() < 0.7 else []
+        for _ in range(draw.randint(0, 4)):
+            flag, value = draw.choice(flags), draw.choice(VALUES)
+            args += draw.choice([[flag, value], [flag, value], [f"{flag}={value}"], [flag], [value]])
+        if program is probe and draw.random() < 0.5:
+            args.insert(0, "run")
+        try:
+            status = program.main(args)
+        except SystemExit as stop:  # argparse
+            status = stop.code
+        err = capsys.readouterr().err
+        if err:
+            assert status == 2 and f"{name}: " in err and len(err) < 10_000
+            assert err.startswith("usage: ") or err.count("\n") == 1, args
+        else:
+            assert status == 0 and {"-h", "--help"} & {*args}, args
+        accepted += "accepted, as far as" in err
+    assert sorted(places.rglob("*")) == before
+    assert accepted > CASES / 10
+
+
+def test_damaged_configs(places, capsys):
+    path = places / "run" / "config.json"
+    whole = path.read_bytes()
+    for number in range(CASES):
+        path.write_bytes(damaged(whole, random.Random(number)) if number else b"[" * 100_000)
+        assert train.main(["--resume", "--run-dir=run", "--device=cpu"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_damaged_metrics(cifar_folder, tmp_path):
+    """Refused, or taken up and drawn."""
+    config = Config(**SMALL, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
+    trainer = Trainer(config, minijepa.data.load_dataset("cifar10", cifar_folder))
+    run, refused = Run(tmp_path / "run", trainer), 0
+    run.create({})
+    run.train(lambda text: None)
+    path = run.folder / "metrics.csv"
+    whole = path.read_bytes()
+    for number in range(CASES // 2):
+        path.write_bytes(damaged(whole, random.Random(number)))
+        try:
+            run.resume()
+        except ConfigError as error:
+            one_line(error)
+            refused += 1
+        else:
+            run._unlock()
+            draw_curves(run.folder, run.metrics)
+    assert CASES / 4 < refused < CASES / 2

@@ -15,13 +15,15 @@ import pytest
 from PIL import Image
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, gallery, training
+from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, gallery
+from minijepa import run as run_module
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.lanes import Lanes
 from minijepa.pictures import masks_picture
 from minijepa.record import COLUMNS, CURVES, PICTURED, draw_curves
-from minijepa.training import Clock, Run, Trainer, duration
+from minijepa.run import Clock, Run, duration
+from minijepa.training import Trainer
 
 from conftest import assert_same_run, finish, write_cifar  # isort: skip
 
@@ -224,7 +226,7 @@ def test_the_time_is_estimated_once_without_the_first_step_and_hours_on_a_cpu_na
     monkeypatch, device, steps, text, hint
 ):
     now, said, progress = [0.0], [], checkpoint.Progress()
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     clock = Clock(SimpleNamespace(device=device, total_steps=steps + 6, progress=progress))
     for seconds in (60, 2, 2, 2, 2, 2, 2, 2):
         now[0] += seconds
@@ -290,8 +292,8 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert "s for 3 more steps" in out  # the estimate
     assert f"{run}/ holds checkpoint.npz" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-0002.npz", "curves.png", "masks.png",
-        "neighbours.png", "pca.png", "predictions.png",
+        "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-previous.npz", "checkpoint-0002.npz", "curves.png",
+        "masks.png", "neighbours.png", "pca.png", "predictions.png",
     }  # fmt: skip
     about = json.loads((run / "config.json").read_text())
     assert (about["preset"], about["dataset"], about["config"]["keep_every"]) == ("cifar10", "cifar10", 2)
@@ -319,9 +321,9 @@ def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys,
         drawn.append([row["epoch"] for row in rows])
         draw_curves(folder, rows)
 
-    monkeypatch.setattr(training, "draw_curves", draw)
+    monkeypatch.setattr(run_module, "draw_curves", draw)
     assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 0
-    assert drawn == [["1"], ["1", "2"], ["1", "2", "3"]]
+    assert drawn == [[1], [1, 2], [1, 2, 3]]
     assert set(CURVES.values()) < set(COLUMNS)
     with Image.open(tmp_path / "run" / "curves.png") as picture:
         assert picture.width > 1000
@@ -490,8 +492,8 @@ def test_a_reader_who_leaves_does_not_stop_the_run(cifar_folder, tmp_path):
 def test_speed_and_estimate_count_training_alone(dataset, monkeypatch):
     """Time that passes between epochs (evaluation) is in no epoch's speed, nor in the estimate."""
     now, said = [0.0], []
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
-    clock = training.Clock(Trainer(Config(**SETTINGS), dataset))
+    monkeypatch.setattr(run_module.time, "perf_counter", lambda: now[0])
+    clock = Clock(Trainer(Config(**SETTINGS), dataset))
     for _ in range(2):
         for _ in range(4):
             now[0] += 0.5

@@ -11,9 +11,8 @@ import hashlib
 import http.client
 import shutil
 import tarfile
-import tempfile
+import textwrap
 import urllib.request
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from minijepa.backend import xp_of
 from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
+from minijepa.files import new_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)  # of each channel over the training images, pixels in [0, 1]
@@ -67,22 +67,23 @@ def load_cifar10(data_dir, split):
 
 def has_cifar10(data_dir):
     """Whether all six binary files lie in ``data_dir/cifar-10-batches-bin`` or in ``data_dir`` itself."""
-    folder = _find_folder(data_dir)
-    return all((folder / name).is_file() for name in ALL_FILES)
+    return _present(_find_folder(data_dir)) == ALL_FILES
 
 
 def has_some_cifar10(data_dir):
     """Whether at least one of the six files lies there: then the user means CIFAR-10, complete or not."""
-    folder = _find_folder(data_dir)
-    return any((folder / name).is_file() for name in ALL_FILES)
+    return bool(_present(_find_folder(data_dir)))
+
+
+def _present(folder):
+    """The names of the six files that lie in ``folder``."""
+    return tuple(name for name in ALL_FILES if (folder / name).is_file())
 
 
 def _find_folder(data_dir):
     """The folder of the binary files: ``data_dir`` if some lie there, else its subfolder with the official name."""
-    data_dir = Path(data_dir)
-    if not (data_dir / FOLDER).is_dir() and any((data_dir / name).is_file() for name in ALL_FILES):
-        return data_dir
-    return data_dir / FOLDER
+    folder = Path(data_dir) / FOLDER
+    return folder if folder.is_dir() or not _present(folder.parent) else folder.parent
 
 
 def _read_records(path):
@@ -166,9 +167,8 @@ def download_cifar10(
     """Download and unpack CIFAR-10 into ``data_dir/cifar-10-batches-bin``; do nothing if it is there.
 
     ``url`` must give a .tar.gz of exactly ``archive_bytes`` bytes whose checksum is ``md5``, with six .bin files of
-    ``file_bytes`` each; ``timeout`` is how many seconds the server may stay silent. All work is done in a temporary
-    folder inside ``data_dir``, removed whatever happens; the finished folder then gets its name in one step. So a
-    download that breaks off leaves nothing, and two at once do not disturb each other.
+    ``file_bytes`` each; ``timeout`` is how many seconds the server may stay silent. The finished folder gets its
+    name in one step: a download that breaks off leaves nothing, and two at once do not disturb each other.
 
     Returns the folder. Raises DataError if there is no network, the archive is not the expected one, or the folder
     exists but is incomplete (it is the user's, so it is left alone).
@@ -177,19 +177,14 @@ def download_cifar10(
     try:
         if folder.is_dir() and any(folder.iterdir()):
             return _check_complete(folder)
-        Path(data_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".cifar-10-", dir=data_dir) as scratch:
-            archive, unpacked = Path(scratch, "archive.tar.gz"), Path(scratch, FOLDER)
+        with new_folder(folder) as unpacked:
+            archive = unpacked.parent / "archive.tar.gz"
             _fetch(url, archive, md5, archive_bytes, timeout, folder)
             _unpack(archive, unpacked, file_bytes, folder)
-            try:
-                unpacked.rename(folder)
-            except OSError:
-                if not has_cifar10(data_dir):  # else another process was faster, with the same files
-                    raise
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"CIFAR-10 can't be stored in {data_dir} ({reason}): {_remedy(folder)}") from error
+        if not has_cifar10(data_dir):  # else another process was faster, with the same files
+            reason = error.strerror or error
+            raise DataError(f"CIFAR-10 can't be stored in {data_dir} ({reason}): {_remedy(folder)}") from error
     return folder
 
 
@@ -236,27 +231,47 @@ def _receive(url, timeout, folder):
 
 
 def _unpack(archive, unpacked, file_bytes, folder):
-    """Write the archive's eight files into the new folder ``unpacked``; refuse an archive that holds anything else.
+    """Write the archive's eight files into the folder ``unpacked``; refuse an archive that holds anything else.
 
     Names are compared, never joined to a path, and sizes are checked before anything is written: a member that is a
-    link, leads elsewhere or is too large can't do harm.
+    link, leads elsewhere or is too large can't do harm. No more is decompressed than the eight files need.
     """
     limits = {f"{FOLDER}/{name}": file_bytes for name in ALL_FILES}
     limits |= {f"{FOLDER}/{name}": 1 << 16 for name in TEXT_FILES}
-    unpacked.mkdir()
+    most = sum(limits.values()) + (1 << 16)  # and the headers
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as source, tarfile.open(fileobj=_Bounded(source, most), mode="r|") as tar:
             for member in tar:
                 if member.isdir() and member.name == FOLDER:
                     continue
                 limit = limits.pop(member.name, -1)  # popped: a second member of that name is unexpected too
                 exact = member.name.endswith(".bin")
-                if not member.isfile() or member.size > limit or (exact and member.size != limit):
-                    raise DataError(f"the archive has an unexpected member {member.name!r}: {_remedy(folder)}")
-                with tar.extractfile(member) as source, open(unpacked / Path(member.name).name, "wb") as target:
-                    shutil.copyfileobj(source, target)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+                if not member.isreg() or member.issparse() or member.size > limit or (exact and member.size != limit):
+                    name = textwrap.shorten(repr(member.name), 200)
+                    raise DataError(f"the archive has an unexpected member {name}: {_remedy(folder)}")
+                with tar.extractfile(member) as content, open(unpacked / Path(member.name).name, "wb") as target:
+                    shutil.copyfileobj(content, target)
+    except (DataError, OSError) as error:
+        if not isinstance(error, gzip.BadGzipFile):
+            raise  # ours, or the disk's
         raise DataError(f"the archive is damaged ({error}): {_remedy(folder)}") from error
+    except Exception as error:  # whatever tarfile and zlib raise for bytes that are not theirs
+        reason = textwrap.shorten(str(error), 200)
+        raise DataError(f"the archive is damaged ({reason}): {_remedy(folder)}") from error
     missing = [name for name in ALL_FILES if f"{FOLDER}/{name}" in limits]
     if missing:
         raise DataError(f"the archive lacks {', '.join(missing)}: {_remedy(folder)}")
+
+
+class _Bounded:
+    """A stream that gives at most so many bytes, and then is damaged: a small archive may unpack to terabytes."""
+
+    def __init__(self, stream, most):
+        self.stream, self.left = stream, most
+
+    def read(self, size):
+        data = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise tarfile.ReadError("it unpacks to more than the files need")
+        return data

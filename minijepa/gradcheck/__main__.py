@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from minijepa.errors import MinijepaError, tell
+from minijepa.errors import MinijepaError, exit_status, tell
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
@@ -20,12 +20,12 @@ def main(argv=None):
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help="operations to check (default: all of them)")
     names = parser.parse_args(argv).ops or list(CASES)
-    try:
-        todo = [(name, case) for name in names for case in cases_of(name)]
-    except MinijepaError as error:
-        print(f"gradcheck: {error}", file=sys.stderr)
-        return 2
+    return exit_status("gradcheck", lambda: check_all(names))
 
+
+def check_all(names):
+    """Print the table and the reports for some operations; the exit status."""
+    todo = [(name, case) for name in names for case in cases_of(name)]
     start, largest, failures = time.perf_counter(), 0.0, []
     tell(LINE.format("op", "input", "largest error", "verdict"))
     for name, case in todo:

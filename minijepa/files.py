@@ -1,0 +1,78 @@
+"""Files and folders that are whole or not there: what is written gets its name once all of it is on the disk."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from minijepa.errors import CheckpointError
+
+
+@contextlib.contextmanager
+def replaced(path, mode="wb", previous=None, **options):
+    """Open a file to write; ``path`` becomes it, whole, when all is written and on the disk, or stays what it was.
+
+    ``previous``: the name that what stood at ``path`` then gets. Raises CheckpointError in one line.
+    """
+    temporary = Path(f"{path}.tmp")
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and os.path.exists(path):
+            _second_name(path, previous)
+        os.replace(temporary, path)
+        sync_folder(temporary.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"can't write {path}: {reason}; what stood there is untouched") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # whatever happened, a second signal included
+
+
+def _second_name(path, name):
+    """Let ``name`` mean the file at ``path``, which keeps its own name: at no moment is there no file at ``path``."""
+    Path(name).unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without hard links: there, for a moment, only ``name`` is left
+        os.replace(path, name)
+
+
+@contextlib.contextmanager
+def new_folder(path):
+    """A folder to fill, inside a temporary one beside ``path``; it gets that name, in one step, when all is in it.
+
+    Whatever fails leaves nothing, not even the parents that were made for it; SIGKILL leaves a hidden folder. Raises
+    OSError, FileExistsError if ``path`` is there already.
+    """
+    path = Path(path)
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            folder = Path(scratch, path.name)
+            folder.mkdir()
+            yield folder
+            try:
+                folder.rename(path)
+            except OSError as error:
+                raise FileExistsError(error.errno, "it exists", str(path)) if path.exists() else error from None
+        sync_folder(path.parent)
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):  # not empty: others use it too
+                parent.rmdir()
+        raise
+
+
+def sync_folder(folder):
+    """Have a folder's names on the disk, where the system can do that for folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
