@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
-from minijepa.errors import exit_status
+from minijepa.errors import exit_status, parse
 from minijepa.evaluation import evaluate
 
 
@@ -27,7 +27,7 @@ def parser():
 
 
 def main(argv=None):
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
 
     def run():
         device = backend.resolve_device(args.device)
