@@ -6,7 +6,7 @@ import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
 from minijepa.data import read_folder
-from minijepa.errors import exit_status, tell
+from minijepa.errors import exit_status, parse, tell
 from minijepa.evaluation import evaluate, subject_of_run
 from minijepa.gallery import draw_all, draw_own
 from minijepa.record import read_rows
@@ -35,7 +35,7 @@ def parser():
 
 
 def main(argv=None):
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
     return exit_status("probe.py", lambda: probe(args))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
 from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.data import has_some_cifar10, load_dataset
-from minijepa.errors import ConfigError, exit_status, tell
+from minijepa.errors import ConfigError, exit_status, parse, tell
 from minijepa.features import worker_threads
 from minijepa.gallery import draw_features, gallery_of_trainer
 from minijepa.profiling import profile_steps
@@ -104,7 +104,7 @@ def prepare(args):
 
 
 def main(argv=None):
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
     return exit_status("train.py", lambda: train(args))
 
 

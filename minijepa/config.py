@@ -179,8 +179,9 @@ def _check_values(c):
         low, high = getattr(c, name)
         require(0 < low <= high, f"{name} must be two rising numbers above 0, got ({low}, {high})")
         require(name == "target_aspect_ratio" or high <= 1, f"{name} is a part of the image: at most 1, got {high}")
-    require(c.loss in ("l2", "smooth_l1"), f"loss must be l2 or smooth_l1, got {c.loss!r}")
-    require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {c.target_norm!r}")
+    require(c.loss in ("l2", "smooth_l1"), f"loss must be l2 or smooth_l1, got {reprlib.repr(c.loss)}")
+    norm = reprlib.repr(c.target_norm)
+    require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {norm}")
     require(
         c.target_layers <= c.encoder_depth,
         f"target_layers must not exceed encoder_depth, got {c.target_layers} of {c.encoder_depth}",

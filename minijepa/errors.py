@@ -87,6 +87,15 @@ def exit_status(program, function):
     return status
 
 
+def parse(parser, argv=None):
+    """``parser.parse_args``, but ``--flag=--`` is refused: of that, argparse makes an empty list in Python 3.11."""
+    argv = sys.argv[1:] if argv is None else argv
+    for text in argv:
+        if text.startswith("-") and text.endswith("=--"):
+            parser.error(f"{text}: -- is no value")
+    return parser.parse_args(argv)
+
+
 def tell(text, stream=None):
     """Print a line, by default to stdout. If nobody listens any more (train.py | head), go on in silence."""
     stream = stream or sys.stdout

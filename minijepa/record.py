@@ -28,10 +28,10 @@ def read_rows(folder):
     try:
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = reader.fieldnames, list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from None
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    if tuple(columns or ()) != COLUMNS:
         raise ConfigError(f"{path} has other columns than this program writes")
     return rows
 

@@ -34,7 +34,7 @@ class Signature:
                 raise ShapeError(f'the signature "{text}": * stands alone, and ... once in a shape')
         self.variadic = items[-1][1] == "+"
         # The shapes of a training step recur, layer after layer: remember the answers.
-        self.match = functools.lru_cache(maxsize=4096)(self._match)
+        self.match = functools.lru_cache(maxsize=256)(self._match)
 
     def _match(self, op, shapes):
         """The shape of each input after broadcasting (None for a missing one). Raises ShapeError."""

@@ -403,6 +403,32 @@ def test_no_tape_may_be_entered_again():
         assert current_tape() is tape
 
 
+def test_threads_may_share_a_no_tape():
+    """Each leaves it to its own tape, whoever entered last."""
+    suspended, both, seen = no_tape(), threading.Barrier(2, timeout=10), []
+
+    def work(first):
+        with Tape() as tape:
+            if not first:
+                both.wait()  # the first is inside
+            with suspended:
+                if first:
+                    both.wait()
+                both.wait()  # both are inside; the first leaves first
+                if not first:
+                    both.wait()
+            seen.append(current_tape() is tape)
+            if first:
+                both.wait()
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True, True]
+
+
 @pytest.mark.parametrize("loss", [1.0, np.float32(1)], ids=["number", "array"])
 def test_backward_from_something_that_is_no_tensor(loss):
     with Tape() as tape:

@@ -1,11 +1,16 @@
 """Checkpoints: everything comes back, nothing half-written stays, and what is broken is named."""
 
 import json
+import os
+import random
+import subprocess
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from minijepa import IJEPA, Config, checkpoint, load
+from minijepa import IJEPA, Config, checkpoint, files, load
 from minijepa.errors import CheckpointError
 from minijepa.optim import AdamW
 
@@ -81,6 +86,113 @@ def test_a_failed_write_leaves_the_previous_checkpoint(saved, monkeypatch):
         checkpoint.save(path, model, optimizer, checkpoint.Progress(), DATA)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.npz"]
+
+
+def test_a_full_disk_in_the_middle_of_a_file_leaves_the_previous_checkpoint(saved):
+    """As the system reports it: no file may grow beyond 20 kB."""
+    resource = pytest.importorskip("resource")
+    path, model, optimizer = saved
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"can't write .*checkpoint.npz: File too large; what stood there is"):
+            checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint.npz"]
+
+
+def test_the_checkpoint_before_the_last_is_kept(saved):
+    path, model, optimizer = saved
+    for step in (124, 125):
+        checkpoint.save(path, model, optimizer, checkpoint.Progress(step), DATA)
+        steps = {p.name: checkpoint.read(p)[0]["step"] for p in path.parent.iterdir()}
+        assert steps == {"checkpoint.npz": step, "checkpoint-previous.npz": step - 1}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_whole_checkpoint_is_there_whenever_the_power_fails(saved, monkeypatch, links):
+    """Before and after every change of a name, what can be found is whole, and on the disk."""
+    path, model, optimizer = saved
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
+    calls, synced = [], []
+
+    def watched(name):
+        real = getattr(os, name)
+
+        def call(*args):
+            calls.append(name)
+            look()
+            if name == "link" and not links:
+                raise PermissionError(1, "Operation not permitted")
+            result = real(*args)
+            look()
+            return result
+
+        return call
+
+    def look():
+        assert synced  # the new file's content was flushed before any name changes
+        found = [p for p in (path, path.with_name("checkpoint-previous.npz")) if p.exists()]
+        assert path in found or not links
+        assert {checkpoint.read(p)[0]["step"] for p in found} <= {123, 124, 125} and found
+
+    monkeypatch.setattr(
+        files, "os", SimpleNamespace(
+            path=os.path, open=os.open, close=os.close, O_RDONLY=os.O_RDONLY, link=watched("link"),
+            replace=watched("replace"), fsync=lambda descriptor: synced.append(os.fsync(descriptor)),
+        ),
+    )  # fmt: skip
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(125), DATA)
+    assert calls == (["link", "replace"] if links else ["link", "replace", "replace"])
+    assert len(synced) == 2  # the file, then the folder
+    assert checkpoint.read(path)[0]["step"] == 125
+    assert checkpoint.read(path.with_name("checkpoint-previous.npz"))[0]["step"] == 124
+
+
+def test_a_flipped_bit_of_an_array_is_refused_and_any_other_changes_nothing(saved):
+    path, _, _ = saved
+    whole = path.read_bytes()
+    wanted = checkpoint.read(path)
+    with zipfile.ZipFile(path) as file:
+        (info,) = [i for i in file.infolist() if i.filename == "model/context_encoder.pos_embed.npy"]
+    array = range(info.header_offset + 300, info.header_offset + info.file_size)
+    for number in range(200):
+        draw = random.Random(number)
+        at = draw.choice(array) if number % 2 else draw.randrange(len(whole) - 12_000, len(whole))  # the list of parts
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :])
+        try:
+            about, arrays = checkpoint.read(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+        else:
+            assert not number % 2
+            assert about == wanted[0]
+            assert arrays.keys() == wanted[1].keys()
+            assert all(np.array_equal(arrays[name], wanted[1][name]) for name in arrays)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_checkpoint_names_the_command_that_brings_the_one_before(saved, damage):
+    path, model, optimizer = saved
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint.npz.*; the one before it, of step 123, is whole") as error:
+        load(path.parent)
+    subprocess.run(str(error.value).partition("is whole: ")[2], shell=True, check=True)
+    assert checkpoint.restore(path.parent, model, optimizer, DATA).step == 123
+
+
+def test_two_damaged_checkpoints_promise_nothing(saved):
+    path = saved[0]
+    for name in ("checkpoint.npz", "checkpoint-previous.npz"):
+        path.with_name(name).write_bytes(b"?")
+    with pytest.raises(CheckpointError, match=r"checkpoint-previous.npz is no better$"):
+        load(path)
 
 
 @pytest.mark.parametrize("kind", ["cut", "text", "empty", "other npz"])

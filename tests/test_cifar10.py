@@ -260,6 +260,11 @@ def test_wrong_checksum(server, tmp_path):
     assert_download_fails(tmp_path, server.serve(ARCHIVE), "expected 123abc", md5="123abc")
 
 
+def test_a_failed_download_leaves_no_new_folders(server, tmp_path):
+    assert "expected 123abc" in refusal(download, tmp_path / "new" / "data", server.serve(ARCHIVE), md5="123abc")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("claim", [len(ARCHIVE), 1000])
 def test_transfer_that_breaks_off(server, tmp_path, claim):
     url = server.serve(ARCHIVE[:1000], claim)
@@ -347,6 +352,14 @@ def test_a_huge_member_is_refused_before_it_is_written(server, tmp_path):
     info.size = 1 << 40
     archive = gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     assert_download_fails(tmp_path, server.serve(archive), f"unexpected member {FIRST!r}", archive)
+
+
+def test_a_size_below_zero_is_refused(server, tmp_path):
+    """-5 is less than any limit."""
+    info, _ = member("elsewhere/x")
+    info.pax_headers = {"size": "-5"}
+    archive = pack([(info, b""), *official_members()])
+    assert_download_fails(tmp_path, server.serve(archive), "unexpected member 'elsewhere/x'", archive)
 
 
 def test_missing_members(server, tmp_path):

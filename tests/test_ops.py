@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from minijepa import Parameter, Tape, Tensor, ops
+from minijepa import Function, Parameter, Tape, Tensor, ops
 from minijepa.errors import DtypeError, MinijepaError, ShapeError
+from minijepa.explain import function_of
 from minijepa.gradcheck.cases import CASES
 
 
@@ -159,27 +160,74 @@ def test_every_operation_takes_arrays_in_any_layout(fn, arrays):
         np.testing.assert_allclose(leaf.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("fn", "shape", "result"),
-    [
-        (lambda x: x + 1, (0, 3), (0, 3)),
-        (lambda x: x.sum(), (0, 3), ()),
-        (lambda x: x.sum(axis=0), (0, 3), (3,)),
-        (lambda x: ops.linear(x, np.ones((2, 3)), np.ones(2)), (0, 3), (0, 2)),
-        (ops.softmax, (0, 3), (0, 3)),
-        (lambda x: ops.layer_norm(x, np.ones(3), np.ones(3)), (0, 3), (0, 3)),
-        (ops.gelu, (0, 3), (0, 3)),
-        (lambda x: ops.rows(x, []), (4, 3), (0, 3)),
-        (lambda x: ops.concat([x, x]), (0, 3), (0, 3)),
-    ],
-)
-def test_no_rows_at_all(fn, shape, result):
-    x = Parameter(np.ones(shape))
+def ones(*shape):
+    return np.ones(shape)
+
+
+OF_ROWS = {  # each operation on n rows: (function, arrays)
+    "add": lambda n: (ops.add, [ones(n, 3), ones(3)]),
+    "attention": lambda n: (lambda x: ops.attention(x, [1] * n, 2), [ones(n, 12)]),
+    "concat": lambda n: (lambda x, y: ops.concat([x, y]), [ones(n, 3), ones(n, 3)]),
+    "cross_entropy": lambda n: (lambda x: ops.cross_entropy(x, np.zeros(n, int)), [ones(n, 3)]),
+    "div": lambda n: (ops.div, [ones(n, 3), ones(3)]),
+    "exp": lambda n: (ops.exp, [ones(n, 3)]),
+    "expand": lambda n: (lambda x: ops.expand(x, (2, n, 3)), [ones(n, 3)]),
+    "gelu": lambda n: (ops.gelu, [ones(n, 3), ones(3)]),
+    "getitem": lambda n: (lambda x: x[:, 1:], [ones(n, 3)]),
+    "l2_loss": lambda n: (ops.l2_loss, [ones(n, 3), ones(n, 3)]),
+    "layer_norm": lambda n: (ops.layer_norm, [ones(n, 3), ones(3), ones(3)]),
+    "linear": lambda n: (ops.linear, [ones(n, 3), ones(2, 3), ones(2)]),
+    "log": lambda n: (ops.log, [ones(n, 3)]),
+    "matmul": lambda n: (ops.matmul, [ones(n, 3), ones(3, 2)]),
+    "max": lambda n: (lambda x: ops.max(x, axis=0), [ones(n, 3)]),
+    "mean": lambda n: (lambda x: ops.mean(x, axis=0), [ones(n, 3)]),
+    "mul": lambda n: (ops.mul, [ones(n, 3), ones(3)]),
+    "neg": lambda n: (ops.neg, [ones(n, 3)]),
+    "power": lambda n: (lambda x: ops.power(x, 3), [ones(n, 3)]),
+    "reshape": lambda n: (lambda x: ops.reshape(x, (3, n)), [ones(n, 3)]),
+    "rows": lambda n: (lambda x: ops.rows(x, range(n)), [ones(n, 3)]),
+    "smooth_l1_loss": lambda n: (ops.smooth_l1_loss, [ones(n, 3), ones(n, 3)]),
+    "softmax": lambda n: (ops.softmax, [ones(n, 3)]),
+    "sqrt": lambda n: (ops.sqrt, [ones(n, 3)]),
+    "sub": lambda n: (ops.sub, [ones(n, 3), ones(3)]),
+    "sum": lambda n: (lambda x: ops.sum(x, axis=0), [ones(n, 3)]),
+    "tanh": lambda n: (ops.tanh, [ones(n, 3)]),
+    "transpose": lambda n: (ops.transpose, [ones(n, 3)]),
+}
+NOT_OF_NONE = {  # what has no meaning without a row, and the words that say so
+    "attention": "at least one sequence",
+    "cross_entropy": "N ≥ 1",
+    "l2_loss": "at least one row",
+    "max": "zero-size array",
+    "mean": "no elements, so no mean",
+    "smooth_l1_loss": "at least one row",
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("op", CASES)
+def test_every_operation_takes_a_single_row_and_none_or_says_why_not(op, n, dtype):
+    fn, arrays = OF_ROWS[op](n)
+    leaves = [Parameter(array.astype(dtype)) for array in arrays]
+    if n == 0 and op in NOT_OF_NONE:
+        with pytest.raises(ShapeError, match=NOT_OF_NONE[op]):
+            fn(*leaves)
+        return
     with Tape() as tape:
-        y = fn(x)
-    tape.backward(y, np.ones(result))
-    assert y.shape == result
-    np.testing.assert_array_equal(x.grad, np.zeros(shape))
+        y = fn(*leaves)
+    tape.backward(y, np.ones(y.shape))
+    assert y.dtype == dtype and np.isfinite(y.data).all()
+    for leaf, array in zip(leaves, arrays):
+        assert leaf.grad.dtype == dtype and leaf.grad.shape == array.shape and np.isfinite(leaf.grad).all()
+        np.testing.assert_array_equal(leaf.data, array)
+
+
+def test_no_operation_is_forgotten():
+    """Every Function that ``minijepa.ops`` defines is the one that some operation's first case writes on the tape."""
+    defined = {f for f in Function.__subclasses__() if f.__module__.startswith("minijepa.ops.")}
+    assert {function_of(op) for op in CASES} == defined
+    assert set(OF_ROWS) == set(CASES)
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

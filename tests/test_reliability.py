@@ -1,19 +1,23 @@
 """Nothing lost, nothing drifting: runs that are killed at any moment, and numbers that are held to earlier ones."""
 
+import gc
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_same_run, write_cifar
+from conftest import assert_same_run, finish, write_cifar
 
-from minijepa import Config
+import train
+from minijepa import Config, Function
 from minijepa.data import Dataset
 from minijepa.training import Trainer
 
@@ -24,6 +28,7 @@ NETWORK = dict(
     predictor_num_heads=2,
 )  # fmt: skip
 KILLS = int(os.environ.get("MINIJEPA_KILLS", "20"))  # a longer campaign: MINIJEPA_KILLS=500
+STEPS = int(os.environ.get("MINIJEPA_STEPS", "200"))  # MINIJEPA_STEPS=2000 for more
 
 
 # ------------------------------------------------------------------------------------------------- killed at any moment
@@ -55,9 +60,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
             process.kill()
             process.communicate()
             kills += 1
-            if not (killed / "checkpoint.npz").exists():  # before there was anything to lose
-                shutil.rmtree(killed, ignore_errors=True)
-            continue
+            continue  # a folder that is there is whole; where there is none, the run starts anew
         assert process.returncode == 0, error.decode()
         assert_same_run(killed, whole)
         if kills == KILLS:
@@ -65,19 +68,99 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
         shutil.rmtree(killed)
 
 
+def program(*args, before="", **options):
+    """train.py in a process of its own, after the code ``before``."""
+    code = f"import sys; import train; {before}\nsys.exit(train.main(sys.argv[1:]))"
+    return subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, timeout=120, check=False, **options)
+
+
+@pytest.fixture
+def arguments(cifar_folder, tmp_path):
+    settings = NETWORK | dict(batch_size=20, epochs=2, warmup_epochs=1, knn_every=0)
+    changes = [f"--set={key}={value}" for key, value in settings.items()]
+    return ["--device=cpu", "--threads=1", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'run'}", *changes]
+
+
+def test_a_run_killed_while_its_folder_is_made_can_be_started_again(arguments, tmp_path):
+    kill = "import os; from minijepa import training; training.masks_picture = lambda *_: os.kill(os.getpid(), 9)"
+    assert program(*arguments, before=kill).returncode == -9
+    assert not (tmp_path / "run").exists()
+    assert train.main(arguments) == 0
+    assert len(finish(tmp_path / "run")[2]) == 2
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(arguments, tmp_path, capsys):
+    """With the command that is printed, and to the same end: the rows of metrics that were ahead are written again."""
+    folder = tmp_path / "run"
+    assert train.main(arguments) == 0
+    shutil.copytree(folder, tmp_path / "whole")
+    (folder / "checkpoint.npz").write_bytes((folder / "checkpoint.npz").read_bytes()[:-3000])
+    resume = [*arguments[:4], "--resume"]
+    capsys.readouterr()
+    assert train.main(resume) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"train.py: {folder}/checkpoint.npz is not a whole minijepa checkpoint")
+    subprocess.run(error.partition("the one before it, of step 4, is whole: ")[2], shell=True, check=True)
+    assert train.main(resume) == 0
+    assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">/dev/full 2>/dev/full"])
+def test_a_missing_terminal_harms_nothing(arguments, tmp_path, closed):
+    """Nor does an environment without HOME, TERM and the like."""
+    line = f"exec env -i {shlex.join([sys.executable, 'train.py', *arguments])} {closed}"
+    assert subprocess.run(["sh", "-c", line], cwd=ROOT, timeout=120, check=False).returncode == 0
+    assert len(finish(tmp_path / "run")[2]) == 2
+
+
+# ------------------------------------------------------------------------------------------------------ memory
+
+
+def test_memory_does_not_grow_with_the_steps():
+    """But for the shapes that signatures remember, of which there is a largest number."""
+    warm = STEPS // 2
+    trainer = tiny_trainer(epochs=STEPS, batch_size=4)
+    for step in range(warm):
+        trainer.train_step(step)
+    gc.collect()
+    resident = resident_bytes()
+    tracemalloc.start()
+    for step in range(warm, STEPS):
+        trainer.train_step(step)
+    for op in Function.__subclasses__():
+        op.signature.match.cache_clear()
+    gc.collect()
+    allocated = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    grown = resident_bytes() - resident
+    print(f"{STEPS - warm} steps: {allocated:,} bytes are still allocated, {grown:+,} bytes resident")
+    assert allocated < 50_000 and grown < 20e6
+
+
+def resident_bytes():
+    """What the process holds in memory; 0 where the system has no /proc."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
 # -------------------------------------------------------------------------------------------------- numbers don't drift
 
 
-def first_losses(steps=20):
-    """The losses of a tiny run in float64 on noise: data, masks, augmentation, network, AdamW, EMA and schedules."""
+def tiny_trainer(**changes):
+    """On noise, in float64: data, masks, augmentation, network, AdamW, EMA and schedules."""
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (60, 3, 32, 32), np.uint8), draw.integers(0, 10, 60).astype(np.uint8)
     data = Dataset("noise", tuple("abcdefghij"), images, labels, images[:5], labels[:5], (0.5,) * 3, (0.25,) * 3)
-    config = Config(
-        **NETWORK, batch_size=20, epochs=8, warmup_epochs=1, augment_flip=True, augment_crop=4,
+    settings = NETWORK | dict(
+        batch_size=20, epochs=8, warmup_epochs=1, augment_flip=True, augment_crop=4,
         target_norm="layer_norm", ema_momentum_start=0.9,
     )  # fmt: skip
-    trainer = Trainer(config, data, dtype=np.float64)
+    return Trainer(Config(**(settings | changes)), data, dtype=np.float64)
+
+
+def first_losses(steps=20):
+    """The losses of a tiny run."""
+    trainer = tiny_trainer()
     return [trainer.train_step(step)["loss"] for step in range(steps)]
 
 

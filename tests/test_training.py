@@ -193,6 +193,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(dataset):
         trainer.train_step(0)
 
 
+@pytest.mark.parametrize(("lr", "words"), [(1e300, "step 0 made weights that are not finite"), (1e38, "hold NaN")])
+def test_a_run_that_diverged_is_not_saved(cifar_folder, tmp_path, capsys, lr, words):
+    """The loss of the only step is finite; what the step does to the weights is not."""
+    args = arguments(cifar_folder, tmp_path / "run", batch_size=80, base_lr=lr, warmup_epochs=0, knn_every=0)
+    status, _, err = train_cli(capsys, *args)
+    assert status == 1 and err.count("\n") == 1
+    assert words in err and "try a lower --lr" in err and "run/checkpoint.npz is of step 0, before that" in err
+    about, arrays = checkpoint.read(tmp_path / "run")
+    assert about["step"] == 0 and all(np.isfinite(values).all() for values in arrays.values())
+
+
+def test_an_interrupted_run_that_diverged_is_not_saved(dataset, tmp_path):
+    run = Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset))
+    run.create({})
+    run.trainer.model.flat.data[3] = np.inf
+    with pytest.raises(TrainingError, match="weights that are not finite"):
+        run.save()
+    assert np.isfinite(checkpoint.read(run.folder)[1]["model/context_encoder.pos_embed"]).all()
+
+
 def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
     trainer = Trainer(Config(**SETTINGS), dataset)
     lost = trainer.model.predictor.mask_token
@@ -369,6 +389,8 @@ def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
         (["--batch-size=1.5"], "batch_size must be a whole number"),
         (["--threads=0"], "--threads must be at least 1"),
         (["--set", "epochs"], "KEY=VALUE"),
+        (["--epochs", "9" * 400], "epochs must be a whole number"),
+        (["--threads=1025"], "--threads must be at least 1 and at most 1024"),
         (["--set=patch_size=5"], "patch_size must divide"),
         (["--set=image_size=64"], "image_size is 64, but cifar10 has images of 32×32"),
         (["--set=val_size=80"], "val_size"),
@@ -389,6 +411,34 @@ def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
     status, _, err = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
     assert status == 2 and "exists: go on with --resume, or choose another --run-dir" in err
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_a_run_folder_that_came_in_between_is_not_overwritten(dataset, tmp_path, monkeypatch):
+    """Of two runs that start at once, the second finds the first's folder when it wants to name its own."""
+    first, second = (Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset)) for _ in range(2))
+    picture = training.masks_picture
+
+    def meanwhile(*args):
+        monkeypatch.setattr(training, "masks_picture", picture)
+        first.create({"first": True})
+        picture(*args)
+
+    monkeypatch.setattr(training, "masks_picture", meanwhile)
+    with pytest.raises(ConfigError, match="exists: go on with --resume"):
+        second.create({"first": False})
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"first": True}
+    assert [p.name for p in tmp_path.iterdir() if p.name != "data"] == ["run"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), SystemExit(143)])
+def test_a_run_folder_is_whole_or_not_there(dataset, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(training, "masks_picture", fail)
+    with pytest.raises((type(error), ConfigError)):
+        Run(tmp_path / "new" / "runs" / "a", Trainer(Config(**SETTINGS), dataset)).create({})
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
 def test_resume_takes_no_other_settings(cifar_folder, tmp_path, capsys):
@@ -434,6 +484,7 @@ def test_two_processes_do_not_train_in_one_folder(stopped, cifar_folder, capsys)
         ("metrics.csv", None, "metrics.csv can't be read (No such file"),
         ("metrics.csv", b"\xff\xfe\x00", "metrics.csv can't be read"),
         ("metrics.csv", "a,b\n1,2\n", "metrics.csv has other columns"),
+        ("metrics.csv", "", "metrics.csv has other columns"),
         ("checkpoint.npz", "?", "is not a whole minijepa checkpoint"),
         ("checkpoint.npz", None, "no checkpoint at"),
     ],
@@ -463,11 +514,12 @@ def test_resuming_with_an_edited_config_or_other_images_is_refused(stopped, cifa
     ("error", "status", "words"),
     [
         (PermissionError(13, "Permission denied", "runs/a/metrics.csv"), 2, "runs/a/metrics.csv: Permission denied"),
+        (PermissionError(13, "Permission denied", "a\nb"), 2, "a b: Permission denied"),
         (MemoryError("of 9 GB"), 2, "out of memory (of 9 GB): lower batch_size"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (TrainingError("step 3: the loss is nan"), 1, "step 3: the loss is nan"),
     ],
-    ids=["disk", "memory", "ctrl-c", "training"],
+    ids=["disk", "a name of two lines", "memory", "ctrl-c", "training"],
 )
 def test_what_ends_a_program_is_told_in_one_line(monkeypatch, capsys, error, status, words):
     def fail(*_):

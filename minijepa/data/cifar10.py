@@ -245,8 +245,8 @@ def _unpack(archive, unpacked, file_bytes, folder):
                 if member.isdir() and member.name == FOLDER:
                     continue
                 limit = limits.pop(member.name, -1)  # popped: a second member of that name is unexpected too
-                exact = member.name.endswith(".bin")
-                if not member.isreg() or member.issparse() or member.size > limit or (exact and member.size != limit):
+                least = limit if member.name.endswith(".bin") else 0  # a size may be said to be below 0
+                if not member.isreg() or member.issparse() or not 0 <= least <= member.size <= limit:
                     name = textwrap.shorten(repr(member.name), 200)
                     raise DataError(f"the archive has an unexpected member {name}: {_remedy(folder)}")
                 with tar.extractfile(member) as content, open(unpacked / Path(member.name).name, "wb") as target:
