@@ -15,9 +15,17 @@ import numpy as np
 from tqdm import tqdm
 
 from minijepa import checkpoint, schedules
-from minijepa.backend import rng, to_device, xp_of
+from minijepa.backend import rng, to_device, to_numpy, xp_of
 from minijepa.config import masker_settings
-from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
+from minijepa.data import (
+    MultiBlockMasker,
+    augment,
+    draw_augmentation,
+    draw_windows,
+    normalise,
+    resized_crop,
+    training_images,
+)
 from minijepa.ema import update_ema
 from minijepa.errors import ConfigError, MinijepaError, TrainingError, tell
 from minijepa.lanes import Lanes
@@ -30,6 +38,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+READ_EVERY = 50  # steps: on a GPU, losses are fetched together, for to fetch is to wait for the card
 
 
 class Trainer:
@@ -56,12 +66,24 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.epochs
         self.monitors = Monitors(self.model, self.masker, images, labels, val_images, val_labels, threads)
         self.progress = checkpoint.Progress()
+        self.unread = []  # (step, values) that are not in progress.sums yet
 
     def train_step(self, step):
-        """One step of the specification's section 8. Returns what the epoch's row of metrics averages."""
+        """One step of the specification's section 8. Returns what the epoch's row of metrics averages.
+
+        On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
+        """
         images, masks = self.batch(step)
         loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
-        grad_norm = self._checked_norm(step, loss)
+        grad_norm = self._norm()
+        if self.device == "cpu":
+            _check_finite(step, loss, grad_norm)
+        if step == 0:
+            self._check_all_reached()
+        if self.config.grad_clip:
+            largest = self.config.grad_clip
+            self.model.flat.grad *= largest / xp_of(grad_norm).maximum(grad_norm, largest)
+        self.optimizer.weight_decay = self.weight_decay(step)
         self.optimizer.step(self.learning_rate(step))
         update_ema(self.model.target_flat.data, self.model.flat.data[: self.model.encoder_size], self.momentum(step))
         return {
@@ -71,6 +93,25 @@ class Trainer:
             "target_tokens": len(masks.target_index) / len(masks),
         }
 
+    def note(self, step, values):
+        """Keep what a step gave, and read it: at once on a CPU, once in a while on a GPU."""
+        self.unread.append((step, values))
+        if self.device == "cpu" or len(self.unread) == READ_EVERY:
+            self.read()
+
+    def read(self):
+        """Add what was kept to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
+        unread, self.unread = self.unread, []
+        if self.device != "cpu" and unread:
+            scalars = [values[name] for _, values in unread for name in ("loss", "grad_norm")]
+            fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # waits once
+            for (_, values), (loss, norm) in zip(unread, fetched):
+                values.update(loss=loss, grad_norm=norm)
+        for step, values in unread:
+            _check_finite(step, values["loss"], values["grad_norm"])
+            for name, value in values.items():
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+
     def batch(self, step):
         """Normalised images (B, 3, S, S) and masks of a step."""
         seed, config = self.config.seed, self.config
@@ -79,31 +120,43 @@ class Trainer:
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
         images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
-        masks = self.masker.sample(len(chosen), rng(seed, "masks", step))
-        return normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False), masks
+        images = normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False)
+        if config.augment_scale != (1, 1):
+            windows = draw_windows(len(chosen), rng(seed, "resized crops", step), config.augment_scale)
+            images = resized_crop(images, windows)
+        return images, self.masker.sample(len(chosen), rng(seed, "masks", step))
 
     def learning_rate(self, step):
         c = self.config
         warmup = round(c.warmup_epochs * self.steps_per_epoch)
         return schedules.learning_rate(step, self.total_steps, warmup, c.base_lr, c.min_lr)
 
+    def weight_decay(self, step):
+        start = self.config.weight_decay
+        return schedules.weight_decay(step, self.total_steps, start, start * self.config.weight_decay_growth)
+
     def momentum(self, step):
         c = self.config
         return schedules.ema_momentum(step, self.total_steps, c.ema_momentum_start, c.ema_momentum_end)
 
-    def _checked_norm(self, step, loss):
-        """The gradient's norm; a TrainingError if it or the loss is not finite, or if a parameter gets no gradient."""
-        norm = float(math.sqrt(xp_of(self.model.flat.grad).vdot(self.model.flat.grad, self.model.flat.grad)))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {step}: the loss is {loss} and the gradient's norm {norm}; the last checkpoint is from before: "
-                "try a lower --lr or a longer warmup_epochs"
-            )
-        if step == 0:
-            missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
-            if missing:
-                raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
-        return norm
+    def _norm(self):
+        """The gradient's norm: a number on a CPU, an array on a GPU."""
+        g = self.model.flat.grad
+        square = xp_of(g).vdot(g, g)
+        return math.sqrt(square) if self.device == "cpu" else xp_of(g).sqrt(square)
+
+    def _check_all_reached(self):
+        missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
+        if missing:
+            raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
+
+
+def _check_finite(step, loss, norm):
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingError(
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}; the last checkpoint is from before: "
+            "try a lower --lr or a longer warmup_epochs"
+        )
 
 
 class Run:
@@ -167,6 +220,7 @@ class Run:
 
     def save(self):
         t = self.trainer
+        t.read()  # a run that has gone wrong must not be saved
         checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
 
     def train(self, say=tell):
@@ -181,14 +235,14 @@ class Run:
             at_the_end.callback(self._unlock)
             while t.progress.step < t.total_steps:
                 step = t.progress.step
-                for name, value in t.train_step(step).items():
-                    t.progress.sums[name] = t.progress.sums.get(name, 0.0) + value
+                t.note(step, t.train_step(step))
                 t.progress.step += 1
                 clock.tick(lambda text: _say(bar, say, text))
                 bar.update()
-                if t.progress.step % 10 == 0:
+                if t.progress.step % 10 == 0 and t.progress.sums:
                     bar.set_postfix(self._postfix(clock), refresh=False)
                 if t.progress.step % t.steps_per_epoch == 0:
+                    t.read()
                     row = self._epoch_row(step, clock)
                     t.progress.sums = {}
                     self._append(row)
@@ -204,7 +258,7 @@ class Run:
 
     def _postfix(self, clock):
         t = self.trainer
-        done = (t.progress.step - 1) % t.steps_per_epoch + 1
+        done = (t.progress.step - 1) % t.steps_per_epoch + 1 - len(t.unread)
         return {"loss": f"{t.progress.sums['loss'] / done:.3f}", "img/s": f"{clock.images_per_s():.0f}"}
 
     def _epoch_row(self, step, clock):
@@ -217,7 +271,7 @@ class Run:
         every = t.config.knn_every
         row = {
             "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
-            "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
+            "lr": t.learning_rate(step), "weight_decay": t.weight_decay(step), "ema_momentum": t.momentum(step),
             "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
             "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
         }  # fmt: skip

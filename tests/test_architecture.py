@@ -11,7 +11,7 @@ PACKAGE = ROOT / "minijepa"
 
 # From the ground up; within a floor, a file may import what stands before it in the line.
 FLOORS = [
-    "errors ragged backend signature samples logistic",
+    "errors ragged cublas backend signature samples logistic",
     "config",
     "autograd",
     "ops",
@@ -24,7 +24,7 @@ HEIGHT = {name: (i, j) for i, floor in enumerate(FLOORS) for j, name in enumerat
 KNOWN = {
     ("config", "data"),  # inside of a function: Config asks the masker whether masks can be drawn at all
 }
-THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm"}
+THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm", "cuda"}  # cuda.pathfinder comes with CuPy
 
 
 def files():
@@ -67,7 +67,7 @@ def test_files_and_programs_stay_short():
     looked_at = {
         "autograd.py": 470,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 500,  # a table
-        "training.py": 370,
+        "training.py": 420,
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:
         name = str(path.relative_to(PACKAGE)) if PACKAGE in path.parents else path.name

@@ -99,9 +99,11 @@ def test_an_error_in_a_worker_reaches_the_caller(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- the step
 
 
-def test_a_step_is_the_specifications_section_8(dataset):
+@pytest.mark.parametrize("changes", [{}, dict(grad_clip=0.5, weight_decay_growth=10)], ids=["", "clipped, more decay"])
+def test_a_step_is_the_specifications_section_8(dataset, changes):
     """Masks, targets, predictions, loss, backward, AdamW at the schedule's rate, then the EMA with the new weights."""
-    config = Config(**(SETTINGS | dict(epochs=6, warmup_epochs=2, weight_decay=0.3, adam_beta2=0.95, adam_eps=1e-6)))
+    settings = SETTINGS | dict(epochs=6, warmup_epochs=2, weight_decay=0.3, adam_beta2=0.95, adam_eps=1e-6) | changes
+    config = Config(**settings)
     trainer = Trainer(config, dataset)
     model = trainer.model
     encoder, size = model.encoder_size, model.flat.data.size
@@ -120,12 +122,18 @@ def test_a_step_is_the_specifications_section_8(dataset):
         row = trainer.train_step(step)
 
         assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
-        assert row["grad_norm"] == pytest.approx(np.sqrt((g**2).sum()), rel=1e-4)
+        norm = np.sqrt((g**2).sum())
+        assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
+        if config.grad_clip:
+            assert norm > config.grad_clip
+            g *= config.grad_clip / norm
+        decay = trainer.weight_decay(step)
+        assert decay == 0.3 if not changes else 0.299 < decay < 0.4
         assert row["context_tokens"] == masks.context_lengths.mean()
         assert row["target_tokens"] == masks.target_lengths.sum(axis=1).mean()
         rate = config.base_lr * (step + 1) / (2 * trainer.steps_per_epoch + 1)  # still warming up
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
-        wanted = before * (1 - rate * 0.3 * decayed)
+        wanted = before * (1 - rate * decay * decayed)
         wanted -= rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
         np.testing.assert_allclose(model.flat.data, wanted, rtol=2e-6, atol=2e-3 * rate)
         momentum = trainer.momentum(step)
@@ -266,8 +274,7 @@ def test_rows_of_metrics_from_after_the_checkpoint_are_dropped(cifar_folder, tmp
     kept = (tmp_path / "cut" / "checkpoint.npz").read_bytes()
     trainer = Trainer(Config(**SETTINGS), load_dataset("cifar10", cifar_folder))
     for step in range(4):
-        for name, value in trainer.train_step(step).items():
-            trainer.progress.sums[name] = trainer.progress.sums.get(name, 0.0) + value
+        trainer.note(step, trainer.train_step(step))
     trainer.progress = checkpoint.Progress(4)
     Run(tmp_path / "cut", trainer).save()
     assert (tmp_path / "cut" / "checkpoint.npz").read_bytes() != kept
@@ -561,8 +568,12 @@ def test_a_profile_adds_up_and_leaves_nothing(cifar_folder, tmp_path, capsys):
     for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):
         assert f"\n{name} " in out, name
     phases, operations = out[out.index("phase") :].split("\n\n")
-    shares = [float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in phases.splitlines()[1:]]
-    assert sum(shares) == pytest.approx(100, abs=1)
+    *lines, preparation = phases.splitlines()[1:]
+    shares = {line.split("  ")[0]: float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in lines}
+    assert sum(shares.values()) == pytest.approx(100, abs=1)
+    assert preparation.startswith("masks + data + layout ")
+    parts = shares["masks"] + shares["data"] + shares["layout"]
+    assert float(preparation.rsplit(maxsplit=1)[1].rstrip("%")) == pytest.approx(parts, abs=0.2)
     assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
     status, _, err = train_cli(capsys, *arguments(cifar_folder, run), "--profile=0")
     assert status == 2 and "--profile takes a number of steps" in err

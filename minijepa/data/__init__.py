@@ -6,7 +6,7 @@ import numpy as np
 
 from minijepa.backend import rng
 from minijepa.data import cifar10, shapes
-from minijepa.data.augment import Augmentation, augment, draw_augmentation
+from minijepa.data.augment import Augmentation, augment, draw_augmentation, draw_windows, resized_crop
 from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, normalise
 from minijepa.data.folder import read_folder
 from minijepa.data.masking import Masks, MultiBlockMasker
@@ -23,6 +23,7 @@ __all__ = [
     "denormalise",
     "download_cifar10",
     "draw_augmentation",
+    "draw_windows",
     "has_cifar10",
     "has_some_cifar10",
     "load_cifar10",
@@ -30,6 +31,7 @@ __all__ = [
     "make_shapes",
     "normalise",
     "read_folder",
+    "resized_crop",
     "split_validation",
     "training_images",
 ]
