@@ -7,7 +7,9 @@ from strict_device import CUPY_HAS, StrictCupy
 from minijepa import Config, Tape, Tensor, backend, training
 from minijepa.data import Dataset
 from minijepa.errors import TrainingError
+from minijepa.features import extract_patches
 from minijepa.gradcheck.cases import CASES
+from minijepa.inspection import central_blocks, predicted_blocks, target_patches
 from minijepa.training import Trainer
 
 ALL = [
@@ -120,3 +122,13 @@ def test_monitors_and_features_run_on_the_device(cupy):
     here, there = trainer("cpu"), trainer("cuda")
     assert there.monitors.collapse() == pytest.approx(here.monitors.collapse(), rel=1e-3)
     assert there.monitors.knn() == here.monitors.knn()
+
+
+def test_what_pictures_show_is_computed_on_the_device(cupy):
+    here, there = trainer("cpu"), trainer("cuda")
+    images, masks = here.images[:4], central_blocks(here.masker.sample(4, np.random.default_rng(0)), (8, 8))
+    for function in (extract_patches, target_patches):
+        np.testing.assert_allclose(function(there.model, images), function(here.model, images), atol=1e-4)
+    one, two = (predicted_blocks(t.model, images, masks, here.images) for t in (here, there))
+    np.testing.assert_allclose(two.prediction_error, one.prediction_error, rtol=1e-3)
+    np.testing.assert_array_equal(two.truth, images)
