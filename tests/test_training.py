@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, gallery
+from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, gallery, record
 from minijepa import run as run_module
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
@@ -416,14 +416,14 @@ def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
 def test_a_run_folder_that_came_in_between_is_not_overwritten(dataset, tmp_path, monkeypatch):
     """Of two runs that start at once, the second finds the first's folder when it wants to name its own."""
     first, second = (Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset)) for _ in range(2))
-    picture = training.masks_picture
+    picture = record.masks_picture
 
     def meanwhile(*args):
-        monkeypatch.setattr(training, "masks_picture", picture)
+        monkeypatch.setattr(record, "masks_picture", picture)
         first.create({"first": True})
         picture(*args)
 
-    monkeypatch.setattr(training, "masks_picture", meanwhile)
+    monkeypatch.setattr(record, "masks_picture", meanwhile)
     with pytest.raises(ConfigError, match="exists: go on with --resume"):
         second.create({"first": False})
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"first": True}
@@ -435,7 +435,7 @@ def test_a_run_folder_is_whole_or_not_there(dataset, tmp_path, monkeypatch, erro
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(training, "masks_picture", fail)
+    monkeypatch.setattr(record, "masks_picture", fail)
     with pytest.raises((type(error), ConfigError)):
         Run(tmp_path / "new" / "runs" / "a", Trainer(Config(**SETTINGS), dataset)).create({})
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
