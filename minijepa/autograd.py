@@ -24,6 +24,7 @@ from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, 
 from minijepa.signature import Signature
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+KEEPS_DTYPE = "Python numbers keep the dtype, NumPy's scalars and arrays of another dtype don't, nor do comparisons"
 
 
 class Tensor:
@@ -59,6 +60,9 @@ class Tensor:
     def zero_grad(self):
         """Forget the gradient."""
         self.grad = None
+
+    def backward(self, *args):
+        raise TapeError("a Tensor does not know its tape: with Tape() as tape: loss = ...; then tape.backward(loss)")
 
     def __len__(self):
         if not self.ndim:
@@ -170,6 +174,9 @@ class Function:
 
     shapes = "(*)+ -> (*)"
 
+    def __new__(cls, *inputs, **options):
+        raise TapeError(f"{cls.__name__} is an operation, of which no objects are made: call {cls.__name__}.apply(...)")
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.signature = Signature(cls.shapes)
@@ -208,7 +215,7 @@ class Function:
             cls.signature.fail(cls._name, shapes, str(error), cause=error)
         y = _as_array(y, f"{cls._name}: forward must return one array")
         if y.dtype != dtype:
-            raise DtypeError(f"{cls._name}: forward was given {dtype} and returned {y.dtype}")
+            raise DtypeError(f"{cls._name}: forward was given {dtype} and returned {y.dtype}: {KEEPS_DTYPE}")
 
         output = Tensor(y, requires_grad=recorded)
         if recorded:
@@ -410,12 +417,20 @@ class Tape:
 def _input_gradients(entry, dy):
     """The op's gradients, one for each input, checked and summed over broadcast axes."""
     name = entry.op.op_name()
-    gradients = entry.op.backward(entry.ctx, dy)
+    shapes = ", ".join("None" if x is None else str(x.shape) for x in entry.inputs)
+    try:
+        gradients = entry.op.backward(entry.ctx, dy)
+    except (ValueError, IndexError) as error:  # NumPy's word on a formula whose shapes don't fit; ctx.saved, unpacked
+        kept = ", ".join(str(getattr(a, "shape", a)) for a in entry.ctx.saved) or "nothing"
+        raise ShapeError(
+            f"{name}: backward, given dy {dy.shape}, with inputs {shapes} and {kept} saved: {error}"
+        ) from error
     if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
         found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
-        shapes = ", ".join("None" if x is None else str(x.shape) for x in entry.inputs)
+        remedy = ": return (dx,), with the comma" if is_array(gradients) and len(entry.inputs) == 1 else ""
         raise ShapeError(
-            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input {shapes}; got {found}"
+            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input {shapes}; "
+            f"got {found}{remedy}"
         )
     results = []
     for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
@@ -424,9 +439,14 @@ def _input_gradients(entry, dy):
             continue
         dx = _as_array(dx, f"{name}: backward must return an array or None for input {i}")
         if dx.shape not in (x.shape, entry.gradient_shapes[i]):
-            raise ShapeError(f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}")
+            raise ShapeError(
+                f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}: "
+                "a gradient holds dL/dx for each element of x, so it has x's shape"
+            )
         if dx.dtype != x.dtype:
-            raise DtypeError(f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype} {x.shape}")
+            raise DtypeError(
+                f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype} {x.shape}: {KEEPS_DTYPE}"
+            )
         if type(dx) is not type(x.data) and device_of(dx) != device_of(x.data):
             raise DeviceError(
                 f"{name}: backward returned an array on {device_of(dx)} for input {i}, which is on {device_of(x.data)}"
