@@ -392,23 +392,31 @@ class Tape:
         else:
             self.into[leaf] = gradient.copy()
 
-    def __str__(self):
-        """A table, a line an operation: number, name, shapes, bytes saved for backward."""
-        if self._used:
-            return "Tape: used up by backward"
-        rows = [("#", "operation", "inputs", "output", "saved")]
+    def rows(self):
+        """(name, shapes of the inputs, shape of the output, bytes saved for backward) of each entry.
+
+        An array that several entries save is counted at the first; one that lives anyway, a leaf's, nowhere.
+        """
+        rows = []
         seen = {id(_owner(x.data)) for e in self.entries for x in e.inputs if x is not None and x._mark is None}
-        total = 0
-        for number, entry in enumerate(self.entries):
+        for entry in self.entries:
             saved = 0
             for owner in (_owner(array) for array in entry.ctx.saved if is_array(array)):
                 if id(owner) not in seen:
                     seen.add(id(owner))
                     saved += owner.nbytes
-            total += saved
             shapes = " ".join("-" if x is None else _shape(x.shape) for x in entry.inputs)
-            rows.append((str(number), entry.op.op_name(), shapes, _shape(entry.output.shape), f"{saved:,}"))
-        rows.append(("", "", "", "bytes saved, each array once", f"{total:,}"))
+            rows.append((entry.op.op_name(), shapes, _shape(entry.output.shape), saved))
+        return rows
+
+    def __str__(self):
+        """A table, a line an operation: number, name, shapes, bytes saved for backward."""
+        if self._used:
+            return "Tape: used up by backward"
+        found = self.rows()
+        rows = [("#", "operation", "inputs", "output", "saved")]
+        rows += [(str(i), *words, f"{saved:,}") for i, (*words, saved) in enumerate(found)]
+        rows.append(("", "", "", "bytes saved, each array once", f"{sum(row[3] for row in found):,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         align = ("{:>%d}  {:<%d}  {:<%d}  {:<%d}  {:>%d}" % tuple(widths)).format  # noqa: UP031
         return "\n".join(align(*row) for row in rows)

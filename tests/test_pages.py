@@ -4,11 +4,11 @@ Each fenced block of Python stands behind a comment that says what it is:
 
     <!-- source: minijepa/ops/softmax.py Softmax.backward -->   that function, whole
     <!-- lines: minijepa/ops/softmax.py Softmax.backward -->    lines of it that follow one another
-    <!-- run -->                                                run, in the page's order; what ``>>>`` prints is compared
+    <!-- run -->                                                run, in the page's order; ``>>>`` is a doctest
 
-A block of text that begins with ``$ python -m minijepa...`` shows what that command prints; ``...`` on a line of its own
-stands for lines left out. Behind ``<!-- mistake: FILE NAME -->`` and a diff of the function NAME, up to the next heading,
-the command is run on the changed function, and must fail.
+A block of text that begins with ``$ python -m minijepa...`` shows what that command prints; ``...`` on a line of its
+own stands for lines left out. Behind ``<!-- mistake: FILE NAME -->`` and a diff of the function NAME, up to the next
+heading, the command is run on the changed function, and must fail.
 """
 
 import contextlib
@@ -110,10 +110,8 @@ def test_code_is_the_source_or_runs(page):
             assert kind in ("source", "lines", "run"), f"what is this block?\n{text}"
         if kind in ("source", "lines"):
             source = textwrap.dedent(inspect.getsource(function_at(argument)))
-            assert text == source if kind == "source" else f"\n{text}" in f"\n{textwrap.dedent(source)}" or any(
-                text == textwrap.dedent("".join(source.splitlines(True)[i : i + text.count("\n")]))
-                for i in range(source.count("\n"))
-            ), f"{argument} reads otherwise than\n{text}"
+            part = textwrap.indent(text, "    ") if kind == "lines" else text  # lines of a function's body
+            assert text == source or (kind == "lines" and part in source), f"{argument} reads otherwise than\n{text}"
         elif kind == "run" and ">>>" in text:
             test = doctest.DocTestParser().get_doctest(text, names, f"{page.name}, block {number}", None, 0)
             runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
