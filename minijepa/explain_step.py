@@ -104,8 +104,8 @@ def _moves(model, moved, target_by_adamw, target_moved):
     optimizer = (
         f"AdamW moved {adamw:,} of {moved.size:,} numbers of the context encoder and the predictor, and {on_target} of "
         f"the target encoder's. The other {moved.size - adamw} have gradient 0: positions of patches that nobody saw, "
-        f"and the keys' bias, which softmax does not see. The first step is about lr = {c.base_lr} for each number whose "
-        f"gradient is above AdamW's eps = {c.adam_eps:.0e}, however small."
+        f"and the keys' bias, which softmax does not see. The first step is about lr = {c.base_lr} for each number "
+        f"whose gradient is above AdamW's eps = {c.adam_eps:.0e}, however small."
     )
     average = (
         f"The EMA, target ← {c.ema_momentum_start} target + {rest:.3f} context, moved {ema:,} of the target encoder's "
@@ -141,7 +141,7 @@ def _tape_table(tape):
 
 
 def saved_names(op):
-    """What forward calls the arrays that it saves: ; "" if it saves none."""
+    """What forward calls the arrays that it saves: LayerNorm's are "xhat r w"."""
     names = re.search(r"ctx\.save\((.*)\)", inspect.getsource(op.forward))
     return names.group(1).replace("*", "").replace(",", "") if names else ""
 
