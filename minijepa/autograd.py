@@ -24,6 +24,7 @@ from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, 
 from minijepa.signature import Signature
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+KEEPS_DTYPE = "Python numbers keep the dtype, NumPy's scalars and arrays of another dtype don't, nor do comparisons"
 
 
 class Tensor:
@@ -59,6 +60,9 @@ class Tensor:
     def zero_grad(self):
         """Forget the gradient."""
         self.grad = None
+
+    def backward(self, *args):
+        raise TapeError("a Tensor does not know its tape: with Tape() as tape: loss = ...; then tape.backward(loss)")
 
     def __len__(self):
         if not self.ndim:
@@ -170,6 +174,9 @@ class Function:
 
     shapes = "(*)+ -> (*)"
 
+    def __new__(cls, *inputs, **options):
+        raise TapeError(f"{cls.__name__} is an operation, of which no objects are made: call {cls.__name__}.apply(...)")
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.signature = Signature(cls.shapes)
@@ -208,7 +215,7 @@ class Function:
             cls.signature.fail(cls._name, shapes, str(error), cause=error)
         y = _as_array(y, f"{cls._name}: forward must return one array")
         if y.dtype != dtype:
-            raise DtypeError(f"{cls._name}: forward was given {dtype} and returned {y.dtype}")
+            raise DtypeError(f"{cls._name}: forward was given {dtype} and returned {y.dtype}: {KEEPS_DTYPE}")
 
         output = Tensor(y, requires_grad=recorded)
         if recorded:
@@ -384,23 +391,31 @@ class Tape:
         else:
             self.into[leaf] = gradient.copy()
 
-    def __str__(self):
-        """A table, a line an operation: number, name, shapes, bytes saved for backward."""
-        if self._used:
-            return "Tape: used up by backward"
-        rows = [("#", "operation", "inputs", "output", "saved")]
+    def rows(self):
+        """(name, shapes of the inputs, shape of the output, bytes saved for backward) of each entry.
+
+        An array that several entries save is counted at the first; one that lives anyway, a leaf's, nowhere.
+        """
+        rows = []
         seen = {id(_owner(x.data)) for e in self.entries for x in e.inputs if x is not None and x._mark is None}
-        total = 0
-        for number, entry in enumerate(self.entries):
+        for entry in self.entries:
             saved = 0
             for owner in (_owner(array) for array in entry.ctx.saved if is_array(array)):
                 if id(owner) not in seen:
                     seen.add(id(owner))
                     saved += owner.nbytes
-            total += saved
             shapes = " ".join("-" if x is None else _shape(x.shape) for x in entry.inputs)
-            rows.append((str(number), entry.op.op_name(), shapes, _shape(entry.output.shape), f"{saved:,}"))
-        rows.append(("", "", "", "bytes saved, each array once", f"{total:,}"))
+            rows.append((entry.op.op_name(), shapes, _shape(entry.output.shape), saved))
+        return rows
+
+    def __str__(self):
+        """A table, a line an operation: number, name, shapes, bytes saved for backward."""
+        if self._used:
+            return "Tape: used up by backward"
+        found = self.rows()
+        rows = [("#", "operation", "inputs", "output", "saved")]
+        rows += [(str(i), *words, f"{saved:,}") for i, (*words, saved) in enumerate(found)]
+        rows.append(("", "", "", "bytes saved, each array once", f"{sum(row[3] for row in found):,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         align = ("{:>%d}  {:<%d}  {:<%d}  {:<%d}  {:>%d}" % tuple(widths)).format  # noqa: UP031
         return "\n".join(align(*row) for row in rows)
@@ -409,12 +424,20 @@ class Tape:
 def _input_gradients(entry, dy):
     """The op's gradients, one for each input, checked and summed over broadcast axes."""
     name = entry.op.op_name()
-    gradients = entry.op.backward(entry.ctx, dy)
+    shapes = ", ".join("None" if x is None else str(x.shape) for x in entry.inputs)
+    try:
+        gradients = entry.op.backward(entry.ctx, dy)
+    except (ValueError, IndexError) as error:  # NumPy's word on a formula whose shapes don't fit; ctx.saved, unpacked
+        kept = ", ".join(str(getattr(a, "shape", a)) for a in entry.ctx.saved) or "nothing"
+        raise ShapeError(
+            f"{name}: backward, given dy {dy.shape}, with inputs {shapes} and {kept} saved: {error}"
+        ) from error
     if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
         found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
-        shapes = ", ".join("None" if x is None else str(x.shape) for x in entry.inputs)
+        remedy = ": return (dx,), with the comma" if is_array(gradients) and len(entry.inputs) == 1 else ""
         raise ShapeError(
-            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input {shapes}; got {found}"
+            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input {shapes}; "
+            f"got {found}{remedy}"
         )
     results = []
     for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
@@ -423,9 +446,14 @@ def _input_gradients(entry, dy):
             continue
         dx = _as_array(dx, f"{name}: backward must return an array or None for input {i}")
         if dx.shape not in (x.shape, entry.gradient_shapes[i]):
-            raise ShapeError(f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}")
+            raise ShapeError(
+                f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}: "
+                "a gradient holds dL/dx for each element of x, so it has x's shape"
+            )
         if dx.dtype != x.dtype:
-            raise DtypeError(f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype} {x.shape}")
+            raise DtypeError(
+                f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype} {x.shape}: {KEEPS_DTYPE}"
+            )
         if type(dx) is not type(x.data) and device_of(dx) != device_of(x.data):
             raise DeviceError(
                 f"{name}: backward returned an array on {device_of(dx)} for input {i}, which is on {device_of(x.data)}"

@@ -44,7 +44,8 @@ class Signature:
             patterns, optional = patterns + patterns[-1:] * extra, optional + optional[-1:] * extra
         if len(shapes) != len(patterns):
             least = "at least " if self.variadic else ""
-            self.fail(op, shapes, f"it takes {least}{len(patterns)} inputs and got {len(shapes)}")
+            hint = "; one that is optional and left out is None" if any(optional) else ""
+            self.fail(op, shapes, f"it takes {least}{len(patterns)} inputs and got {len(shapes)}{hint}")
         lengths, spread = {}, []
         for i, (pattern, shape) in enumerate(zip(patterns, shapes)):
             if shape is None:
@@ -55,30 +56,34 @@ class Signature:
         try:
             common = np.broadcast_shapes(*(axes for axes in spread if axes is not None))
         except ValueError:
-            self.fail(op, shapes, "the axes under ... don't broadcast")
+            why = "counted from the right, two lengths must be equal, or one of them 1"
+            self.fail(op, shapes, f"the axes under ... don't broadcast: {why}")
         return tuple(
             None if shape is None else self._expanded(pattern, shape, common)
             for pattern, shape in zip(patterns, shapes)
         )
 
     def _bind(self, op, shapes, i, pattern, lengths):
-        """Bind the names of input i; return the axes under its ``...`` (None where it has none)."""
+        """Bind the names of input i in ``lengths``, {name: (length, input)}; return its axes under ``...``, or None."""
         shape = shapes[i]
         if pattern == ("*",):
             return None
         at = pattern.index("...") if "..." in pattern else None
         named = len(pattern) - (at is not None)
         if len(shape) < named or (at is None and len(shape) != named):
-            self.fail(op, shapes, f"input {i} has {len(shape)} axes")
+            least = "" if at is None else "at least "
+            self.fail(op, shapes, f"input {i} has {len(shape)} axes and needs {least}{named}")
         front = len(pattern) if at is None else at
         back = len(pattern) - front - 1
         pairs = list(zip(pattern[:front], shape)) + (
             list(zip(pattern[front + 1 :], shape[len(shape) - back :])) if back > 0 else []
         )
         for name, length in pairs:
-            wanted = int(name) if name.isdigit() else lengths.setdefault(name, length)
+            if name.isdigit() and length != int(name):
+                self.fail(op, shapes, f"input {i} has an axis of length {length}, not {name}")
+            wanted, where = lengths.setdefault(name, (length, i))
             if length != wanted:
-                self.fail(op, shapes, f"{name} is {wanted}, but {length} in input {i}")
+                self.fail(op, shapes, f"{name} is {wanted} in input {where}, but {length} in input {i}")
         return None if at is None else shape[front : len(shape) - max(back, 0)]
 
     def _expanded(self, pattern, shape, common):

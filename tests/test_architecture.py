@@ -18,7 +18,7 @@ FLOORS = [
     "nn gradcheck",
     "data models",
     "optim schedules ema checkpoint features",
-    "lanes pictures record inspection probing monitors evaluation training run gallery profiling explain",
+    "lanes pictures record inspection probing monitors evaluation training run gallery profiling explain_step explain",
 ]
 HEIGHT = {name: (i, j) for i, floor in enumerate(FLOORS) for j, name in enumerate(floor.split())}
 KNOWN = {
@@ -65,7 +65,7 @@ def test_imports_go_downwards_and_name_no_framework(path):
 def test_files_and_programs_stay_short():
     """A file that passes 300 lines wants a second look; those that had it stand here."""
     looked_at = {
-        "autograd.py": 470,  # the engine: half of it is documentation and errors
+        "autograd.py": 490,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 500,  # a table
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:

@@ -694,6 +694,11 @@ def run_backward(op):
     return x.grad, b.grad
 
 
+SHAPE = (
+    "backward returned shape {} for input {}, whose shape is {}: "
+    "a gradient holds dL/dx for each element of x, so it has x's shape"
+)
+KEEPS = ": Python numbers keep the dtype, NumPy's scalars and arrays of another dtype don't, nor do comparisons"
 TWO = "backward must return a tuple of 2, a slot for each input (2, 3), (3,); got "
 
 
@@ -709,11 +714,14 @@ TWO = "backward must return a tuple of 2, a slot for each input (2, 3), (3,); go
             ShapeError,
             TWO + "a tuple of 3",
         ),
-        (lambda dy: (dy.T, None), ShapeError, "backward returned shape (3, 2) for input 0, whose shape is (2, 3)"),
-        (lambda dy: (dy[:1], None), ShapeError, "backward returned shape (1, 3) for input 0, whose shape is (2, 3)"),
-        (lambda dy: (dy, dy[0, :1]), ShapeError, "backward returned shape (1,) for input 1, whose shape is (3,)"),
-        (lambda dy: (dy * np.float64(2), None), DtypeError,
-         "backward returned float64 for input 0, which is float32 (2, 3)"),
+        (lambda dy: (dy.T, None), ShapeError, SHAPE.format("(3, 2)", 0, "(2, 3)")),
+        (lambda dy: (dy[:1], None), ShapeError, SHAPE.format("(1, 3)", 0, "(2, 3)")),
+        (lambda dy: (dy, dy[0, :1]), ShapeError, SHAPE.format("(1,)", 1, "(3,)")),
+        (
+            lambda dy: (dy * np.float64(2), None),
+            DtypeError,
+            "backward returned float64 for input 0, which is float32 (2, 3)" + KEEPS,
+        ),
         (lambda dy: (2.0, None), DtypeError, "backward must return an array or None for input 0; got float"),
         (lambda dy: (None, Tensor(dy)), DtypeError, "backward must return an array or None for input 1; got Tensor"),
     ],
@@ -726,8 +734,8 @@ def test_a_wrong_backward_is_named(backward, error, message):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (lambda x: x * np.float64(2), "forward was given float32 and returned float64"),
-        (lambda x: x > 0, "forward was given float32 and returned bool"),
+        (lambda x: x * np.float64(2), "forward was given float32 and returned float64" + KEEPS),
+        (lambda x: x > 0, "forward was given float32 and returned bool" + KEEPS),
         (lambda x: (x, x), "forward must return one array; got tuple"),
         (lambda x: 1.0, "forward must return one array; got float"),
         (lambda x: Tensor(x), "forward must return one array; got Tensor"),
@@ -736,6 +744,56 @@ def test_a_wrong_backward_is_named(backward, error, message):
 def test_a_wrong_forward_is_named(result, message):
     with raises(DtypeError, f"scale: {message}"):
         returning(result, name="Scale").apply([[1.0]], None)
+
+
+def test_one_gradient_without_its_comma():
+    class Forgets(Square):
+        @staticmethod
+        def backward(ctx, dy):
+            return 2 * dy
+
+    with Tape() as tape:
+        y = Forgets.apply(leaf(1, 2))
+    message = "a slot for each input (2,); got ndarray: return (dx,), with the comma"
+    with raises(ShapeError, f"forgets: backward must return a tuple of 1, {message}"):
+        tape.backward(y, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("formula", "saved", "complaint"),
+    [
+        (lambda dy: (np.reshape(dy, 7), None), "nothing saved", "cannot reshape array of size 6 into shape (7,)"),
+        (lambda dy: (dy[:, [5]], None), "nothing saved", "index 5 is out of bounds for axis 1 with size 3"),
+    ],
+)
+def test_what_numpy_refuses_in_backward_names_the_operation_and_the_shapes(formula, saved, complaint):
+    with raises(ShapeError, f"my_op2_d: backward, given dy (2, 3), with inputs (2, 3), (3,) and {saved}: {complaint}"):
+        run_backward(returning(backward=formula))
+
+
+def test_saved_arrays_that_do_not_fit_backwards_names():
+    class Forgets(Square):
+        @staticmethod
+        def backward(ctx, dy):
+            _, y = ctx.saved
+            return (y * dy,)
+
+    with Tape() as tape:
+        y = Forgets.apply(leaf(1, 2))
+    with pytest.raises(ShapeError) as info:
+        tape.backward(y, [1, 1])
+    start = "forgets: backward, given dy (2,), with inputs (2,) and (2,) saved: not enough values to unpack"
+    assert str(info.value).startswith(start)
+
+
+def test_calling_an_operation_and_asking_a_tensor_to_run_backward():
+    with raises(TapeError, "Square is an operation, of which no objects are made: call Square.apply(...)"):
+        Square([1.0, 2.0])
+    with raises(
+        TapeError,
+        "a Tensor does not know its tape: with Tape() as tape: loss = ...; then tape.backward(loss)",
+    ):
+        leaf(1, 2).sum().backward()
 
 
 def test_a_gradient_may_be_missing():

@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from minijepa import ops
-from minijepa.explain import function_of, helpers_of, input_names, main
+from minijepa.explain import PAGES, function_of, helpers_of, input_names, main, page_of
+from minijepa.explain_step import saved_names
 from minijepa.gradcheck.cases import CASES
+from minijepa.ops.attention import Attention
+from minijepa.ops.layer_norm import LayerNorm
 from minijepa.ops.matmul import Linear
 from minijepa.ops.rows import Rows, add_rows
 from minijepa.ops.softmax import Softmax, exp_rows
+
+ROOT = Path(__file__).parents[1]
 
 
 def explained(capsys, op):
@@ -32,8 +37,15 @@ def test_every_operation_is_explained(op, capsys):
     assert f"{function.__name__}: {function.shapes}" in out
     for line in inspect.getsource(function.backward).splitlines():
         assert line.strip() in out
+    assert f"Read on: docs/backward/{page_of(op)}.md" in out
     assert out.splitlines()[-1].endswith("passed")
     assert max(map(len, out.splitlines())) <= 124
+
+
+def test_every_operation_has_one_page_to_read_on():
+    assert sorted(" ".join(PAGES.values()).split()) == sorted(CASES)
+    for page in PAGES:
+        assert (ROOT / "docs" / "backward" / f"{page}.md").exists()
 
 
 @pytest.mark.parametrize("op", CASES)
@@ -68,7 +80,7 @@ def test_the_code_includes_what_it_calls(capsys):
 def test_the_list(capsys):
     assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:-2]] == sorted(set(ops.__all__) - {"Packing", "RowIndex"})
+    assert [line.split()[0] for line in lines[1:-3]] == sorted(set(ops.__all__) - {"Packing", "RowIndex"})
     softmax = next(line for line in lines if line.startswith("softmax"))
     assert "(..., n) -> (..., n)" in softmax
     assert "e^x / Σ e^x" in softmax
@@ -112,7 +124,68 @@ def test_help(capsys):
 
 def test_as_a_module():
     command = [sys.executable, "-W", "error", "-m", "minijepa.explain", "layer_norm"]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=root, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].endswith("passed")
+
+
+# --------------------------------------------------------------------------------------------------------------- a step
+
+
+def rows_behind(out, head, count):
+    """The lines of a table behind the one that begins with ``head``, split into words."""
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split()[: len(head)] == head) + 1
+    return [line.split() for line in lines[start : start + count]]
+
+
+def test_a_step_is_told_in_order_and_fits_a_terminal(capsys):
+    status, out = explained(capsys, "--step")
+    assert status == 0
+    titles = [line for line in out.splitlines() if line[:2] in ("1.", "2.", "3.", "4.", "5.")]
+    assert [title[0] for title in titles] == list("12345")
+    assert max(map(len, out.splitlines())) <= 100
+    assert explained(capsys, "--step") == (status, out)
+
+
+def test_a_step_shows_its_tape_and_what_was_saved(capsys):
+    out = explained(capsys, "--step")[1]
+    *entries, last, total = rows_behind(out, ["#", "operation"], 41)
+    assert [int(entry[0]) for entry in entries] == list(range(39)) and last[1] == "l2_loss"
+    saved = [[w for w in entry[3:] if w.replace(",", "").isdigit()][-1] for entry in (*entries, last)]
+    assert sum(int(n.replace(",", "")) for n in saved) == int(total[0].replace(",", "")) > 10_000
+    assert entries[5][1:2] + entries[5][-4:] == ["layer_norm", "xhat", "r", "w", "blocks.0.norm1"]
+    assert saved_names(LayerNorm) == "xhat r w"
+    assert saved_names(Attention) == "qkv y r exponentials"
+    assert saved_names(Rows) == ""
+
+
+def test_a_step_shows_who_gets_a_gradient_and_who_is_moved(capsys):
+    out = explained(capsys, "--step")[1]
+    gradients = rows_behind(out, ["module", "numbers"], 20)
+    for module, _, norm, largest, numeric, _ in gradients:
+        assert float(norm) > 0 and abs(float(largest) - float(numeric)) < 1e-6, module
+    text = " ".join(out.split())
+    assert "17 parameters 0 stand on the tape, 0 were reached by backward, and 0 have a gradient" in text
+    assert "of the context encoder and the predictor, and 0 of the target encoder's" in text
+    moves = rows_behind(out, ["module", "moved"], 20)
+    assert [row[0] for row in moves] == [row[0] for row in gradients]
+    for module, by_adamw, _, by_ema in moves:
+        if module.startswith("predictor."):
+            assert by_ema == "-"
+        else:
+            assert float(by_ema) == pytest.approx(0.004 * float(by_adamw), rel=2e-3, abs=1e-7)
+
+
+def test_a_step_with_a_wrong_backward_fails(monkeypatch, capsys):
+    monkeypatch.setattr(
+        Linear, "backward", staticmethod(lambda ctx, dy: (dy @ ctx.saved[1], dy.T @ ctx.saved[0], dy[0]))
+    )
+    status, out = explained(capsys, "--step")
+    assert status == 1 and "FAILED" in out
+
+
+def test_an_operation_and_a_step_are_two_questions(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["softmax", "--step"])
+    assert stop.value.code == 2

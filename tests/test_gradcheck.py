@@ -412,12 +412,16 @@ def test_the_report_names_the_input_the_element_and_both_numbers():
     for part in ("input 1 is wrong", "shape (2, 3)", "[1, 2]", f"{x[1, 2]:.6g}", f"{right + 0.5:.6g}", f"{right:.6g}"):
         assert part in text
     assert f"norm {np.linalg.norm(cotangent_of(2, 3)):.3g}" in text
+    assert "wrong at   1 of 6 elements" in text
     assert "hint" not in text
 
 
-@pytest.mark.parametrize("factor", [-1, 12, 0.5])
-def test_the_report_tells_a_constant_factor(factor):
-    with pytest.raises(GradcheckError, match=f"analytic = {factor} × numeric"):
+@pytest.mark.parametrize(
+    ("factor", "meaning"),
+    [(-1, "a sign is wrong"), (0, "backward returns zeros"), (12, "a factor is wrong"), (0.5, "a factor is wrong")],
+)
+def test_the_report_tells_a_constant_factor(factor, meaning):
+    with pytest.raises(GradcheckError, match=f"analytic = {factor} × numeric: {meaning}"):
         gradcheck(lambda x: Off.apply(x, factor=factor), normal(2, 3))
 
 

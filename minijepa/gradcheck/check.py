@@ -147,6 +147,7 @@ class Comparison:
         worst = int(difference.argmax())
         index = np.unravel_index(self.entries[worst], self.x.shape)
         element = f"[{', '.join(str(int(k)) for k in index)}]"
+        wrong = int((~(difference <= tolerance * max(np.abs(self.compared).max(), FLOOR))).sum())  # a nan is wrong too
         lines = [
             f"the gradient of input {self.i} is wrong: error {self.error:.1e}, tolerance {tolerance:.0e}",
             f"  input {self.i}    shape {self.x.shape}; worst at {element}, where x = {self.x[index]:.6g}",
@@ -154,10 +155,12 @@ class Comparison:
             f"  numeric    {self.numeric[worst]: .10g}    (central differences, h = {self.h:.1e})",
             f"  error      max|analytic − numeric| = {difference.max():.3g}, max|analytic| = "
             f"{np.abs(self.compared).max():.3g}",
+            f"  wrong at   {wrong} of {difference.size} elements",
             f"  cotangent  shape {self.cotangent.shape}, norm {np.linalg.norm(self.cotangent):.3g}",
         ]
-        if factor := self._factor():
-            lines.append(f"  hint       at every element, analytic = {factor:.6g} × numeric")
+        if (factor := self._factor()) is not None:
+            meaning = {-1: "a sign is wrong", 0: "backward returns zeros"}.get(round(factor, 6), "a factor is wrong")
+            lines.append(f"  hint       at every element, analytic = {factor:.6g} × numeric: {meaning}")
         return "\n".join(lines)
 
     def _factor(self):
