@@ -45,14 +45,14 @@ def _second_name(path, name):
 def new_folder(path):
     """A folder to fill, inside a temporary one beside ``path``; it gets that name, in one step, when all is in it.
 
-    Whatever fails leaves nothing, not even the parents that were made for it; SIGKILL leaves a hidden folder. Raises
-    OSError, FileExistsError if ``path`` is there already.
+    Whatever fails leaves nothing, not even the parents that were made for it; SIGKILL leaves the temporary folder,
+    which is hidden. Raises OSError, FileExistsError if ``path`` is there already and not empty.
     """
     path = Path(path)
     made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as scratch:
             folder = Path(scratch, path.name)
             folder.mkdir()
             yield folder
