@@ -395,6 +395,12 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tm
     assert not run.exists()
 
 
+@pytest.mark.parametrize("flag", ["--data-dir=--", "--set=--", "--run-dir=--"])
+def test_two_hyphens_are_no_value(capsys, flag):
+    status, _, err = train_cli(capsys, flag)
+    assert status == 2 and err.endswith(f"train.py: error: {flag}: -- is no value\n")
+
+
 def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("mine")
