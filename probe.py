@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Probe the features of a run: python probe.py runs/NAME [--split val|test] [--encoder target|context]"""
+"""Probe the features of a run: python probe.py runs/NAME [--split val|test] [--pictures] [--images FOLDER] ..."""
 
 import argparse
 import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
-from minijepa.errors import exit_status, parse
-from minijepa.evaluation import evaluate
+from minijepa.data import read_folder
+from minijepa.errors import exit_status, parse, tell
+from minijepa.evaluation import evaluate, subject_of_run
+from minijepa.gallery import draw_all, draw_own
+from minijepa.record import read_rows
 
 
 def parser():
@@ -23,18 +26,34 @@ def parser():
     )  # fmt: skip
     p.add_argument("--encoder", choices=("target", "context"), default="target", help="default: target")
     p.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
+    p.add_argument("--pictures", action="store_true", help="draw all pictures of docs/pictures.md too")
+    p.add_argument(
+        "--images", metavar="FOLDER",
+        help="look at your own pictures, in own_images.png; without --pictures, this replaces the evaluation",
+    )  # fmt: skip
     return p
 
 
 def main(argv=None):
     args = parse(parser(), argv)
+    return exit_status("probe.py", lambda: probe(args))
 
-    def run():
-        device = backend.resolve_device(args.device)
-        evaluate(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
-        return 0
 
-    return exit_status("probe.py", run)
+def probe(args):
+    device = backend.resolve_device(args.device)
+    subject, about, images = subject_of_run(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
+    own = read_folder(args.images, subject.model.config.image_size) if args.images is not None else None
+    has_metrics = (subject.folder / "metrics.csv").exists()  # a checkpoint that was copied away has none
+    rows = read_rows(subject.folder) if args.pictures and has_metrics else None
+    if args.pictures or own is None:
+        evaluate(subject, about)
+    if args.pictures:
+        tell("wrote " + ", ".join(str(path) for path in draw_all(subject, images, rows)))
+    if own is not None:
+        path = subject.folder / f"own_images{subject.suffix}.png"
+        draw_own(subject, *own, path)
+        tell(f"wrote {path}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.data import has_some_cifar10, load_dataset
 from minijepa.errors import ConfigError, exit_status, parse, tell
 from minijepa.features import worker_threads
+from minijepa.gallery import draw_features, gallery_of_trainer
 from minijepa.profiling import profile_steps
-from minijepa.training import Run, Trainer, read_run
+from minijepa.run import Run, read_run
+from minijepa.training import Trainer
 
 
 def parser():
@@ -118,7 +120,8 @@ def train(args):
         tell(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
         tell(f"    python train.py --run-dir {folder} --resume{data}")
         return 128 + stopped
-    tell(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv, masks.png, curves.png. How good are the features?")
+    draw_features(gallery_of_trainer(run))
+    tell(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv and pictures. How good are the features?")
     tell(f"    python probe.py {folder}{data}")
     return 0
 

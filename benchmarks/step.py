@@ -2,6 +2,7 @@
 """One training step of the specification's config: minijepa against PyTorch, in one run on one machine.
 
     python benchmarks/step.py [--threads N] [--rounds N] [--json]
+    python benchmarks/step.py --device cuda       # the contenders of cuda_contenders.py: eager, compiled, CUDA graphs
 
 Every contender is a process of its own; they take turns, one step at a time, so that a machine that slows down slows
 all of them. Medians count. PyTorch may also work in micro-batches, and its best counts. Without torch, minijepa alone
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from minijepa import backend  # noqa: I001  (first: it holds BLAS to one thread before NumPy is loaded)
 import numpy as np
 
+import cuda_contenders
 from minijepa import Config, MultiBlockMasker
 from minijepa.config import masker_settings
 from minijepa.data import Dataset, normalise
@@ -164,7 +166,8 @@ def contenders(threads):
 
 def worker(function, arguments):
     """In a process of its own: a unit of work for each line on stdin, a line of JSON on stdout for each."""
-    work = globals()[function](Config(), **arguments)
+    functions = vars(cuda_contenders) if hasattr(cuda_contenders, function) else globals()
+    work = functions[function](Config(), **arguments)
     extra = next(work)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     next(work)  # warm up
@@ -178,17 +181,25 @@ def worker(function, arguments):
         print(json.dumps({**report, **extra}), flush=True)
 
 
+class ContenderFailed(SystemExit):
+    def __init__(self):
+        super().__init__("a contender failed; its traceback stands above")
+
+
 class Contender:
-    def __init__(self, function, arguments):
+    def __init__(self, function, arguments, limit=None):
         command = [sys.executable, __file__, "--worker", json.dumps([function, arguments])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.timer = threading.Timer(limit or 1e6, self.process.kill)
+        self.timer.daemon = True
+        self.timer.start()
         self.start = self._answer()
         self.results = []
 
     def _answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("a contender failed; its traceback stands above")
+            raise ContenderFailed
         return json.loads(line)
 
     def turn(self):
@@ -200,6 +211,7 @@ class Contender:
         return statistics.median(result[key] for result in self.results)
 
     def end(self):
+        self.timer.cancel()
         self.process.stdin.close()
         self.process.wait()
 
@@ -210,15 +222,67 @@ def best(runs, prefix):
     return min(found.items(), key=lambda item: item[1].median()) if found else None
 
 
+def cuda_contest(rounds, device, limit):
+    """{name: contender}, each after its turns; one that fails is left out, and its traceback stands above."""
+    runs = {}
+    torch = importlib.util.find_spec("torch")
+    for name, (function, arguments) in cuda_contenders.CONTENDERS.items():
+        if ("torch" in name and not torch) or (name == "ceilings" and device != "cuda"):
+            continue
+        try:  # one at a time, so that each has the card's memory to itself; turns follow one upon another
+            contender = Contender(function, {**arguments, "device": device}, limit)
+            for _ in range(rounds):
+                contender.turn()
+            contender.end()
+            runs[name] = contender
+        except ContenderFailed as error:
+            print(f"{name}: {error} (or it took more than {limit:g} s)", file=sys.stderr)
+    return runs
+
+
+def cuda_report(runs, rounds, as_json):
+    """Milliseconds a step, 100 epochs' worth of them, and how we compare."""
+    batch, steps = Config().batch_size, 100 * (50_000 // Config().batch_size)
+    ceilings = runs.pop("ceilings", None)
+    ms = {name: 1e3 * c.median() / c.start["steps"] for name, c in runs.items()}
+    result = {name.replace(",", "").replace(" ", "_") + "_ms": value for name, value in ms.items()}
+    ours = ms.get("minijepa")
+    if ours:
+        others = [name for name in ms if name != "minijepa"]
+        result |= {f"ratio_{name.replace(',', '').replace(' ', '_')}": ms[name] / ours for name in others}
+    if ceilings:
+        result |= {name: ceilings.median(name) for name in ("bytes_per_s", "flops_per_s")}
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"batch {batch}, TF32, medians of {rounds} turns of {cuda_contenders.STEPS} steps")
+    print(f"{'':30}{'ms/step':>9}{'img/s':>9}{'100 epochs':>12}{'memory MB':>11}{'ours is':>10}")
+    for name, c in runs.items():
+        row = f"{name:30}{ms[name]:9.2f}{1e3 * batch / ms[name]:9.0f}{steps * ms[name] / 1e3:10.0f} s"
+        print(row + f"{c.median('memory_mb'):11.0f}" + (f"{ms[name] / ours:9.2f}x" if ours else ""))
+    if ceilings:
+        bandwidth, rate = ceilings.median("bytes_per_s"), ceilings.median("flops_per_s")
+        print(f"this card: {bandwidth / 1e12:.2f} TB/s in a copy, {rate / 1e12:.0f} TFLOP/s in large TF32 products")
+    if len(runs) == 1:
+        print("torch is not installed: minijepa was measured alone")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--threads", type=int, default=backend.available_cores(), help="default: all cores")
     p.add_argument("--rounds", type=int, default=7, help="turns that every contender gets (default: 7)")
     p.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    p.add_argument("--limit", type=float, metavar="S", default=150, help="on a GPU: seconds a contender may take")
+    p.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)  # the CUDA contenders, on a CPU
     p.add_argument("--worker", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
         return worker(*json.loads(args.worker))
+
+    if args.device == "cuda" or args.rehearse:
+        device = "cpu" if args.rehearse else backend.resolve_device("cuda")
+        return cuda_report(cuda_contest(args.rounds, device, args.limit), args.rounds, args.json)
 
     batch = Config().batch_size
     runs = {}

@@ -83,11 +83,14 @@ class Predictor(nn.Module):
         return self.proj(self.norm(x[:, -lt:])).unflatten(0, (b, m))
 
 
-def padded_masks(masks):
-    """``Masks`` as rectangles: context_index, its key mask, target_index, which are real, the predictor's key mask."""
+def padded_masks(masks, size=None):
+    """``Masks`` as rectangles: context_index, its key mask, target_index, which are real, the predictor's key mask.
+
+    ``size``: (context patches, target patches) to pad to, for shapes that stay; the longest of each if None.
+    """
     context, targets = masks.context, masks.targets
     b, m = len(context), masks.num_targets
-    lc, lt = max(map(len, context)), max(len(t) for blocks in targets for t in blocks)
+    lc, lt = size or (max(map(len, context)), max(len(t) for blocks in targets for t in blocks))
     context_index, context_real = torch.zeros(b, lc, dtype=torch.long), torch.zeros(b, lc, dtype=torch.bool)
     target_index, target_real = torch.zeros(b, m, lt, dtype=torch.long), torch.zeros(b, m, lt, dtype=torch.bool)
     for i in range(b):
@@ -125,18 +128,23 @@ class TorchIJEPA:
         count = masks.target_lengths.sum().item() * (len(images) if shared else 1)
         for start in range(0, len(images), micro):
             part = images[start : start + micro]
-            loss = self.loss(part, masks if shared else masks.select(slice(start, start + micro)), shared) / count
+            padded = padded_masks(masks if shared else masks.select(slice(start, start + micro)))
+            loss = self.loss(part, padded, shared) / count
             loss.backward()
             total += loss.detach()
+        self.update(momentum)
+        return float(total)
+
+    def update(self, momentum=0.996):
+        """The optimiser's step, and the target encoder's after it."""
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(self.target.parameters()), list(self.context.parameters()), 1 - momentum)
-        return float(total)
 
-    def loss(self, images, masks, shared):
-        """Sum of squared errors over all target patches."""
+    def loss(self, images, padded, shared=False):
+        """Sum of squared errors over all target patches; ``padded``: what padded_masks gave."""
         b = len(images)
-        context_index, context_mask, target_index, real, joint_mask = padded_masks(masks)
+        context_index, context_mask, target_index, real, joint_mask = padded
         if shared:  # blocks of one size: nothing is padding
             context_index, target_index = context_index.expand(b, -1), target_index.expand(b, -1, -1)
             context_mask = joint_mask = None

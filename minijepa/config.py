@@ -22,6 +22,7 @@ class Config:
     val_size: int = 0  # training images held back, for choosing settings: probe.py --split val
     augment_flip: bool = False  # mirror half of the images
     augment_crop: int = 0  # shift each image by up to this many pixels in both directions; 0: not at all
+    augment_scale: tuple = (1.0, 1.0)  # cut out a part with so much of the image's area and enlarge it; (1, 1): all
 
     # Context and target encoder
     encoder_embed_dim: int = 192
@@ -46,6 +47,7 @@ class Config:
     # Loss
     loss: str = "l2"  # "l2": the specification's section 7; "smooth_l1": Meta's code
     target_norm: str = "none"  # "layer_norm": each target to mean 0 and variance 1 over D, as in Meta's code
+    target_layers: int = 1  # 1: the encoder's output; K > 1: the mean of its last K blocks' normalised outputs
 
     # Training
     epochs: int = 100
@@ -54,6 +56,8 @@ class Config:
     min_lr: float = 1e-5
     warmup_epochs: float = 10
     weight_decay: float = 0.05
+    weight_decay_growth: float = 1.0  # along a cosine to so many times weight_decay (Meta's code: 10)
+    grad_clip: float = 0.0  # the largest norm of the gradient, which is scaled down to it; 0: any
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1e-8
@@ -150,13 +154,16 @@ def _check_values(c):
     positive = (
         "image_size patch_size encoder_embed_dim encoder_depth encoder_num_heads mlp_ratio layer_norm_eps "
         "patch_embed_gain predictor_embed_dim predictor_depth predictor_num_heads num_target_blocks min_context "
-        "epochs batch_size base_lr adam_eps"
+        "epochs batch_size base_lr adam_eps target_layers"
     )
     for name in positive.split():
         require(getattr(c, name) > 0, f"{name} must be above 0, got {getattr(c, name)}")
     for name, largest in LARGEST.items():
         require(getattr(c, name) <= largest, f"{name} must be at most {largest:,}, got {getattr(c, name):,}")
-    not_negative = "val_size augment_crop min_lr warmup_epochs weight_decay seed knn_every keep_every max_train_images"
+    not_negative = (
+        "val_size augment_crop min_lr warmup_epochs weight_decay weight_decay_growth grad_clip seed "
+        "knn_every keep_every max_train_images"
+    )
     for name in not_negative.split():
         require(getattr(c, name) >= 0, f"{name} must not be negative, got {getattr(c, name)}")
     require(
@@ -168,13 +175,17 @@ def _check_values(c):
         require(dim % heads == 0, f"{part}_num_heads must divide {part}_embed_dim, got {heads} heads for {dim}")
     require(int(c.encoder_embed_dim * c.mlp_ratio) > 0 and int(c.predictor_embed_dim * c.mlp_ratio) > 0,
             f"mlp_ratio {c.mlp_ratio} leaves no hidden features")  # fmt: skip
-    for name in ("target_scale", "context_scale", "target_aspect_ratio"):
+    for name in ("target_scale", "context_scale", "target_aspect_ratio", "augment_scale"):
         low, high = getattr(c, name)
         require(0 < low <= high, f"{name} must be two rising numbers above 0, got ({low}, {high})")
         require(name == "target_aspect_ratio" or high <= 1, f"{name} is a part of the image: at most 1, got {high}")
     require(c.loss in ("l2", "smooth_l1"), f"loss must be l2 or smooth_l1, got {reprlib.repr(c.loss)}")
     norm = reprlib.repr(c.target_norm)
     require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {norm}")
+    require(
+        c.target_layers <= c.encoder_depth,
+        f"target_layers must not exceed encoder_depth, got {c.target_layers} of {c.encoder_depth}",
+    )
     for name in ("adam_beta1", "adam_beta2"):
         require(0 <= getattr(c, name) < 1, f"{name} must be in [0, 1), got {getattr(c, name)}")
     require(

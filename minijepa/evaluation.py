@@ -3,6 +3,9 @@
 import json
 import os
 import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from minijepa.features import extract_features, worker_threads
 from minijepa.files import replaced
 from minijepa.models import IJEPA
 from minijepa.pictures import confusion_picture
+from minijepa.pictures.canvas import LABEL, shortened
 from minijepa.probing import knn_accuracy, linear_probe
 
 
@@ -29,53 +33,106 @@ def labelled_images(config, dataset, split):
     return training_images(config, dataset)
 
 
-def evaluate(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", say=tell):
-    """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
-    started = time.perf_counter()
+@dataclass
+class Subject:
+    """An encoder under examination, the training images that it may use, and the images that it is asked about.
+
+    ``kind``: of the latter: "test", "val" or, for want of these, "training"; ``file``: the checkpoint, beside which
+    results are written. What is derived, features and the linear probe, is computed when first asked for, and once.
+    """
+
+    model: IJEPA
+    classes: tuple
+    train: np.ndarray
+    train_y: np.ndarray
+    test: np.ndarray
+    test_y: np.ndarray
+    kind: str
+    step: int
+    file: Path
+    encoder: str = "target"
+    threads: int | None = None
+    suffix: str = ""  # of the names of what is written
+
+    @cached_property
+    def features(self):
+        return extract_features(self.model, self.train, self.encoder, self.threads)
+
+    @cached_property
+    def test_features(self):
+        return extract_features(self.model, self.test, self.encoder, self.threads)
+
+    @cached_property
+    def probe(self):
+        return linear_probe(self.features, self.train_y, self.test_features, self.test_y, len(self.classes))
+
+    @property
+    def folder(self):
+        return self.file.parent
+
+    @property
+    def asked(self):
+        return {"val": "held-back"}.get(self.kind, self.kind)
+
+    @property
+    def note(self):
+        """Which model this is, for the corner of a picture."""
+        return shortened(f"{self.folder.resolve().name}, step {self.step:,}", 240, LABEL)
+
+
+def subject_of_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target"):
+    """(Subject, what its checkpoint says about itself, the run's own training images)."""
     threads = worker_threads(threads)
     file = checkpoint.file_of(path)
-    folder = file.parent
-    if folder.is_dir() and not os.access(folder, os.W_OK):
-        raise ConfigError(f"{folder} can't be written to, so the results would be lost: copy the run elsewhere")
+    if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
+        raise ConfigError(f"{file.parent} can't be written to, so the results would be lost: copy the run elsewhere")
     about, arrays = checkpoint.read(file)
     model = checkpoint.model_of(about, arrays, file, device)
     dataset = load_dataset(about["dataset"], data_dir, download=False)
-    train, train_y, test, test_y = labelled_images(model.config, dataset, split)
-    classes = len(dataset.classes)
-    say(f"{file}, step {about['step']}: {encoder} encoder, {len(train):,} training and {len(test):,} {split} images")
+    images = labelled_images(model.config, dataset, split)
+    suffix = "" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}"
+    subject = Subject(model, dataset.classes, *images, split, about["step"], file, encoder, threads, suffix)
+    return subject, about, training_images(model.config, dataset)[0]
 
-    untrained = IJEPA(model.config, model.config.seed, device)
+
+def evaluate(subject, about, say=tell):
+    """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
+    started = time.perf_counter()
+    s, model = subject, subject.model
+    say(f"{s.file}, step {s.step}: {s.encoder} encoder, {len(s.train):,} training and {len(s.test):,} {s.kind} images")
+
+    untrained = IJEPA(model.config, model.config.seed, model.device)
     untrained.mean, untrained.std = model.mean, model.std
-    inputs = {
-        "I-JEPA features": lambda x: extract_features(model, x, encoder, threads),
-        "random-init encoder": lambda x: extract_features(untrained, x, encoder, threads),
+    baselines = {
+        "random-init encoder": lambda x: extract_features(untrained, x, s.encoder, s.threads),
         "raw pixels": lambda x: x.reshape(len(x), -1).astype(np.float32) / 255.0,
     }
     results = {}
     say(f"{'':20}  linear probe   kNN (k=20)")
-    for name, features_of in inputs.items():
-        features, test_features = features_of(train), features_of(test)
-        probe = linear_probe(features, train_y, test_features, test_y, classes)
-        knn = knn_accuracy(features, train_y, test_features, test_y, classes)
+    for name in ("I-JEPA features", *baselines):
+        if name in baselines:
+            features, test_features = baselines[name](s.train), baselines[name](s.test)
+            probe = linear_probe(features, s.train_y, test_features, s.test_y, len(s.classes))
+        else:
+            features, test_features, probe = s.features, s.test_features, s.probe
+        knn = knn_accuracy(features, s.train_y, test_features, s.test_y, len(s.classes))
         results[name] = probe, knn
         warning = "" if probe.converged else f"   not converged: gradient norm {probe.gradient_norm:.1e}"
         say(f"{name:20}  {100 * probe.accuracy:11.2f}%  {100 * knn:10.2f}%{warning}")
 
-    probe = results["I-JEPA features"][0]
     report = {
-        "checkpoint": str(file), "step": about["step"], "dataset": about["dataset"], "split": split,
-        "encoder": encoder, "device": device, "seconds": round(time.perf_counter() - started, 1),
-        "training_images": len(train), f"{split}_images": len(test),
+        "checkpoint": str(s.file), "step": s.step, "dataset": about["dataset"], "split": s.kind,
+        "encoder": s.encoder, "device": model.device, "seconds": round(time.perf_counter() - started, 1),
+        "training_images": len(s.train), f"{s.kind}_images": len(s.test),
         "results": {name: _summary(probe, knn) for name, (probe, knn) in results.items()},
-        "classes": list(dataset.classes), "confusion": probe.confusion.tolist(),
+        "classes": list(s.classes), "confusion": s.probe.confusion.tolist(),
     }  # fmt: skip
-    suffix = "" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}"
-    out = folder / f"probe{suffix}.json"
+    out, picture = s.folder / f"probe{s.suffix}.json", s.folder / f"confusion{s.suffix}.png"
     with replaced(out, "w") as written:
         written.write(json.dumps(report, indent=2) + "\n")
-    confusion_picture(probe.confusion, dataset.classes, folder / f"confusion{suffix}.png")
-    say(f"L2 strength {probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")
-    say(f"wrote {out} and {folder / f'confusion{suffix}.png'}")
+    confusion_picture(s.probe.confusion, s.classes, picture, s.note)
+    say(f"L2 strength {s.probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")
+    say(f"wrote {out} and {picture}")
     return report
 
 

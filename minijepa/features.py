@@ -20,20 +20,36 @@ def worker_threads(requested=None):
     return available_cores() if requested is None else requested
 
 
+def map_images(model, images, function, shape, threads=None):
+    """function(chunk) for chunks of images (N, 3, S, S), on the model's device -> float32 (N, *shape), on the host."""
+    size = CHUNK[model.device]
+    result = np.empty((len(images), *shape), np.float32)
+
+    def run(start):
+        with np.errstate(all="ignore"):  # whoever asked sees what is not finite
+            result[start : start + size] = to_numpy(function(to_device(images[start : start + size], model.device)))
+
+    with ThreadPoolExecutor(1 if model.device == "cuda" else worker_threads(threads)) as pool:
+        list(pool.map(run, range(0, len(images), size)))
+    return result
+
+
 def extract_features(model, images, encoder="target", threads=None):
     """Patch features averaged over each image: uint8 images (N, 3, S, S) -> float32 (N, D) on the host.
 
     ``encoder``: "target" (what the specification evaluates) or "context".
     """
-    size = CHUNK[model.device]
-    features = np.empty((len(images), model.config.encoder_embed_dim), np.float32)
 
-    def run(start):
-        chunk = to_device(images[start : start + size], model.device)
-        with np.errstate(all="ignore"):  # whoever asked sees what is not finite
-            tokens = model.encode(normalise(chunk, model.mean, model.std), encoder).data
-        features[start : start + size] = to_numpy(tokens.mean(axis=1))
+    def pooled(chunk):
+        return model.encode(normalise(chunk, model.mean, model.std), encoder).data.mean(axis=1)
 
-    with ThreadPoolExecutor(1 if model.device == "cuda" else worker_threads(threads)) as pool:
-        list(pool.map(run, range(0, len(images), size)))
-    return features
+    return map_images(model, images, pooled, (model.config.encoder_embed_dim,), threads)
+
+
+def extract_patches(model, images, encoder="target", threads=None):
+    """Features of every patch: uint8 images (B, 3, S, S) -> float32 (B, N, D) on the host."""
+
+    def patches(chunk):
+        return model.encode(normalise(chunk, model.mean, model.std), encoder).data
+
+    return map_images(model, images, patches, (model.config.num_patches, model.config.encoder_embed_dim), threads)

@@ -28,11 +28,14 @@ class Lanes:
         self.reached = set()  # parameters that ever received a gradient
 
     def gradients(self, images, masks):
-        """Put the gradient of the loss over (images, masks) into ``model.flat.grad``; return the loss as a float."""
+        """Put the gradient of the loss over (images, masks) into ``model.flat.grad``; return the loss.
+
+        As a float, but on a GPU as an array there, for which nobody has waited yet.
+        """
         count = len(masks.target_index)
         if self.model.device == "cuda":
             self.model.zero_grad()
-            return self._chunk(images, masks, count, into=None).item()
+            return self._chunk(images, masks, count, into=None).data
 
         # Images with contexts of similar length into one chunk: attention works on runs of equal length. The longest
         # go first, so that the threads end at about the same time.

@@ -8,6 +8,8 @@ from minijepa.features import extract_features
 from minijepa.probing import content_r2, feature_std, knn_accuracy, rank_me
 
 WATCHED = 512  # images of the collapse monitors
+LOWEST_STD, LOWEST_RANK = 0.05, 3.0  # below: collapse; healthy runs keep above 0.2 and 10
+LOWEST_R2, FROM = 0.02, 0.3  # below, after so much of the run: positions without content
 BANK, QUERIES = 5000, 1000  # labelled images of the kNN, and images that it guesses
 
 
@@ -54,3 +56,18 @@ class Monitors:
         queries = extract_features(self.model, self.queries, threads=self.threads)
         classes = int(max(self.bank_labels.max(), self.query_labels.max())) + 1
         return knn_accuracy(bank, self.bank_labels, queries, self.query_labels, classes)
+
+
+def warning(feature_std, rank_me, content_r2, done):
+    """What the collapse monitors warn of, with what to try, or None. ``done``: the part of the run that is over."""
+    if feature_std < LOWEST_STD or rank_me < LOWEST_RANK:
+        return (
+            f"warning: the features are collapsing, all images look alike to the encoder (deviation {feature_std:.3f}, "
+            f"RankMe {rank_me:.1f}): try target_norm=layer_norm, a lower --lr, an ema_momentum_start nearer to 1"
+        )
+    if content_r2 < LOWEST_R2 and done >= FROM:
+        return (
+            f"warning: the predictor knows where a block is, but not what is in it (content R² {content_r2:+.3f}): try "
+            "patch_embed_gain=1, a higher --lr, smaller targets (target_scale) or a larger context (context_scale)"
+        )
+    return None

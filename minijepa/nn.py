@@ -4,7 +4,7 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Parameter
-from minijepa.backend import to_device
+from minijepa.backend import to_device, xp_of
 from minijepa.errors import CheckpointError
 
 
@@ -117,6 +117,12 @@ class Block(Module):
         y = self.attn(self.norm1(x), packing, keep)
         x = (x if keep is None else ops.rows(x, keep)) + y
         return x + self.mlp(self.norm2(x))
+
+
+def standardise(x, eps=1e-5):
+    """Each row of a Tensor (..., n) to mean 0 and variance 1: LayerNorm without weights (Meta's train.py)."""
+    one = xp_of(x.data).ones(x.shape[-1], x.dtype)
+    return ops.layer_norm(x, one, 0 * one, eps)
 
 
 class FlatParameters:

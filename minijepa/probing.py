@@ -26,6 +26,7 @@ class ProbeResult:
 
     ``sweep`` lists (l2, accuracy on the held-out part of the training set); ``iterations``, ``gradient_norm`` and
     ``converged`` are those of the final fit; ``confusion[t, p]`` counts the test rows of class t that were taken for p.
+    ``weight`` (C, D) and ``bias`` (C,) are the classifier's, for features that are not standardised.
     """
 
     accuracy: float
@@ -36,6 +37,14 @@ class ProbeResult:
     converged: bool
     confusion: np.ndarray
     predictions: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def probabilities(self, x):
+        """How likely each class is: features (N, D), as they come, not standardised -> (N, C)."""
+        z = checked_features(x, "other").astype(np.float64) @ self.weight.T + self.bias
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
 
 
 # ------------------------------------------------------------------------------------------------- the linear probe
@@ -51,6 +60,7 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0):
     train_x, train_y = checked(train_x, train_y, num_classes, "training")
     test_x, test_y = checked(test_x, test_y, num_classes, "test")
     check_same_width(train_x, test_x)
+    mean, std = statistics(train_x)
     train_x, test_x = standardise(train_x, test_x)
     l2, sweep = choose_l2(train_x, train_y, num_classes, seed=seed)
     weight, bias, info = logistic_regression(train_x, train_y, num_classes, l2)
@@ -66,6 +76,8 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0):
         converged=info.converged,
         confusion=confusion,
         predictions=predictions,
+        weight=weight / std,
+        bias=bias - weight @ (mean / std),
     )
 
 
@@ -79,13 +91,19 @@ def standardise(train, *others):
     others = [checked_features(x, "other") for x in others]
     for x in others:
         check_same_width(train, x)
-    mean = sum(map_rows(lambda x: x.sum(axis=0, dtype=np.float64), train)) / len(train)
-    variance = sum(map_rows(lambda x: np.square(x - mean).sum(axis=0), train)) / len(train)
-    std = np.sqrt(variance)
-    std[std <= 1e-6 * np.abs(mean)] = np.inf
+    mean, std = statistics(train)
     return [
         np.concatenate(list(map_rows(lambda x: ((x - mean) / std).astype(np.float32), x))) for x in (train, *others)
     ]
+
+
+def statistics(x):
+    """Mean and standard deviation of each feature, float64 (D,); infinity for the deviation of a constant one."""
+    mean = sum(map_rows(lambda x: x.sum(axis=0, dtype=np.float64), x)) / len(x)
+    variance = sum(map_rows(lambda x: np.square(x - mean).sum(axis=0), x)) / len(x)
+    std = np.sqrt(variance)
+    std[std <= 1e-6 * np.abs(mean)] = np.inf
+    return mean, std
 
 
 def choose_l2(x, y, num_classes, grid=L2_GRID, val_fraction=0.1, seed=0):
@@ -145,18 +163,30 @@ def knn_accuracy(train_x, train_y, test_x, test_y, num_classes, k=20):
     check_same_width(train_x, test_x)
     if k < 1:
         raise ConfigError(f"k = {k}: at least one neighbour must vote")
-    k = min(k, len(train_x))
-    train_x, test_x = _unit_rows(train_x), _unit_rows(test_x)
+    nearest, similarity = nearest_neighbours(train_x, test_x, k)
+    votes = np.zeros((len(test_x), num_classes))
+    rows = np.arange(len(test_x))[:, None]
+    np.add.at(votes, (rows, train_y[nearest]), np.exp(similarity / KNN_TEMPERATURE))
+    return np.count_nonzero(np.argmax(votes, axis=1) == test_y) / len(test_x)
 
-    def block(x, y):
-        similarity = x @ train_x.T
+
+def nearest_neighbours(bank, queries, k):
+    """The k rows of ``bank`` most similar to each query by cosine: (N, D), (Q, D) -> indices (Q, k), cosines (Q, k).
+
+    The most similar one comes first. ``k`` beyond the number of rows means all of them.
+    """
+    k = min(k, len(bank))
+    bank, queries = _unit_rows(bank), _unit_rows(queries)
+
+    def block(x):
+        similarity = x @ bank.T
         nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
-        weight = np.exp(np.take_along_axis(similarity, nearest, axis=1) / KNN_TEMPERATURE)
-        votes = np.zeros((len(x), num_classes))
-        np.add.at(votes, (np.arange(len(x))[:, None], train_y[nearest]), weight)
-        return np.count_nonzero(np.argmax(votes, axis=1) == y)
+        similarity = np.take_along_axis(similarity, nearest, axis=1)
+        order = np.argsort(-similarity, axis=1, kind="stable")
+        return np.take_along_axis(nearest, order, axis=1), np.take_along_axis(similarity, order, axis=1)
 
-    return sum(map_rows(block, test_x, test_y, block_rows=128)) / len(test_x)
+    nearest, similarity = zip(*map_rows(block, queries, block_rows=128))
+    return np.concatenate(nearest), np.concatenate(similarity)
 
 
 def _unit_rows(x):

@@ -9,6 +9,8 @@ import numpy as np
 from minijepa import lanes, ops, training
 from minijepa.autograd import Function
 
+PREPARATION = ("masks", "data", "layout")  # what is done before any network runs: drawing, augmenting, assembling
+
 
 class Profile:
     """Seconds, calls and bytes saved, added up over steps.
@@ -65,6 +67,8 @@ class Profile:
         rows = [f"{'phase':22}{'ms':>9}{'share':>8}"]
         for name, seconds in sorted(self.phases.items(), key=lambda item: -item[1]):
             rows.append(f"{name:22}{1e3 * seconds:9.1f}{100 * seconds / total:7.1f}%")
+        preparation = sum(self.phases[name] for name in PREPARATION)
+        rows.append(f"{' + '.join(PREPARATION):22}{1e3 * preparation:9.1f}{100 * preparation / total:7.1f}%")
         rows += ["", f"{'operation':22}{'calls':>9}{'forward ms':>12}{'backward ms':>13}{'share':>8}{'saved MB':>10}"]
         for name, (calls, forward, backward, saved) in sorted(self.ops.items(), key=lambda r: -r[1][1] - r[1][2]):
             share = 100 * (forward + backward) / total

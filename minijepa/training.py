@@ -1,47 +1,30 @@
-"""The training loop: one step reads like the specification's section 8; around it, the run folder."""
+"""Training: a model, its optimiser and its data; one step reads like the specification's section 8."""
 
-import contextlib
-import csv
-import json
 import math
-import os
-import signal
-import time
-import weakref
 import zlib
-from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minijepa import checkpoint, schedules
-from minijepa.backend import rng, to_device, xp_of
+from minijepa.backend import rng, to_device, to_numpy, xp_of
 from minijepa.config import masker_settings
-from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
+from minijepa.data import (
+    MultiBlockMasker,
+    augment,
+    draw_augmentation,
+    draw_windows,
+    normalise,
+    resized_crop,
+    training_images,
+)
 from minijepa.ema import update_ema
-from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError, tell
-from minijepa.files import new_folder, replaced
+from minijepa.errors import TrainingError
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
 from minijepa.optim import AdamW
-from minijepa.pictures import curves_picture, masks_picture
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-COLUMNS = tuple(
-    "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
-    "feature_std rank_me content_r2 knn seconds".split()
-)
-
-CURVES = {  # what curves.png shows
-    "loss a dimension": "loss_per_dim", "content R2": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
-    "feature deviation": "feature_std", "gradient norm": "grad_norm",
-}  # fmt: skip
-PICTURED = 6  # images in masks.png
+READ_EVERY = 50  # steps: on a GPU, losses are fetched together, for to fetch is to wait for the card
 REMEDY = "try a lower --lr or a longer warmup_epochs"
 
 
@@ -69,12 +52,24 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.epochs
         self.monitors = Monitors(self.model, self.masker, images, labels, val_images, val_labels, threads)
         self.progress = checkpoint.Progress()
+        self.unread = []  # (step, values) that are not in progress.sums yet
 
     def train_step(self, step):
-        """One step of the specification's section 8. Returns what the epoch's row of metrics averages."""
+        """One step of the specification's section 8. Returns what the epoch's row of metrics averages.
+
+        On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
+        """
         images, masks = self.batch(step)
         loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
-        grad_norm = self._checked_norm(step, loss)
+        grad_norm = self._norm()
+        if self.device == "cpu":
+            _check_finite(step, loss, grad_norm)
+        if step == 0:
+            self._check_all_reached()
+        if self.config.grad_clip:
+            largest = self.config.grad_clip
+            self.model.flat.grad *= largest / xp_of(grad_norm).maximum(grad_norm, largest)
+        self.optimizer.weight_decay = self.weight_decay(step)
         self.optimizer.step(self.learning_rate(step))
         update_ema(self.model.target_flat.data, self.model.flat.data[: self.model.encoder_size], self.momentum(step))
         return {
@@ -83,6 +78,25 @@ class Trainer:
             "context_tokens": len(masks.context_index) / len(masks),
             "target_tokens": len(masks.target_index) / len(masks),
         }
+
+    def note(self, step, values):
+        """Keep what a step gave, and read it: at once on a CPU, once in a while on a GPU."""
+        self.unread.append((step, values))
+        if self.device == "cpu" or len(self.unread) == READ_EVERY:
+            self.read()
+
+    def read(self):
+        """Add what was kept to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
+        unread, self.unread = self.unread, []
+        if self.device != "cpu" and unread:
+            scalars = [values[name] for _, values in unread for name in ("loss", "grad_norm")]
+            fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # waits once
+            for (_, values), (loss, norm) in zip(unread, fetched):
+                values.update(loss=loss, grad_norm=norm)
+        for step, values in unread:
+            _check_finite(step, values["loss"], values["grad_norm"])
+            for name, value in values.items():
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
 
     def check_weights(self):
         """A step of finite gradients can still be too long: such a run must not be saved over a good checkpoint."""
@@ -98,302 +112,37 @@ class Trainer:
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
         images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
-        masks = self.masker.sample(len(chosen), rng(seed, "masks", step))
-        return normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False), masks
+        images = normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False)
+        if config.augment_scale != (1, 1):
+            windows = draw_windows(len(chosen), rng(seed, "resized crops", step), config.augment_scale)
+            images = resized_crop(images, windows)
+        return images, self.masker.sample(len(chosen), rng(seed, "masks", step))
 
     def learning_rate(self, step):
         c = self.config
         warmup = round(c.warmup_epochs * self.steps_per_epoch)
         return schedules.learning_rate(step, self.total_steps, warmup, c.base_lr, c.min_lr)
 
+    def weight_decay(self, step):
+        start = self.config.weight_decay
+        return schedules.weight_decay(step, self.total_steps, start, start * self.config.weight_decay_growth)
+
     def momentum(self, step):
         c = self.config
         return schedules.ema_momentum(step, self.total_steps, c.ema_momentum_start, c.ema_momentum_end)
 
-    def _checked_norm(self, step, loss):
-        """The gradient's norm; a TrainingError if it or the loss is not finite, or if a parameter gets no gradient."""
-        norm = float(math.sqrt(xp_of(self.model.flat.grad).vdot(self.model.flat.grad, self.model.flat.grad)))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {step}: the loss is {loss} and the gradient's norm {norm}: {REMEDY}"
-            )
-        if step == 0:
-            missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
-            if missing:
-                raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
-        return norm
+    def _norm(self):
+        """The gradient's norm: a number on a CPU, an array on a GPU."""
+        g = self.model.flat.grad
+        square = xp_of(g).vdot(g, g)
+        return math.sqrt(square) if self.device == "cpu" else xp_of(g).sqrt(square)
+
+    def _check_all_reached(self):
+        missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
+        if missing:
+            raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
 
 
-class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz and the one before it, masks.png, curves.png."""
-
-    def __init__(self, folder, trainer):
-        self.folder, self.trainer = Path(folder), trainer
-        self.checkpoint = self.folder / checkpoint.FILE
-        self.metrics = []  # rows of metrics.csv
-        self.saved = 0  # the step of the checkpoint
-        self._unlock = lambda: None
-
-    def create(self, about):
-        """Make the folder, which must not exist; it appears with all in it that ``--resume`` needs."""
-        try:
-            with new_folder(self.folder) as folder:
-                with replaced(folder / "config.json", "w") as file:
-                    file.write(json.dumps(about, indent=2) + "\n")
-                Run(folder, self.trainer)._start()
-        except FileExistsError:
-            raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
-        except OSError as error:
-            raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
-        self._lock()
-
-    def _start(self):
-        """metrics.csv without a row, masks.png and the first checkpoint."""
-        self._write_rows()
-        t = self.trainer
-        images = t.images[:PICTURED]
-        masks = t.masker.sample(len(images), rng(t.config.seed, "masks", 0))
-        masks_picture(images, masks, t.config.patch_size, self.folder / "masks.png")
-        self.save()
-
-    def resume(self):
-        """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
-        self._lock()
-        t = self.trainer
-        try:
-            t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
-            self.saved = t.progress.step
-            done = t.progress.step // t.steps_per_epoch
-            self.metrics = self.rows()[:done]
-            if len(self.metrics) < done or not all(map(_is_whole, self.metrics)):
-                raise ConfigError(f"{self.folder}/metrics.csv is damaged: it lacks rows of the {done} epochs done")
-            self._write_rows()
-        except MinijepaError:
-            self._unlock()
-            raise
-
-    def _lock(self):
-        """Keep other processes from training here: a lock on config.json, which ends with ``train`` or the process."""
-        if fcntl is None:
-            return
-        file = os.open(self.folder / "config.json", os.O_RDONLY)
-        self._unlock = weakref.finalize(self, os.close, file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process is training in {self.folder}: wait for it, or stop it") from None
-
-    def rows(self):
-        """The rows of metrics.csv as dicts of strings. Raises ConfigError for a file that is not this program's."""
-        path = self.folder / "metrics.csv"
-        try:
-            with open(path, newline="") as file:
-                reader = csv.DictReader(file)
-                columns, rows = reader.fieldnames, list(reader)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from None
-        if tuple(columns or ()) != COLUMNS:
-            raise ConfigError(f"{path} has other columns than this program writes")
-        return rows
-
-    def _write_rows(self):
-        with replaced(self.folder / "metrics.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.metrics)
-
-    def draw_curves(self):
-        """curves.png: the columns of metrics.csv that tell how the run is doing."""
-        rows = self.metrics
-        columns = {title: [float(row[name] or "nan") for row in rows] for title, name in CURVES.items()}
-        curves_picture(columns, [int(row["epoch"]) for row in rows], self.folder / "curves.png", self.folder.name)
-
-    def save(self):
-        t = self.trainer
-        t.check_weights()
-        checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
-        self.saved = t.progress.step
-
-    def train(self, say=tell):
-        """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
-        t = self.trainer
-        clock = Clock(t)
-        with (
-            self._watched(),
-            Interruptible() as interrupted,
-            tqdm(total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar,
-        ):
-            while t.progress.step < t.total_steps:
-                step = t.progress.step
-                for name, value in t.train_step(step).items():
-                    t.progress.sums[name] = t.progress.sums.get(name, 0.0) + value
-                t.progress.step += 1
-                clock.tick(lambda text: _say(bar, say, text))
-                bar.update()
-                if t.progress.step % 10 == 0:
-                    bar.set_postfix(self._postfix(clock), refresh=False)
-                if t.progress.step % t.steps_per_epoch == 0:
-                    row = self._epoch_row(step, clock)
-                    t.progress.sums = {}
-                    self.metrics.append(row)
-                    self._write_rows()
-                    self.save()  # before anything of less importance can fail
-                    self._keep(row["epoch"])
-                    _say(bar, say, _epoch_line(row, t.config.epochs))
-                    self.draw_curves()
-                    clock.start_epoch()
-                if interrupted.signal:
-                    self.save()
-                    return interrupted.signal
-        return 0
-
-    @contextlib.contextmanager
-    def _watched(self):
-        """The folder's lock ends when training does; training that goes wrong names the checkpoint that is left."""
-        left = f"{self.checkpoint} is of step"
-        try:
-            with np.errstate(all="ignore"):  # what is not finite ends the run, in one line
-                yield
-        except DataError as error:  # of the monitors, for features that are not finite
-            raise TrainingError(f"{error}: {REMEDY}; {left} {self.saved}, before that") from None
-        except TrainingError as error:
-            raise TrainingError(f"{error}; {left} {self.saved}, before that") from None
-        finally:
-            self._unlock()
-
-    def _postfix(self, clock):
-        t = self.trainer
-        done = (t.progress.step - 1) % t.steps_per_epoch + 1
-        return {"loss": f"{t.progress.sums['loss'] / done:.3f}", "img/s": f"{clock.images_per_s():.0f}"}
-
-    def _epoch_row(self, step, clock):
-        """The row of metrics of the epoch that ends with ``step``."""
-        t = self.trainer
-        t.check_weights()
-        epoch = (step + 1) // t.steps_per_epoch
-        mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
-        per_dim = t.config.encoder_embed_dim if t.config.loss == "l2" else 1
-        speed, seconds = clock.images_per_s(), clock.seconds()
-        every = t.config.knn_every
-        row = {
-            "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
-            "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
-            "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
-            "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
-        }  # fmt: skip
-        return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-
-    def _keep(self, epoch):
-        every = self.trainer.config.keep_every
-        if every and epoch % every == 0:
-            content = self.checkpoint.read_bytes()
-            with replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
-                file.write(content)
-
-
-def _is_whole(row):
-    """Whether a row of metrics.csv has a number, or nothing, in every column and no further ones."""
-    try:
-        for value in row.values():
-            float("nan" if value == "" else value)
-    except (TypeError, ValueError):  # None: a column is missing; a list: there are too many
-        return False
-    return True
-
-
-def _say(bar, say, text):
-    """A line above the progress bar, or a plain line where there is no bar."""
-    bar.clear()
-    say(text)
-
-
-def _epoch_line(row, epochs):
-    text = (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f}"
-        f" ({float(row['loss_per_dim']):.3f} a dimension)"
-        f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
-        f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
-    )
-    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] is not None else "")
-
-
-class Clock:
-    """Speed of an epoch, and one estimate of the whole run's time once a few steps were seen."""
-
-    ESTIMATE_AFTER = 6  # steps, the first of which warms up
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-        self.started = self.first_step_done = self.last_step_done = time.perf_counter()
-        self.steps = self.epoch_steps = 0
-
-    def tick(self, say):
-        self.steps += 1
-        self.epoch_steps += 1
-        self.last_step_done = time.perf_counter()
-        if self.steps == 1:
-            self.first_step_done = self.last_step_done
-        if self.steps == self.ESTIMATE_AFTER:
-            say(self._estimate())
-
-    def start_epoch(self):
-        """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
-        self.started, self.epoch_steps = time.perf_counter(), 0
-        self.first_step_done += self.started - self.last_step_done
-
-    def seconds(self):
-        return time.perf_counter() - self.started
-
-    def images_per_s(self):
-        return self.epoch_steps * self.trainer.batch_size / self.seconds()
-
-    def _estimate(self):
-        t = self.trainer
-        per_step = (time.perf_counter() - self.first_step_done) / (self.ESTIMATE_AFTER - 1)
-        seconds = per_step * (t.total_steps - t.progress.step)
-        text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps, evaluations apart"
-        if t.device == "cpu" and seconds > 2 * 3600:
-            text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
-        return text
-
-
-def duration(seconds):
-    """``"45 s"``, ``"12 min"``, ``"3.2 h"``"""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class Interruptible:
-    """While inside, SIGINT and SIGTERM are noted in ``signal`` instead of raised; a second one ends the program."""
-
-    def __enter__(self):
-        self.signal = 0
-        self.previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
-                self.previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number, frame):
-        if self.signal:
-            raise SystemExit(128 + number)
-        self.signal = number
-
-    def __exit__(self, *error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def read_run(folder):
-    """config.json of a run folder. Raises ConfigError in one line."""
-    file = Path(folder) / "config.json"
-    try:
-        about = json.loads(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{file} is not JSON: the run can't be resumed") from None
-    if not (isinstance(about, dict) and isinstance(about.get("config"), dict) and "dataset" in about):
-        raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
-    return about
+def _check_finite(step, loss, norm):
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingError(f"step {step}: the loss is {loss} and the gradient's norm {norm}: {REMEDY}")

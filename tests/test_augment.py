@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minijepa.backend import rng
-from minijepa.data.augment import Augmentation, augment, draw_augmentation
+from minijepa.data.augment import Augmentation, augment, draw_augmentation, draw_windows, resized_crop
 from minijepa.errors import ShapeError
 
 
@@ -81,3 +81,44 @@ def test_refuses_another_batch_size_and_too_much_padding():
         augment(images, draw_augmentation(7, rng(0, "augment")))
     with pytest.raises(ShapeError, match="padding 6 must be smaller"):
         augment(images, draw_augmentation(8, rng(0, "augment"), crop_padding=6))
+
+
+def bilinear(image, top, left, height, width):
+    """One plane, pixel by pixel: a mean of the four neighbours, weighted by nearness."""
+    size_y, size_x = image.shape
+    result = np.empty(image.shape)
+    for i in range(size_y):
+        for j in range(size_x):
+            y = np.clip(size_y * top + (i + 0.5) * height - 0.5, 0, size_y - 1)
+            x = np.clip(size_x * left + (j + 0.5) * width - 0.5, 0, size_x - 1)
+            y0, x0 = min(int(y), size_y - 2), min(int(x), size_x - 2)
+            f, g = y - y0, x - x0
+            rows = (1 - f) * image[y0] + f * image[y0 + 1]
+            result[i, j] = (1 - g) * rows[x0] + g * rows[x0 + 1]
+    return result
+
+
+def test_resized_crops_equal_a_loop_over_pixels():
+    images = rng(2, "floats").standard_normal((3, 2, 9, 12))
+    windows = draw_windows(3, rng(0, "windows"), (0.2, 0.9))
+    result = resized_crop(images, windows)
+    for b, window in enumerate(windows):
+        for c in range(2):
+            np.testing.assert_allclose(result[b, c], bilinear(images[b, c], *window), atol=1e-12)
+    assert resized_crop(images.astype(np.float32), windows).dtype == np.float32
+
+
+def test_the_whole_image_as_a_window_is_the_image():
+    images = rng(2, "floats").standard_normal((2, 3, 8, 8))
+    np.testing.assert_allclose(resized_crop(images, np.tile([0.0, 0, 1, 1], (2, 1))), images, atol=1e-12)
+
+
+def test_windows_lie_inside_and_have_the_areas_and_shapes_asked_for():
+    windows = draw_windows(20_000, rng(0, "windows"), (0.3, 0.5))
+    top, left, height, width = windows.T
+    assert windows.min() >= 0 and (top + height).max() <= 1 and (left + width).max() <= 1
+    assert (height * width).min() >= 0.3 and (height * width).max() <= 0.5
+    assert abs((height * width).mean() - 0.4) < 0.002
+    assert (width / height).min() >= 3 / 4 and (width / height).max() <= 4 / 3
+    assert abs(np.log(width / height).mean()) < 0.01
+    assert abs(top.mean() - ((1 - height) / 2).mean()) < 0.005

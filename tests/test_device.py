@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from strict_device import CUPY_HAS, StrictCupy
 
-from minijepa import Config, Tape, Tensor, backend
+from minijepa import Config, Tape, Tensor, backend, training
 from minijepa.data import Dataset
+from minijepa.errors import TrainingError
+from minijepa.features import extract_patches
 from minijepa.gradcheck.cases import CASES
+from minijepa.inspection import central_blocks, predicted_blocks, target_patches
 from minijepa.training import Trainer
 
 ALL = [
@@ -63,20 +66,22 @@ def test_every_operation_gives_the_same_on_the_device(case, cupy):
         np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11 * max(1.0, np.abs(here).max(initial=0)))
 
 
-def trainer(device):
+def trainer(device, **changes):
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (60, 3, 32, 32), np.uint8), draw.integers(0, 10, 60).astype(np.uint8)
     classes = tuple("abcdefghij")
     data = Dataset("noise", classes, images, labels, images[:5], labels[:5], (0.5,) * 3, (0.25,) * 3)
-    return Trainer(Config(**NETWORK), data, device)
+    return Trainer(Config(**NETWORK | changes), data, device)
 
 
 def test_training_steps_give_the_same_on_the_device(cupy):
     """Whole steps: data, augmentation, masks, both branches, backward, AdamW and EMA."""
     here, there = trainer("cpu"), trainer("cuda")
     for step in range(3):
-        rows = [t.train_step(step) for t in (here, there)]
-        assert rows[1] == pytest.approx(rows[0], rel=1e-4)
+        for t in (here, there):
+            t.note(step, t.train_step(step))
+    there.read()
+    assert there.progress.sums == pytest.approx(here.progress.sums, rel=1e-4)
     # Adam divides by a gradient's own size, so where that is rounding alone (a key's bias) its sign is a matter of luck
     names = [n for n in here.model.state_dict() if not n.endswith("qkv.bias")]
     for name in names:
@@ -84,16 +89,46 @@ def test_training_steps_give_the_same_on_the_device(cupy):
         np.testing.assert_allclose(found, wanted, atol=0.05 * here.learning_rate(2), err_msg=name)
 
 
-def test_a_step_waits_for_the_device_twice_at_most(cupy):
-    """For the loss and for the gradient's norm, which are checked at every step."""
+def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
+    """Losses and norms are fetched together, once in a while; one that is not finite is named with its step."""
+    monkeypatch.setattr(training, "READ_EVERY", 3)
     t = trainer("cuda")
-    t.train_step(0)
-    before = cupy.synchronisations
-    t.train_step(1)
-    assert cupy.synchronisations - before <= 2
+    waits = []
+    for step in range(6):
+        before = cupy.synchronisations
+        t.note(step, t.train_step(step))
+        waits.append(cupy.synchronisations - before)
+    assert waits == [0, 0, 1, 0, 0, 1]
+    t.note(6, t.train_step(6))
+    t.model.flat.data[...] = np.nan
+    t.note(7, t.train_step(7))
+    with pytest.raises(TrainingError, match="step 7: the loss is nan"):
+        t.read()
+    assert t.progress.sums["context_tokens"] > 0 and np.isfinite(t.progress.sums["loss"])
+
+
+def test_a_clipped_gradient_is_the_same_on_the_device(cupy):
+    here, there = trainer("cpu", grad_clip=0.3), trainer("cuda", grad_clip=0.3)
+    for t in (here, there):
+        t.note(0, t.train_step(0))
+    there.read()
+    assert there.progress.sums["grad_norm"] == pytest.approx(here.progress.sums["grad_norm"], rel=1e-5)
+    assert here.progress.sums["grad_norm"] > 0.3
+    assert np.linalg.norm(here.model.flat.grad) == pytest.approx(0.3, rel=1e-5)
+    np.testing.assert_allclose(backend.to_numpy(there.model.flat.grad), here.model.flat.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_monitors_and_features_run_on_the_device(cupy):
     here, there = trainer("cpu"), trainer("cuda")
     assert there.monitors.collapse() == pytest.approx(here.monitors.collapse(), rel=1e-3)
     assert there.monitors.knn() == here.monitors.knn()
+
+
+def test_what_pictures_show_is_computed_on_the_device(cupy):
+    here, there = trainer("cpu"), trainer("cuda")
+    images, masks = here.images[:4], central_blocks(here.masker.sample(4, np.random.default_rng(0)), (8, 8))
+    for function in (extract_patches, target_patches):
+        np.testing.assert_allclose(function(there.model, images), function(here.model, images), atol=1e-4)
+    one, two = (predicted_blocks(t.model, images, masks, here.images) for t in (here, there))
+    np.testing.assert_allclose(two.prediction_error, one.prediction_error, rtol=1e-3)
+    np.testing.assert_array_equal(two.truth, images)

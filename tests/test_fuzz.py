@@ -19,12 +19,14 @@ from test_cifar10 import FILE_BYTES, member, official_members, pack
 import minijepa.data
 import probe
 import train
-from minijepa import IJEPA, Config, checkpoint, evaluation, load, load_cifar10, training
+from minijepa import IJEPA, Config, checkpoint, evaluation, load, load_cifar10, record
 from minijepa.config import parse_assignment
 from minijepa.data import cifar10
 from minijepa.errors import CheckpointError, ConfigError, DataError
 from minijepa.optim import AdamW
-from minijepa.training import Run, Trainer
+from minijepa.record import draw_curves
+from minijepa.run import Run
+from minijepa.training import Trainer
 
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
 SMALL = dict(
@@ -317,7 +319,7 @@ def test_damaged_configs(places, capsys):
 
 def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch):
     """Refused, or taken up and fit to be drawn."""
-    monkeypatch.setattr(training, "curves_picture", lambda *args: None)
+    monkeypatch.setattr(record, "curves_picture", lambda *args: None)
     config = Config(**SMALL, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
     trainer = Trainer(config, minijepa.data.load_dataset("cifar10", cifar_folder))
     run, refused = Run(tmp_path / "run", trainer), 0
@@ -334,5 +336,5 @@ def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch):
             refused += 1
         else:
             run._unlock()
-            run.draw_curves()
+            draw_curves(run.folder, run.metrics)
     assert CASES / 4 < refused < CASES / 2

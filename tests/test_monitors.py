@@ -5,7 +5,7 @@ import pytest
 
 from minijepa import IJEPA, Config, MultiBlockMasker, monitors
 from minijepa.data import normalise
-from minijepa.monitors import Monitors
+from minijepa.monitors import Monitors, warning
 from minijepa.probing import content_r2, feature_std, rank_me
 
 
@@ -75,3 +75,22 @@ def test_knn_of_one_image_is_none_and_of_two_a_figure(model, rng):
     images, labels = two_classes(rng, 2)
     assert watch(model, images[:1], labels[:1]).knn() is None
     assert watch(model, images, labels).knn() == (labels[0] == labels[1])
+
+
+def test_a_collapse_is_told_with_what_to_try():
+    assert warning(0.4, 16.0, 0.3, 0.5) is None
+    for std, rank in ((0.01, 16.0), (0.4, 1.1)):
+        text = warning(std, rank, 0.3, 0.0)
+        assert text.startswith("warning: the features are collapsing") and "target_norm" in text and "--lr" in text
+    assert warning(0.4, 16.0, 0.0, 0.1) is None  # early on, knowing positions alone is no fault
+    assert "not what is in it (content R² -0.010)" in warning(0.4, 16.0, -0.01, 0.3)
+
+
+def test_collapsed_features_are_below_the_limits():
+    draw = np.random.default_rng(0)
+    healthy = draw.standard_normal((512, 64))
+    one_direction = draw.standard_normal((512, 1)) * draw.standard_normal(64)
+    assert warning(feature_std(healthy), rank_me(healthy), 0.3, 1.0) is None
+    assert "collapsing" in warning(feature_std(one_direction), rank_me(one_direction), 0.3, 1.0)
+    alike = 1 + 1e-3 * healthy
+    assert "collapsing" in warning(feature_std(alike), rank_me(alike), 0.3, 1.0)

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import probe
 import train
 from minijepa import IJEPA, Config, evaluation, load, probing
-from minijepa.data import load_dataset, normalise
+from minijepa.data import folder, load_dataset, normalise, read_folder
+from minijepa.errors import DataError
 from minijepa.features import extract_features
 from minijepa.training import Trainer
 
@@ -139,3 +141,145 @@ def test_a_validation_probe_of_a_run_without_held_back_images(overlapping_cifar_
         capsys, tmp_path / "run", f"--data-dir={overlapping_cifar_folder}", "--split=val", "--device=cpu"
     )
     assert status == 2 and "held no images back; train with --set val_size=5000" in err
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in run.glob("*.png")}
+
+
+def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(
+    run, overlapping_cifar_folder, own_folder, capsys, monkeypatch
+):
+    at_the_end = contents(run)
+    assert set(at_the_end) == {"masks.png", "curves.png", "neighbours.png", "pca.png", "predictions.png"}
+    fits, narrow = [], evaluation.linear_probe
+    monkeypatch.setattr(evaluation, "linear_probe", lambda *args: fits.append(args[0].shape) or narrow(*args))
+    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures")
+    status, out, _ = probe_cli(capsys, *args, f"--images={own_folder}")
+    assert status == 0 and len(fits) == 3  # the features, and two baselines
+    drawn = contents(run)
+    assert set(drawn) == {*at_the_end, "confusion.png", "own_images.png"}
+    assert all(str(run / name) in out for name in drawn)
+    for name in ("masks.png", "curves.png"):
+        assert drawn[name] == at_the_end[name]
+    for name in ("neighbours.png", "pca.png", "predictions.png"):
+        assert drawn[name] != at_the_end[name]  # of test images now
+    assert probe_cli(capsys, *args, "--threads=1", f"--images={own_folder}")[0] == 0
+    assert contents(run) == drawn
+
+
+def test_pictures_of_a_checkpoint_file_stand_beside_it(run, overlapping_cifar_folder, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "elsewhere" / "best.npz"
+    file.write_bytes((run / "checkpoint.npz").read_bytes())
+    args = ("--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures", "--split=val", "--encoder=context")
+    assert probe_cli(capsys, file, *args)[0] == 0
+    suffixed = {f"{name}-val-context.png" for name in ("confusion", "neighbours", "pca", "predictions")}
+    assert set(contents(file.parent)) == {"masks.png", *suffixed}  # without metrics there are no curves
+    assert contents(file.parent)["masks.png"] == contents(run)["masks.png"]
+
+
+@pytest.fixture
+def own_folder(tmp_path):
+    """Pictures of several sizes, modes and formats, and what is no picture."""
+    own, draw = tmp_path / "own", np.random.default_rng(0)
+    own.mkdir()
+    picture = Image.fromarray(draw.integers(0, 256, (70, 50, 3), np.uint8))
+    for name in ("a.jpg", "b.PNG", "c.webp", "d.bmp", "e.gif", "f.tif"):
+        picture.save(own / name)
+    picture.convert("L").save(own / "g.png")
+    Image.new("1", (3, 200), 1).save(own / "h.png")
+    (own / "notes.txt").write_text("no picture")
+    (own / ".hidden.png").write_text("no picture")
+    (own / "folder.png").mkdir()
+    return own
+
+
+def test_own_pictures_alone_need_no_baselines(run, overlapping_cifar_folder, own_folder, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "IJEPA", None)  # no untrained encoder is made
+    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--images={own_folder}")
+    status, out, _ = probe_cli(capsys, *args)
+    assert status == 0 and out == f"wrote {run / 'own_images.png'}\n"
+    assert not (run / "probe.json").exists()
+    with Image.open(run / "own_images.png") as picture:
+        assert picture.width > 900 and picture.height > 8 * 140
+
+
+def test_own_pictures_are_read_as_the_network_takes_them(own_folder):
+    names, images, more = read_folder(own_folder, 32)
+    assert names == ["a.jpg", "b.PNG", "c.webp", "d.bmp", "e.gif", "f.tif", "g.png", "h.png"] and more == 0
+    assert images.shape == (8, 3, 32, 32) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images[1], images[3])  # without loss both
+    assert (images[7] == 255).all() and (images[6, 0] == images[6, 1]).all()
+
+
+def test_own_pictures_are_cut_to_their_middle_turned_and_put_on_white(tmp_path):
+    wide = np.zeros((40, 100, 3), np.uint8)
+    wide[:, 30:70] = 200  # the square in the middle
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    half = np.zeros((40, 40, 3), np.uint8)
+    half[:20] = 255  # light above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the top is to the right
+    Image.fromarray(half).save(tmp_path / "b.png", exif=exif)
+    clear = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
+    clear.save(tmp_path / "c.png")
+    Image.fromarray(np.full((10, 10), 257 * 100, np.uint16)).save(tmp_path / "d.png")
+    _, images, _ = read_folder(tmp_path, 8)
+    assert (images[0] == 200).all()
+    assert (images[1, :, :, 5:] > 250).all() and (images[1, :, :, :3] < 5).all()
+    assert (images[2] == 255).all() and (images[3] == 100).all()
+
+
+def test_a_sheet_takes_the_first_pictures_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "MOST", 3)
+    for i in (5, 3, 1, 4, 2):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{i}.png")
+    names, images, more = read_folder(tmp_path, 4)
+    assert names == ["1.png", "2.png", "3.png"] and len(images) == 3 and more == 2
+
+
+def test_a_bad_folder_is_one_line_before_any_work(run, overlapping_cifar_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "extract_features", None)
+    own = tmp_path / "own"
+
+    def refusal(*args):
+        args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--images={own}", *args)
+        status, out, err = probe_cli(capsys, *args)
+        assert status == 2 and out == "" and err.startswith("probe.py: ") and err.count("\n") == 1
+        return err
+
+    assert "own is missing: give a folder with pictures" in refusal()
+    own.write_text("x")
+    assert "own is not a folder" in refusal("--pictures")
+    own.unlink()
+    own.mkdir()
+    assert "own holds no pictures: give a folder with files such as" in refusal()
+    (own / "notes.txt").write_text("x")
+    assert "own holds no pictures" in refusal("--pictures")
+    Image.new("RGB", (9, 9)).save(own / "a.png")
+    for content in (b"", b"not a picture"):
+        (own / "b.png").write_bytes(content)
+        assert "b.png is no picture that Pillow can read" in refusal("--pictures")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tif", "a.bmp"])
+def test_a_picture_that_breaks_off_is_one_line(tmp_path, name):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8))
+    picture.save(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    for kept in (len(whole) // 2, len(whole) // 10, 30):
+        (tmp_path / name).write_bytes(whole[:kept])
+        with pytest.raises(DataError, match=f"{name} .*: move it away") as error:
+            read_folder(tmp_path, 32)
+        assert "\n" not in str(error.value)
+
+
+def test_damaged_metrics_are_found_before_the_evaluation(run, overlapping_cifar_folder, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "extract_features", None)
+    (run / "metrics.csv").write_text("a,b\n")
+    status, _, err = probe_cli(capsys, run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures")
+    assert status == 2 and "metrics.csv has other columns" in err

@@ -53,9 +53,17 @@ def test_every_file_that_is_named_exists():
             assert (ROOT / "minijepa" / file).exists() or (ROOT / file).exists(), file
 
 
+def test_every_picture_is_explained_and_small():
+    """docs/pictures.md embeds what lies in docs/pictures; no other image is in the repository."""
+    explained = set(re.findall(r"\]\((pictures/\w+\.png)\)", (ROOT / "docs/pictures.md").read_text()))
+    files = {str(p.relative_to(ROOT / "docs")): p.stat().st_size for p in (ROOT / "docs").rglob("*.png")}
+    assert explained == set(files) and len(files) == 7
+    assert max(files.values()) < 100_000
+
+
 def test_every_command_parses():
     parsers = {"train.py": train.parser(), "probe.py": probe.parser()}
-    commands = re.findall(r"python (train|probe)\.py([^#\n`]*)", TEXT)
+    commands = re.findall(r"python (train|probe)\.py([^#\n`]*)", TEXT + (ROOT / "docs/pictures.md").read_text())
     assert len(commands) >= 6
     for program, line in commands:
         args = parsers[f"{program}.py"].parse_args(line.split())

@@ -185,7 +185,7 @@ def test_a_second_signal_ends_the_program_at_once(signal_name):
     """The first is noted and the step finished; whoever can't wait sends another."""
     code = f"""
 import os, signal
-from minijepa.training import Interruptible
+from minijepa.run import Interruptible
 with Interruptible() as interrupted:
     os.kill(os.getpid(), signal.{signal_name})
     assert interrupted.signal == signal.{signal_name}

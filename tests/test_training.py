@@ -12,14 +12,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, training
+from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, gallery, record
+from minijepa import run as run_module
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.lanes import Lanes
-from minijepa.pictures import curves_picture, masks_picture
-from minijepa.training import COLUMNS, CURVES, PICTURED, Clock, Run, Trainer, duration
+from minijepa.pictures import masks_picture
+from minijepa.record import COLUMNS, CURVES, PICTURED, draw_curves
+from minijepa.run import Clock, Run, duration
+from minijepa.training import Trainer
 
 from conftest import assert_same_run, finish, write_cifar  # isort: skip
 
@@ -97,9 +101,11 @@ def test_an_error_in_a_worker_reaches_the_caller(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- the step
 
 
-def test_a_step_is_the_specifications_section_8(dataset):
+@pytest.mark.parametrize("changes", [{}, dict(grad_clip=0.5, weight_decay_growth=10)], ids=["", "clipped, more decay"])
+def test_a_step_is_the_specifications_section_8(dataset, changes):
     """Masks, targets, predictions, loss, backward, AdamW at the schedule's rate, then the EMA with the new weights."""
-    config = Config(**(SETTINGS | dict(epochs=6, warmup_epochs=2, weight_decay=0.3, adam_beta2=0.95, adam_eps=1e-6)))
+    settings = SETTINGS | dict(epochs=6, warmup_epochs=2, weight_decay=0.3, adam_beta2=0.95, adam_eps=1e-6) | changes
+    config = Config(**settings)
     trainer = Trainer(config, dataset)
     model = trainer.model
     encoder, size = model.encoder_size, model.flat.data.size
@@ -118,12 +124,18 @@ def test_a_step_is_the_specifications_section_8(dataset):
         row = trainer.train_step(step)
 
         assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
-        assert row["grad_norm"] == pytest.approx(np.sqrt((g**2).sum()), rel=1e-4)
+        norm = np.sqrt((g**2).sum())
+        assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
+        if config.grad_clip:
+            assert norm > config.grad_clip
+            g *= config.grad_clip / norm
+        decay = trainer.weight_decay(step)
+        assert decay == 0.3 if not changes else 0.299 < decay < 0.4
         assert row["context_tokens"] == masks.context_lengths.mean()
         assert row["target_tokens"] == masks.target_lengths.sum(axis=1).mean()
         rate = config.base_lr * (step + 1) / (2 * trainer.steps_per_epoch + 1)  # still warming up
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
-        wanted = before * (1 - rate * 0.3 * decayed)
+        wanted = before * (1 - rate * decay * decayed)
         wanted -= rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
         np.testing.assert_allclose(model.flat.data, wanted, rtol=2e-6, atol=2e-3 * rate)
         momentum = trainer.momentum(step)
@@ -251,7 +263,7 @@ def test_the_time_is_estimated_once_without_the_first_step_and_hours_on_a_cpu_na
     monkeypatch, device, steps, text, hint
 ):
     now, said, progress = [0.0], [], checkpoint.Progress()
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     clock = Clock(SimpleNamespace(device=device, total_steps=steps + 6, progress=progress))
     for seconds in (60, 2, 2, 2, 2, 2, 2, 2):
         now[0] += seconds
@@ -301,8 +313,7 @@ def test_rows_of_metrics_from_after_the_checkpoint_are_dropped(cifar_folder, tmp
     kept = (tmp_path / "cut" / "checkpoint.npz").read_bytes()
     trainer = Trainer(Config(**SETTINGS), load_dataset("cifar10", cifar_folder))
     for step in range(4):
-        for name, value in trainer.train_step(step).items():
-            trainer.progress.sums[name] = trainer.progress.sums.get(name, 0.0) + value
+        trainer.note(step, trainer.train_step(step))
     trainer.progress = checkpoint.Progress(4)
     Run(tmp_path / "cut", trainer).save()
     assert (tmp_path / "cut" / "checkpoint.npz").read_bytes() != kept
@@ -319,7 +330,7 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert f"{run}/ holds checkpoint.npz" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
     assert {p.name for p in run.iterdir()} == {
         "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-previous.npz", "checkpoint-0002.npz", "curves.png",
-        "masks.png",
+        "masks.png", "neighbours.png", "pca.png", "predictions.png",
     }  # fmt: skip
     about = json.loads((run / "config.json").read_text())
     assert (about["preset"], about["dataset"], about["config"]["keep_every"]) == ("cifar10", "cifar10", 2)
@@ -343,13 +354,29 @@ def test_smooth_l1_is_a_mean_over_the_dimensions_already(cifar_folder, tmp_path,
 def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys, monkeypatch):
     drawn = []
 
-    def draw(columns, x, *args):
-        drawn.append((x, list(columns)))
-        return curves_picture(columns, x, *args)
+    def draw(folder, rows):
+        drawn.append([row["epoch"] for row in rows])
+        draw_curves(folder, rows)
 
-    monkeypatch.setattr(training, "curves_picture", draw)
+    monkeypatch.setattr(run_module, "draw_curves", draw)
     assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 0
-    assert drawn == [([1], list(CURVES)), ([1, 2], list(CURVES)), ([1, 2, 3], list(CURVES))]
+    assert drawn == [[1], [1, 2], [1, 2, 3]]
+    assert set(CURVES.values()) < set(COLUMNS)
+    with Image.open(tmp_path / "run" / "curves.png") as picture:
+        assert picture.width > 1000
+
+
+def test_the_pictures_come_after_the_last_checkpoint_and_do_not_fail_in_silence(cifar_folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "pca.png")
+
+    monkeypatch.setattr(gallery.pictures, "pca_picture", full)
+    assert train.main(arguments(cifar_folder, tmp_path / "run")) == 2
+    assert checkpoint.read(tmp_path / "run")[0]["step"] == 12
+    assert (tmp_path / "run" / "neighbours.png").exists() and not (tmp_path / "run" / "predictions.png").exists()
+    monkeypatch.undo()
+    assert train.main(["--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'run'}", "--resume"]) == 0
+    assert (tmp_path / "run" / "predictions.png").exists()
 
 
 def test_the_masks_shown_are_drawn_like_those_of_the_first_step(dataset, tmp_path):
@@ -412,14 +439,14 @@ def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
 def test_a_run_folder_that_came_in_between_is_not_overwritten(dataset, tmp_path, monkeypatch):
     """Of two runs that start at once, the second finds the first's folder when it wants to name its own."""
     first, second = (Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset)) for _ in range(2))
-    picture = training.masks_picture
+    picture = record.masks_picture
 
     def meanwhile(*args):
-        monkeypatch.setattr(training, "masks_picture", picture)
+        monkeypatch.setattr(record, "masks_picture", picture)
         first.create({"first": True})
         picture(*args)
 
-    monkeypatch.setattr(training, "masks_picture", meanwhile)
+    monkeypatch.setattr(record, "masks_picture", meanwhile)
     with pytest.raises(ConfigError, match="exists: go on with --resume"):
         second.create({"first": False})
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"first": True}
@@ -431,7 +458,7 @@ def test_a_run_folder_is_whole_or_not_there(dataset, tmp_path, monkeypatch, erro
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(training, "masks_picture", fail)
+    monkeypatch.setattr(record, "masks_picture", fail)
     with pytest.raises((type(error), ConfigError)):
         Run(tmp_path / "new" / "runs" / "a", Trainer(Config(**SETTINGS), dataset)).create({})
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
@@ -540,8 +567,8 @@ def test_a_reader_who_leaves_does_not_stop_the_run(cifar_folder, tmp_path):
 def test_speed_and_estimate_count_training_alone(dataset, monkeypatch):
     """Time that passes between epochs (evaluation) is in no epoch's speed, nor in the estimate."""
     now, said = [0.0], []
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
-    clock = training.Clock(Trainer(Config(**SETTINGS), dataset))
+    monkeypatch.setattr(run_module.time, "perf_counter", lambda: now[0])
+    clock = Clock(Trainer(Config(**SETTINGS), dataset))
     for _ in range(2):
         for _ in range(4):
             now[0] += 0.5
@@ -618,8 +645,12 @@ def test_a_profile_adds_up_and_leaves_nothing(cifar_folder, tmp_path, capsys):
     for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):
         assert f"\n{name} " in out, name
     phases, operations = out[out.index("phase") :].split("\n\n")
-    shares = [float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in phases.splitlines()[1:]]
-    assert sum(shares) == pytest.approx(100, abs=1)
+    *lines, preparation = phases.splitlines()[1:]
+    shares = {line.split("  ")[0]: float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in lines}
+    assert sum(shares.values()) == pytest.approx(100, abs=1)
+    assert preparation.startswith("masks + data + layout ")
+    parts = shares["masks"] + shares["data"] + shares["layout"]
+    assert float(preparation.rsplit(maxsplit=1)[1].rstrip("%")) == pytest.approx(parts, abs=0.2)
     assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
     status, _, err = train_cli(capsys, *arguments(cifar_folder, run), "--profile=0")
     assert status == 2 and "--profile takes a number of steps" in err

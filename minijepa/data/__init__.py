@@ -6,8 +6,9 @@ import numpy as np
 
 from minijepa.backend import rng
 from minijepa.data import cifar10, shapes
-from minijepa.data.augment import Augmentation, augment, draw_augmentation
+from minijepa.data.augment import Augmentation, augment, draw_augmentation, draw_windows, resized_crop
 from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, normalise
+from minijepa.data.folder import read_folder
 from minijepa.data.masking import Masks, MultiBlockMasker
 from minijepa.data.shapes import make_shapes
 from minijepa.errors import ConfigError
@@ -22,12 +23,15 @@ __all__ = [
     "denormalise",
     "download_cifar10",
     "draw_augmentation",
+    "draw_windows",
     "has_cifar10",
     "has_some_cifar10",
     "load_cifar10",
     "load_dataset",
     "make_shapes",
     "normalise",
+    "read_folder",
+    "resized_crop",
     "split_validation",
     "training_images",
 ]

@@ -1,4 +1,4 @@
-"""Random flips and shifts, drawn on the host and applied to a whole batch by one gather.
+"""Random flips and shifts, drawn on the host and applied to a whole batch by one gather; and random resized crops.
 
 A shift is the usual "pad by 4, crop at random". The border is filled by mirroring the image (…2 1 | 0 1 2…) and not
 with a constant: a constant border would give whole patches that the network can predict without looking, and the
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minijepa.backend import xp_of
+from minijepa.backend import matmul, xp_of
 from minijepa.errors import ShapeError
 
 
@@ -63,6 +63,40 @@ def augment(images, augmentation):
     planes = xp.arange(batch_size * channels).reshape(batch_size, channels, 1, 1) * (height * width)
     pixels = xp.asarray(rows * width)[:, None, :, None] + xp.asarray(cols)[:, None, None, :]
     return images.reshape(-1).take(planes + pixels)
+
+
+def draw_windows(batch_size, rng, scale, aspect_ratio=(3 / 4, 4 / 3)):
+    """Windows (B, 4) = top, left, height, width in parts of the image, for :func:`resized_crop`.
+
+    Area uniform in ``scale``, ln(width/height) uniform over ``aspect_ratio``'s, sides cut to 1, place uniform over all
+    that fit (torchvision's RandomResizedCrop, with parts of pixels instead of whole ones).
+    """
+    area = rng.uniform(*scale, batch_size)
+    ratio = np.exp(rng.uniform(*np.log(aspect_ratio), batch_size))
+    size = np.minimum(np.sqrt([area / ratio, area * ratio]), 1)
+    return np.concatenate([rng.random((2, batch_size)) * (1 - size), size]).T
+
+
+def resized_crop(images, windows):
+    """The part of each float image (B, C, H, W) that its window names, at the whole image's size.
+
+    Output pixel i looks at the place x = H (top + (i + ½) height / H) − ½ of the rows, between two pixels, and takes
+    (1 − f) of the one and f of the other, f being what x is beyond a whole number; columns likewise. So rows and
+    columns are each mixed by a matrix with two numbers in a line, and y = R x Cᵀ. The channels' mean and
+    deviation pass through, so it does not matter whether ``images`` are normalised already.
+    """
+    xp = xp_of(images)
+    _, _, height, width = images.shape
+    rows = xp.asarray(_mixing(windows[:, 0], windows[:, 2], height).astype(images.dtype))
+    cols = xp.asarray(_mixing(windows[:, 1], windows[:, 3], width).astype(images.dtype))
+    return matmul(matmul(rows[:, None], images), cols[:, None].swapaxes(-1, -2))
+
+
+def _mixing(start, length, size):
+    """The matrices (B, size, size) of bilinear interpolation along one axis."""
+    places = size * (start[:, None] + (np.arange(size) + 0.5) / size * length[:, None]) - 0.5
+    places = np.clip(places, 0, size - 1)[..., None]
+    return np.maximum(0, 1 - np.abs(places - np.arange(size)))
 
 
 def _mirror(index, size):

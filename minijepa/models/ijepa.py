@@ -8,13 +8,13 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Tensor, no_tape
-from minijepa.backend import rng, to_device, to_numpy, xp_of
+from minijepa.backend import rng, to_device, to_numpy
 from minijepa.data.cifar10 import MEAN, STD
 from minijepa.errors import ConfigError, DtypeError, ShapeError
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
 from minijepa.models.vit import ViTEncoder, patchify
-from minijepa.nn import FlatParameters, check_state
+from minijepa.nn import FlatParameters, check_state, standardise
 
 
 class IJEPA:
@@ -69,12 +69,11 @@ class IJEPA:
         """
         layout = self.layout(masks)
         with no_tape():
-            features = self.target_encoder.encode(self._patches(images, layout), layout.target_rows)
+            patches, layers = self._patches(images, layout), self.config.target_layers
+            features = self.target_encoder.encode(patches, layout.target_rows, layers)
             targets = ops.rows(features, layout.target_features)  # a patch stands in as many blocks as cover it
             if self.config.target_norm == "layer_norm":
-                # Without weights, as F.layer_norm in Meta's train.py
-                one = xp_of(targets.data).ones(targets.shape[1], self.dtype)
-                targets = ops.layer_norm(targets, one, 0 * one, eps=1e-5)
+                targets = standardise(targets)
         return targets
 
     def predictions(self, images, masks):

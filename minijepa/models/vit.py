@@ -7,7 +7,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Parameter, Tensor
 from minijepa.backend import xp_of
-from minijepa.nn import Block, LayerNorm, Module, normal
+from minijepa.nn import Block, LayerNorm, Module, normal, standardise
 
 
 def patchify(images, patch_size):
@@ -54,22 +54,30 @@ class ViTEncoder(Module):
         ]
         self.norm = LayerNorm(dim, eps)
 
-    def forward(self, pixels, positions, packing, keep=None):
+    def forward(self, pixels, positions, packing, keep=None, layers=1):
         """Tokens of chosen patches: pixel rows (T, 3p²) at ``positions`` (T,) of packed sequences -> (T, D).
 
-        ``keep`` (K,): the rows whose tokens are wanted, as (K, D); all if None.
+        ``keep`` (K,): the rows whose tokens are wanted, as (K, D); all if None. ``layers``: with more than 1, the mean
+        of so many last blocks' outputs, each normalised by its own mean and deviation, as targets; the final LayerNorm
+        is not used then (Baevski et al., "data2vec", 2022, arXiv:2202.03555, section 3.3).
 
         Embedding and position are added to each patch alone, so adding them before or after the choice of patches is
         the same; doing it after does not embed patches that nobody looks at.
         """
         positions = ops.rows(self.pos_embed.reshape(self.pos_embed.shape[1:]), positions)
         x = self.patch_embed(Tensor(pixels)) + positions
+        outputs = []
         for block in self.blocks[:-1]:
             x = block(x, packing)
-        return self.norm(self.blocks[-1](x, packing, keep))
+            outputs.append(x)
+        x = self.blocks[-1](x, packing, keep)
+        if layers == 1:
+            return self.norm(x)
+        outputs = [y if keep is None else ops.rows(y, keep) for y in outputs[len(outputs) + 1 - layers :]]
+        return sum(map(standardise, outputs), standardise(x)) / layers
 
-    def encode(self, patches, keep=None):
+    def encode(self, patches, keep=None, layers=1):
         """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image; or of the rows ``keep``."""
         b, n, _ = patches.shape
         positions = xp_of(patches).tile(xp_of(patches).arange(n), b)
-        return self(patches.reshape(b * n, -1), positions, ops.Packing([n] * b), keep)
+        return self(patches.reshape(b * n, -1), positions, ops.Packing([n] * b), keep, layers)

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Which settings help? Trains each with several seeds, on the same images for as long, and probes held-back images.
+
+    python benchmarks/ablation.py                                   # every setting of SETTINGS, three seeds
+    python benchmarks/ablation.py base "resized crops" --seeds 0 --set epochs=2
+    python benchmarks/ablation.py --base best --jobs 1 --set epochs=20
+
+5,000 training images are held back and probed (45,000 for training and for the probe's fit); the test set is not looked
+at. A run that was finished is not run again, one that was interrupted goes on, so the same command may be given again
+until all is done. Writes OUT/ablation.csv, a line a run, and prints a table: mean and range over the seeds.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from minijepa import checkpoint  # noqa: E402
+from minijepa.backend import resolve_device  # noqa: E402
+from minijepa.config import Config, parse_assignment  # noqa: E402
+from minijepa.data import load_dataset  # noqa: E402
+from minijepa.errors import exit_status, tell  # noqa: E402
+from minijepa.evaluation import labelled_images  # noqa: E402
+from minijepa.features import extract_features  # noqa: E402
+from minijepa.files import replaced  # noqa: E402
+from minijepa.probing import knn_accuracy, linear_probe  # noqa: E402
+
+SETTINGS = {  # what differs from the base
+    "base": {},
+    "targets of 3 blocks": dict(target_layers=3),
+    "raw targets": dict(target_norm="none"),
+    "smooth-L1 loss": dict(loss="smooth_l1"),
+    "patch gain 0.14": dict(patch_embed_gain=0.14),  # about 0.02 for each weight, like the other layers
+    "wide masks": dict(target_scale=(0.15, 0.25), context_scale=(0.75, 0.95)),  # the specification's
+    "tight masks": dict(target_scale=(0.15, 0.2), context_scale=(0.85, 1.0)),  # the I-JEPA paper's
+    "EMA from 0.99": dict(ema_momentum_start=0.99),
+    "EMA from 0.996": dict(ema_momentum_start=0.996),
+    "EMA from 0.998": dict(ema_momentum_start=0.998),
+    "no augmentation": dict(augment_flip=False, augment_crop=0),
+    "flips alone": dict(augment_flip=True, augment_crop=0),
+    "resized crops": dict(augment_crop=0, augment_scale=(0.5, 1.0)),
+    "weight decay 0.04 to 0.4": dict(weight_decay=0.04, weight_decay_growth=10),
+    "clipped gradient": dict(grad_clip=1.0),
+    "rate x 1.5": dict(base_lr=1.5),  # times the base's
+}
+COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content_r2 loss_per_dim minutes".split()
+
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
+    p.add_argument("--base", default="laptop", help="the preset that they change (default: laptop)")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change to all settings")
+    p.add_argument("--jobs", type=int, default=2, help="runs at the same time (default: 2)")
+    p.add_argument("--threads", type=int, default=1, help="of each run (default: 1)")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--data-dir", default="data")
+    p.add_argument("--out", default="runs/ablation", help="a folder for the runs and the table")
+    return p
+
+
+def changes_of(setting, base):
+    """The config fields of a setting; a rate is a factor of the base's."""
+    changes = dict(SETTINGS[setting])
+    if "base_lr" in changes:
+        changes["base_lr"] *= base.base_lr
+    return changes
+
+
+def train(args, setting, seed):
+    """Train one run to its end, or go on with it; its folder."""
+    folder = Path(args.out) / f"{setting.replace(' ', '-')}-seed{seed}"
+    command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(folder), "--threads", str(args.threads)]
+    command += ["--device", args.device, "--data-dir", args.data_dir]
+    if (folder / checkpoint.FILE).exists():
+        command.append("--resume")
+    else:
+        base = Config.preset(args.base, **dict(map(parse_assignment, args.set)))
+        changes = {**dict(map(parse_assignment, args.set)), **changes_of(setting, base), "val_size": 5000, "seed": seed}
+        command += ["--preset", args.base, *(f"--set={name}={value}" for name, value in changes.items())]
+    with open(f"{folder}.log", "a") as log:
+        if subprocess.run(command, stdout=log, stderr=log).returncode:
+            raise RuntimeError(f"{setting}, seed {seed}: training failed, see {folder}.log")
+    return folder
+
+
+def result(args, dataset, setting, seed):
+    """The row of one run, from its folder if it was probed before."""
+    folder = Path(args.out) / f"{setting.replace(' ', '-')}-seed{seed}"
+    file = folder / "ablation.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    folder = train(args, setting, seed)
+    about, arrays = checkpoint.read(folder)
+    model = checkpoint.model_of(about, arrays, folder, args.device)
+    train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")
+    features, val_features = (extract_features(model, x, threads=args.threads) for x in (train_x, val_x))
+    classes = len(dataset.classes)
+    with open(folder / "metrics.csv") as rows:
+        rows = list(csv.DictReader(rows))
+    row = {
+        "setting": setting, "seed": seed, "epochs": model.config.epochs, "step": about["step"],
+        "linear_probe": linear_probe(features, train_y, val_features, val_y, classes).accuracy,
+        "knn": knn_accuracy(features, train_y, val_features, val_y, classes),
+        **{name: float(rows[-1][name]) for name in ("feature_std", "rank_me", "content_r2", "loss_per_dim")},
+        "minutes": round(sum(float(r["seconds"]) for r in rows) / 60, 1),
+    }  # fmt: skip
+    with replaced(file, "w") as written:
+        written.write(json.dumps(row) + "\n")
+    tell(f"{setting}, seed {seed}: linear probe {100 * row['linear_probe']:.2f}%, kNN {100 * row['knn']:.2f}%")
+    return row
+
+
+def table(rows):
+    """Mean and range over the seeds, the best first, as Markdown."""
+    lines = ["| setting | seeds | linear probe, % | range | kNN, % | range |", "|---|---|---|---|---|---|"]
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["setting"], []).append(row)
+
+    def spread(group, name):
+        values = [100 * row[name] for row in group]
+        return sum(values) / len(values), f"{min(values):.2f} to {max(values):.2f}"
+
+    for setting, group in sorted(groups.items(), key=lambda item: -spread(item[1], "linear_probe")[0]):
+        (probe, probe_range), (knn, knn_range) = spread(group, "linear_probe"), spread(group, "knn")
+        lines.append(f"| {setting} | {len(group)} | {probe:.2f} | {probe_range} | {knn:.2f} | {knn_range} |")
+    return "\n".join(lines)
+
+
+def main(args):
+    args.device = resolve_device(args.device)
+    unknown = [name for name in args.settings if name not in SETTINGS]
+    if unknown:
+        raise SystemExit(f"ablation.py: error: no setting {unknown[0]!r}: choose among {', '.join(SETTINGS)}")
+    Config.preset(args.base, **dict(map(parse_assignment, args.set)))  # refuses bad changes before anything runs
+    dataset = load_dataset("cifar10", args.data_dir)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = [(setting, seed) for seed in args.seeds for setting in args.settings or SETTINGS]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(lambda job: result(args, dataset, *job), jobs))
+    with open(out / "ablation.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    tell(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    args = parser().parse_args()
+    sys.exit(exit_status("ablation.py", lambda: main(args)))

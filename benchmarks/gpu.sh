@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Everything that wants a GPU, in one command:
+#
+#     bash benchmarks/gpu.sh OUT [DATA_DIR]
+#
+# Tests on the card, the comparison with PyTorch (where it is installed), then the specification's 100 epochs with their
+# probe. Each part has a time limit and may fail without harm to the others. Tables are printed, logs go into OUT.
+# Without a GPU it says so; "REHEARSE=1 bash benchmarks/gpu.sh OUT" runs each part small, on the CPU.
+set -u
+out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR]"}
+data=${2:-data}
+python=${PYTHON:-python3}
+cd "$(dirname "$0")/.." && mkdir -p "$out" || exit 2
+out=$(cd "$out" && pwd)
+failed=0
+
+part() { # part NAME SECONDS COMMAND...: run it, log it, show the end of it
+    local name=$1 limit=$2
+    shift 2
+    echo "== $name"
+    local started=$SECONDS
+    timeout "$limit" "$@" >"$out/$name.log" 2>&1
+    local status=$?
+    tail -n "${LINES_SHOWN:-15}" "$out/$name.log"
+    echo "-- $name: exit status $status, $((SECONDS - started)) s"
+    [ $status -eq 0 ] || failed=$((failed + 1))
+}
+
+if [ "${REHEARSE:-}" ]; then
+    part tests 200 "$python" -m pytest tests/test_device.py tests/test_cublas.py
+    part step 200 "$python" benchmarks/step.py --rehearse --rounds 1 --limit 60
+    part train 100 "$python" train.py --preset smoke --device cpu --dataset shapes --run-dir "$out/run" --epochs 1 --set warmup_epochs=0
+    part probe 100 "$python" probe.py "$out/run" --device cpu
+else
+    part machine 30 nvidia-smi
+    part versions 60 "$python" -c 'import cupy; cupy.show_config()'
+    part tests 120 "$python" -m pytest tests/test_device.py tests/test_cublas.py
+    part step 240 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 80
+    part train 200 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10"
+    part probe 60 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
+fi
+echo "== $failed of the parts failed; logs are in $out"
+[ "$failed" -eq 0 ]

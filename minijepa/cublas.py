@@ -1,0 +1,85 @@
+"""cuBLAS by ctypes: the one matrix product that can stand in a CUDA graph, at a precision of our choice.
+
+CuPy refuses its own products while a stream is captured, and reaches TF32 by an environment variable alone. cuBLAS
+itself allows both (its manual, "CUDA Graphs Support"), if it has a workspace of the caller's: setting the stream resets
+that, so the stream is set once and the workspace after it.
+"""
+
+import ctypes
+
+from minijepa.errors import DeviceError
+
+FLOAT32 = 0  # CUDA_R_32F
+COMPUTE = {"fp32": 68, "tf32": 77}  # CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32
+DEFAULT_ALGORITHM = -1
+PLAIN, TRANSPOSED = 0, 1
+WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for sm_90
+NAMES = "libcublas.so.13", "libcublas.so.12", "cublas64_13.dll", "cublas64_12.dll"
+
+
+def load_library():
+    """cuBLAS as a ctypes library: the one that CuPy's packages bring, or the system's. OSError if there is none."""
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy 14
+    except ImportError:
+        for name in NAMES:
+            try:
+                return ctypes.CDLL(name)
+            except OSError:
+                pass
+        raise OSError(f"none of {', '.join(NAMES)} was found") from None
+    try:
+        return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+    except Exception as error:  # the finder has errors of its own
+        raise OSError(str(error)) from None
+
+
+class Cublas:
+    """A handle for one stream. ``workspace``: a device array of WORKSPACE bytes, kept as long as the handle."""
+
+    def __init__(self, library, stream, workspace):
+        self.library, self.workspace = library, workspace
+        self.handle = ctypes.c_void_p()
+        self.compute = COMPUTE["tf32"]
+        self.one, self.zero = ctypes.c_float(1), ctypes.c_float(0)
+        p, i = ctypes.c_void_p, ctypes.c_int
+        library.cublasGemmEx.argtypes = [p, i, i, i, i, i, p, p, i, i, p, i, i, p, p, i, i, i, i]
+        self._call("cublasCreate_v2", ctypes.byref(self.handle))
+        self._call("cublasSetStream_v2", self.handle, p(stream))
+        self._call("cublasSetWorkspace_v2", self.handle, p(workspace.data.ptr), ctypes.c_size_t(workspace.nbytes))
+
+    def _call(self, name, *arguments):
+        status = getattr(self.library, name)(*arguments)
+        if status:
+            raise DeviceError(f"cuBLAS: {name} failed with status {status}")
+
+    def matmul(self, a, b, out):
+        """out = a b for float32 matrices (n, k), (k, m) -> (n, m) that :func:`takes` allows; ``out`` in C order.
+
+        cuBLAS counts by columns: what it calls a matrix with leading dimension l is, row by row, its transpose. So it
+        is asked for outᵀ = bᵀ aᵀ, and sees bᵀ where b's rows lie one behind another.
+        """
+        (n, k), m = a.shape, b.shape[1]
+        (op_a, ld_a), (op_b, ld_b) = _order(a), _order(b)
+        self._call(
+            "cublasGemmEx", self.handle, op_b, op_a, m, n, k,
+            ctypes.byref(self.one), b.data.ptr, FLOAT32, ld_b, a.data.ptr, FLOAT32, ld_a,
+            ctypes.byref(self.zero), out.data.ptr, FLOAT32, m, self.compute, DEFAULT_ALGORITHM,
+        )  # fmt: skip
+        return out
+
+
+def takes(*matrices):
+    """Whether :meth:`Cublas.matmul` can work on these: not empty, float32, 2-D, rows or columns without gaps inside."""
+    return all(x.ndim == 2 and x.size and x.dtype == "float32" and _order(x) is not None for x in matrices)
+
+
+def _order(x):
+    """(operation, leading dimension) of a matrix: rows one behind another, or columns; None for anything else."""
+    rows, cols = x.shape
+    down, right = (stride // 4 for stride in x.strides)
+    if (right == 1 or cols == 1) and (down >= cols or rows == 1):
+        return PLAIN, down if rows > 1 else cols
+    if (down == 1 or rows == 1) and (right >= rows or cols == 1):
+        return TRANSPOSED, right if cols > 1 else rows
+    return None

@@ -1,0 +1,160 @@
+"""What patch features know, in numbers that can be drawn: principal components, and images made of nearest patches."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minijepa.backend import to_device, to_numpy
+from minijepa.data import Masks, normalise
+from minijepa.features import map_images
+from minijepa.models.vit import patchify
+from minijepa.samples import map_rows
+
+# ------------------------------------------------------------------------------------------------- principal components
+
+
+@dataclass(frozen=True)
+class Components:
+    """The first principal components of rows of features: ``mean`` (D,), ``axes`` (K, D), orthonormal, largest first.
+
+    ``low`` and ``high`` (K,): between these the components of nearly all rows lie.
+    """
+
+    mean: np.ndarray
+    axes: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __call__(self, x):
+        """(..., D) -> (..., K)"""
+        return (x - self.mean) @ self.axes.T
+
+    def colours(self, x):
+        """Rows as colours, uint8 (..., 3), from three components, each stretched from ``low`` to ``high``."""
+        spread = self.high - self.low
+        place = (self(x) - self.low) / np.where(spread > 0, spread, np.inf)
+        return colours_of(np.clip(np.where(spread > 0, place, 0.5), 0, 1))
+
+
+def principal_components(x, count=3, outside=2.0):
+    """The ``count`` directions in which rows x (n, D) vary most -> Components.
+
+    They are the eigenvectors of the covariance matrix with the largest eigenvalues. An eigenvector's sign is arbitrary:
+    here its largest entry is positive, so that the same rows always get the same colours. ``outside``: percent of the
+    rows that may lie below ``low``, and as many above ``high``, so that a few outliers don't take all the contrast.
+    """
+    x = np.asarray(x, np.float64)
+    mean = x.mean(axis=0)
+    _, vectors = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+    axes = vectors.T[::-1][:count]
+    axes = axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1))
+    low, high = np.percentile((x - mean) @ axes.T, [outside, 100 - outside], axis=0)
+    return Components(mean, axes, low, high)
+
+
+def colours_of(place):
+    """Three numbers from 0 to 1 as an sRGB colour: (..., 3) -> uint8 (..., 3).
+
+    The first is lightness, the second runs from blue to yellow, the third from green to red. So nearly every reader
+    can tell the most important ones, and who can't tell green from red loses the third alone. The axes are those of
+    Oklab, in which equal steps look about equal (Ottosson, "A perceptual color space for image processing", 2020).
+    """
+    lightness, blue_yellow, green_red = np.moveaxis(place, -1, 0)
+    a, b = 0.3 * (green_red - 0.5), 0.36 * (blue_yellow - 0.5)
+    lightness = 0.3 + 0.62 * lightness
+    cones = [lightness + 0.3963377774 * a + 0.2158037573 * b, lightness - 0.1055613458 * a - 0.0638541728 * b,
+             lightness - 0.0894841775 * a - 1.2914855480 * b]  # fmt: skip
+    linear = np.stack(cones, axis=-1) ** 3 @ np.array(
+        [[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
+         [-0.0041960863, -0.7034186147, 1.7076147010]]
+    ).T  # fmt: skip
+    linear = np.clip(linear, 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(255 * srgb).astype(np.uint8)
+
+
+def patch_maps(values, size):
+    """Numbers of patches as images: (B, N, C) -> (B, C, size, size), each patch a square of one colour."""
+    b, n, c = values.shape
+    side = round(n**0.5)
+    maps = values.reshape(b, side, side, c).transpose(0, 3, 1, 2)
+    return maps.repeat(size // side, axis=2).repeat(size // side, axis=3)
+
+
+# ------------------------------------------------------------------------------------------- images of nearest patches
+
+
+def target_patches(model, images, threads=None):
+    """What the predictor should say of every patch, as in training: uint8 images (B, 3, S, S) -> (B, N, D)."""
+    n = model.config.num_patches
+
+    def targets(chunk):
+        whole = Masks.from_lists([[0]] * len(chunk), [[range(n)]] * len(chunk))
+        return model.targets(normalise(chunk, model.mean, model.std), whole).data.reshape(len(chunk), n, -1)
+
+    return map_images(model, images, targets, (n, model.config.encoder_embed_dim), threads)
+
+
+def closest_rows(bank, queries):
+    """The row of bank (n, D) with the smallest Euclidean distance to each query (q, D): (q,)."""
+    squares = np.einsum("nd,nd->n", bank, bank)
+    # |b − q|² = |b|² − 2 b·q + |q|², the last of which is the same for every b
+    return np.concatenate(list(map_rows(lambda x: (squares - 2 * (x @ bank.T)).argmin(axis=1), queries, block_rows=64)))
+
+
+def central_blocks(masks, grid):
+    """Of each image's target blocks the one closest to the image's middle: Masks with one block each."""
+    middle = (np.array(grid) - 1) / 2
+
+    def off_centre(block):
+        return np.abs(np.stack(np.unravel_index(block, grid)).mean(axis=1) - middle).sum()
+
+    return Masks.from_lists(masks.context, [[min(blocks, key=off_centre)] for blocks in masks.targets])
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Target blocks made of the patches of other images, each as uint8 images (B, 3, S, S), changed in the block alone.
+
+    Of each target patch, that patch of the bank is taken whose target features are closest to its own (``truth``), the
+    predicted ones (``prediction``), the mean of the bank at its position (``position``), which is what a predictor
+    would say that knows where a patch is but not what surrounds it. Errors (B,): mean squares a dimension.
+    """
+
+    truth: np.ndarray
+    prediction: np.ndarray
+    position: np.ndarray
+    prediction_error: np.ndarray
+    position_error: np.ndarray
+
+
+def predicted_blocks(model, images, masks, bank_images, threads=None):
+    """Predict one target block of each image (``masks``: one block each), and look the result up in the bank."""
+    bank = target_patches(model, bank_images, threads)
+    batch = normalise(to_device(images, model.device), model.mean, model.std)
+    layout = model.layout(masks)
+    target = to_numpy(model.targets(batch, layout).data)
+    prediction = to_numpy(model.predictions(batch, layout).data)
+    position = bank.mean(axis=0)[masks.target_index]
+    size, image = model.config.patch_size, np.repeat(np.arange(len(images)), masks.target_lengths[:, 0])
+    pixels = patchify(bank_images, size)
+    pixels = pixels.reshape(-1, pixels.shape[-1])
+    rows = bank.reshape(-1, bank.shape[-1])
+
+    def filled(features):
+        patches = patchify(images, size)
+        patches[image, masks.target_index] = pixels[closest_rows(rows, features)]
+        return unpatchify(patches, size)
+
+    def error(features):
+        return np.bincount(image, ((features - target) ** 2).mean(axis=1)) / masks.target_lengths[:, 0]
+
+    return Predicted(filled(target), filled(prediction), filled(position), error(prediction), error(position))
+
+
+def unpatchify(patches, patch_size):
+    """The inverse of :func:`patchify`: (B, N, 3 p²) -> (B, 3, S, S)."""
+    b, n, _ = patches.shape
+    side = round(n**0.5)
+    patches = patches.reshape(b, side, side, 3, patch_size, patch_size).transpose(0, 3, 1, 4, 2, 5)
+    return patches.reshape(b, 3, side * patch_size, side * patch_size)

@@ -1,0 +1,139 @@
+"""What all pictures share: colours, text, a sheet with title and caption, enlarged pixels, outlines.
+
+Colours are told apart by colour-blind readers too (after Okabe & Ito, "Color universal design", 2008), and no picture
+says a thing by colour alone.
+"""
+
+import functools
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+WHITE = (255, 255, 255)
+INK = (31, 41, 55)
+GREY = (98, 105, 117)
+LINE = (226, 229, 234)
+HIDDEN = (229, 231, 235)  # a patch that is not seen
+BLUE = (0, 104, 190)
+ORANGE = (213, 94, 0)
+BLOCK_COLOURS = [ORANGE, BLUE, (0, 158, 115), (120, 30, 110)]  # of target blocks, in turn
+
+MARGIN = 28
+TITLE, CAPTION, LABEL = 21, 14, 13  # sizes of text
+
+
+class Sheet:
+    """A white canvas: a title, a note to the right of it, a caption in as many lines as it needs, and the body.
+
+    width and height are the body's; it begins at ``left`` and ``top``, and margins stand around it. A sheet is wider
+    than its body if the title and the note need the room.
+    """
+
+    def __init__(self, width, height, title, caption="", note=""):
+        gap = 30 if note else 0
+        width = max(width, text_width(title, TITLE) + gap + text_width(note, LABEL))
+        lines = wrapped(caption, width, CAPTION)
+        self.left, self.top, self.right = MARGIN, 66 + 20 * len(lines), MARGIN + width
+        self.image = Image.new("RGB", (width + 2 * MARGIN, self.top + height + MARGIN), WHITE)
+        self.draw = ImageDraw.Draw(self.image)
+        self.text((self.left, 44), title, TITLE)
+        self.text((self.right, 44), note, LABEL, GREY, "rs")
+        for i, line in enumerate(lines):
+            self.text((self.left, 70 + 20 * i), line, CAPTION, GREY)
+
+    def text(self, place, text, size=LABEL, colour=INK, anchor="ls"):
+        """``anchor``: as in Pillow; "ls" is the left end of the baseline."""
+        self.draw.text(place, text, fill=colour, font=font(size), anchor=anchor)
+
+    def vertical_text(self, centre, text, size=LABEL, colour=INK):
+        """Text that reads from bottom to top."""
+        left, top, right, bottom = font(size).getbbox(text)
+        mask = Image.new("L", (right - left, bottom - top))
+        ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font(size))
+        mask = mask.transpose(Image.Transpose.ROTATE_90)
+        self.image.paste(colour, (centre[0] - mask.width // 2, centre[1] - mask.height // 2), mask)
+
+    def pixels(self, left, top, pixels):
+        """Paste uint8 (height, width, 3)."""
+        self.image.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top))
+
+    def frame(self, left, top, size, colour, width=2):
+        """A square line around a square of ``size`` pixels, all of it outside."""
+        box = (left - width, top - width, left + size + width - 1, top + size + width - 1)
+        self.draw.rectangle(box, outline=colour, width=width)
+
+    def outline(self, left, top, visible, colour, width=2):
+        """A line around the ``visible`` pixels, bool (height, width), of a panel, all of it outside of them."""
+        inside = Image.fromarray(np.pad(visible, width).astype(np.uint8) * 255)
+        ring = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(2 * width + 1)), inside)
+        self.image.paste(colour, (left - width, top - width), ring)
+
+    def saved(self, path):
+        """The picture, written to ``path`` as a PNG if there is one."""
+        if path is not None:
+            self.image.save(path, "PNG")
+        return self.image
+
+
+@functools.cache
+def font(size):
+    return ImageFont.load_default(size)
+
+
+def text_width(text, size):
+    return -int(-font(size).getlength(text) // 1)
+
+
+def wrapped(text, width, size):
+    """``text`` in lines that are at most ``width`` pixels wide, broken at spaces."""
+    lines = []
+    for word in text.split():
+        if lines and text_width(f"{lines[-1]} {word}", size) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def shortened(text, width, size):
+    """``text`` from outside, as a file's name, with "?" for what the font lacks and "..." for a middle too long."""
+    text = "".join(c if _has_glyph(c) else "?" for c in text)
+    if text_width(text, size) <= width:
+        return text
+    for kept in range(len(text) - 1, 0, -1):
+        short = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+        if text_width(short, size) <= width:
+            return short
+    return ""
+
+
+@functools.cache
+def _has_glyph(character):
+    return bytes(font(LABEL).getmask(character)) != bytes(font(LABEL).getmask("\uffff"))
+
+
+# --------------------------------------------------------------------------------------------------- images and patches
+
+
+def enlarged(image, scale):
+    """An image of a data set as pixels of the screen: uint8 (3, S, S) -> (S scale, S scale, 3), each pixel a square."""
+    return image.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def screen_scale(images, about=96):
+    """How many screen pixels an image pixel gets, so that images (..., S, S) come to ``about`` that size."""
+    return max(1, about // images.shape[-1])
+
+
+def pixels_of(patches, grid, cell):
+    """Which screen pixels belong to ``patches``: bool (height, width)."""
+    member = np.zeros(grid, bool)
+    member.flat[patches] = True
+    return member.repeat(cell, axis=0).repeat(cell, axis=1)
+
+
+def hidden_patches(grid, cell):
+    """A picture of nothing but hidden patches, set apart by white lines so that they can be counted."""
+    tile = np.full((cell, cell, 3), HIDDEN, np.uint8)
+    tile[[0, -1]] = tile[:, [0, -1]] = WHITE
+    return np.tile(tile, (*grid, 1))

@@ -1,0 +1,70 @@
+"""Which patches the context encoder sees, and which the predictor must predict."""
+
+import numpy as np
+
+from minijepa.backend import to_numpy
+from minijepa.errors import DtypeError, ShapeError
+from minijepa.pictures.canvas import BLOCK_COLOURS, INK, Sheet, enlarged, hidden_patches, pixels_of
+
+FADE = 0.8  # how far a patch outside the target block goes towards white
+GAP, WIDE_GAP = 12, 26  # between target blocks; between image, context and target blocks
+HEADING = 28  # height of the line of headings
+
+
+def masks_picture(images, masks, patch_size, path=None, scale=4, note=""):
+    """A row for each image: the image, the patches of its context, and each of its M target blocks in its place.
+
+    images: uint8 (B, 3, S, S); masks: the `Masks` of these B images; patch_size: in pixels of the image; scale: screen
+    pixels per image pixel. Patches outside the context are flat grey, for the context encoder never sees them; patches
+    outside a target block are faded. Visible patches keep the image's exact colours.
+
+    Raises DtypeError and ShapeError for images of another kind, and for masks of another number or size of images.
+    """
+    images = to_numpy(images)
+    grid = checked_grid("masks_picture", images, masks, patch_size)
+    height, width = images.shape[2] * scale, images.shape[3] * scale
+    cell, m = patch_size * scale, masks.num_targets
+    sheet = Sheet(
+        2 * (width + WIDE_GAP) + m * (width + GAP) - GAP,
+        HEADING + len(images) * (height + GAP) - GAP,
+        "What is seen, and what is to be predicted",
+        "The context encoder sees the context alone: grey patches are hidden from it. For each target block the "
+        "predictor is told where it is, and must say what the target encoder, which sees all patches, answers there.",
+        note,
+    )
+    first = sheet.left + 2 * (width + WIDE_GAP)
+    lefts = [sheet.left, sheet.left + width + WIDE_GAP, *(first + i * (width + GAP) for i in range(m))]
+    headings = ["image", "context", *(f"target {i + 1}" for i in range(m))]
+    colours = [INK, INK, *(BLOCK_COLOURS[i % len(BLOCK_COLOURS)] for i in range(m))]
+    for left, heading, colour in zip(lefts, headings, colours):
+        sheet.text((left + width // 2, sheet.top + HEADING - 12), heading, 16, colour, "ms")
+
+    for row, (image, context, blocks) in enumerate(zip(images, masks.context, masks.targets)):
+        top = sheet.top + HEADING + row * (height + GAP)
+        pixels = enlarged(image, scale)
+        faded = np.rint(FADE * 255 + (1 - FADE) * pixels).astype(np.uint8)
+        sheet.pixels(lefts[0], top, pixels)
+        rests = [hidden_patches(grid, cell), *[faded] * m]
+        for left, patches, rest, colour in zip(lefts[1:], [context, *blocks], rests, colours[1:]):
+            visible = pixels_of(patches, grid, cell)
+            sheet.pixels(left, top, np.where(visible[..., None], pixels, rest))
+            sheet.outline(left, top, visible, colour)
+    return sheet.saved(path)
+
+
+def checked_grid(name, images, masks, patch_size):
+    """How many patches these images have, down and across, after checking that images and masks fit together."""
+    if images.dtype != np.uint8:
+        raise DtypeError(f"{name} takes uint8 images, got {images.dtype}: draw them before they are normalised")
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch_size or images.shape[3] % patch_size:
+        raise ShapeError(
+            f"{name} takes images (B, 3, height, width) of whole patches, {patch_size} pixels wide and high, "
+            f"got {images.shape}"
+        )
+    if len(images) != len(masks):
+        raise ShapeError(f"{name} got {len(images)} images, but masks of {len(masks)}")
+    grid = images.shape[2] // patch_size, images.shape[3] // patch_size
+    largest = max(masks.context_index.max(), masks.target_index.max())
+    if largest >= grid[0] * grid[1]:
+        raise ShapeError(f"{name}: the masks name patch {largest}, but images have {grid[0]}x{grid[1]} patches")
+    return grid

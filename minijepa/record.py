@@ -1,0 +1,55 @@
+"""What a run writes of its progress: rows of metrics, and the pictures that need no features."""
+
+import csv
+
+from minijepa.backend import rng
+from minijepa.config import masker_settings
+from minijepa.data import MultiBlockMasker
+from minijepa.errors import ConfigError
+from minijepa.pictures import curves_picture, masks_picture
+from minijepa.pictures.canvas import TITLE, shortened
+
+COLUMNS = tuple(
+    "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
+    "feature_std rank_me content_r2 knn seconds".split()
+)
+
+CURVES = {  # what curves.png shows
+    "loss a dimension": "loss_per_dim", "content R2": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
+    "feature deviation": "feature_std", "gradient norm": "grad_norm", "learning rate": "lr",
+    "EMA momentum": "ema_momentum", "images a second": "images_per_s",
+}  # fmt: skip
+PICTURED = 6  # images in masks.png
+
+
+def read_rows(folder):
+    """The rows of metrics.csv as dicts of strings. Raises ConfigError for a file that is not this program's."""
+    path = folder / "metrics.csv"
+    try:
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames, list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from None
+    if tuple(columns or ()) != COLUMNS:
+        raise ConfigError(f"{path} has other columns than this program writes")
+    return rows
+
+
+def draw_curves(folder, rows):
+    """curves.png: the columns of metrics.csv that tell how the run is doing."""
+    columns = {title: [float(row[name] or "nan") for row in rows] for title, name in CURVES.items()}
+    title = shortened(f"Training of {folder.name}", 800, TITLE)
+    caption = (
+        "Each point is an epoch, the number in blue the last value. The loss alone says little, for its targets move: "
+        "watch content R2 (above 0: the predictor knows more than positions), kNN (features tell classes apart), "
+        "RankMe and deviation (falling to 1 and 0: collapse)."
+    )
+    curves_picture(columns, [int(row["epoch"]) for row in rows], folder / "curves.png", title, caption)
+
+
+def draw_masks(path, config, images):
+    """masks.png: the first images with the masks that images at the front of the first batch get."""
+    images = images[:PICTURED]
+    masks = MultiBlockMasker(**masker_settings(config)).sample(len(images), rng(config.seed, "masks", 0))
+    masks_picture(images, masks, config.patch_size, path)

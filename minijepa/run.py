@@ -1,0 +1,287 @@
+"""A run: the folder that training writes into, its progress, interruptions, and going on where it stopped."""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minijepa import checkpoint
+from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError, tell
+from minijepa.files import new_folder, replaced
+from minijepa.monitors import warning
+from minijepa.record import COLUMNS, draw_curves, draw_masks, read_rows
+from minijepa.training import REMEDY
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+class Run:
+    """A run folder: config.json, metrics.csv, checkpoint.npz and the one before it, masks.png, curves.png."""
+
+    def __init__(self, folder, trainer):
+        self.folder, self.trainer = Path(folder), trainer
+        self.checkpoint = self.folder / checkpoint.FILE
+        self.metrics = []  # rows of metrics.csv
+        self.saved = 0  # the step of the checkpoint
+        self._unlock = lambda: None
+
+    def create(self, about):
+        """Make the folder, which must not exist; it appears with all in it that ``--resume`` needs."""
+        try:
+            with new_folder(self.folder) as folder:
+                with replaced(folder / "config.json", "w") as file:
+                    file.write(json.dumps(about, indent=2) + "\n")
+                Run(folder, self.trainer)._start()
+        except FileExistsError:
+            raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
+        except OSError as error:
+            raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
+        self._lock()
+
+    def _start(self):
+        """metrics.csv without a row, masks.png and the first checkpoint."""
+        self._write_rows()
+        t = self.trainer
+        draw_masks(self.folder / "masks.png", t.config, t.images)
+        self.save()
+
+    def resume(self):
+        """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
+        self._lock()
+        t = self.trainer
+        try:
+            t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
+            self.saved = t.progress.step
+            done = t.progress.step // t.steps_per_epoch
+            self.metrics = read_rows(self.folder)[:done]
+            if len(self.metrics) < done or not all(map(_is_whole, self.metrics)):
+                raise ConfigError(f"{self.folder}/metrics.csv is damaged: it lacks rows of the {done} epochs done")
+            self._write_rows()
+        except MinijepaError:
+            self._unlock()
+            raise
+
+    def _lock(self):
+        """Keep other processes from training here: a lock on config.json, which ends with ``train`` or the process."""
+        if fcntl is None:
+            return
+        file = os.open(self.folder / "config.json", os.O_RDONLY)
+        self._unlock = weakref.finalize(self, os.close, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another process is training in {self.folder}: wait for it, or stop it") from None
+
+    def _write_rows(self):
+        with replaced(self.folder / "metrics.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.metrics)
+
+    def save(self):
+        t = self.trainer
+        t.read()  # a run that has gone wrong must not be saved
+        t.check_weights()
+        checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
+        self.saved = t.progress.step
+
+    def train(self, say=tell):
+        """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
+        t = self.trainer
+        clock = Clock(t)
+        with (
+            self._watched(),
+            Interruptible() as interrupted,
+            tqdm(total=t.total_steps, initial=t.progress.step, unit="step", disable=None, dynamic_ncols=True) as bar,
+        ):
+            while t.progress.step < t.total_steps:
+                step = t.progress.step
+                t.note(step, t.train_step(step))
+                t.progress.step += 1
+                clock.tick(lambda text: _say(bar, say, text))
+                bar.update()
+                if t.progress.step % 10 == 0 and t.progress.sums:
+                    bar.set_postfix(self._postfix(clock), refresh=False)
+                if t.progress.step % t.steps_per_epoch == 0:
+                    t.read()
+                    row = self._epoch_row(step, clock)
+                    t.progress.sums = {}
+                    self.metrics.append(row)
+                    self._write_rows()
+                    self.save()  # before anything of less importance can fail
+                    self._keep(row["epoch"])
+                    _say(bar, say, _epoch_line(row, t.config.epochs))
+                    if text := _warning(row, t.config.epochs):
+                        _say(bar, say, text)
+                    draw_curves(self.folder, self.metrics)
+                    clock.start_epoch()
+                if interrupted.signal:
+                    self.save()
+                    return interrupted.signal
+        return 0
+
+    @contextlib.contextmanager
+    def _watched(self):
+        """The folder's lock ends when training does; training that goes wrong names the checkpoint that is left."""
+        left = f"{self.checkpoint} is of step"
+        try:
+            with np.errstate(all="ignore"):  # what is not finite ends the run, in one line
+                yield
+        except DataError as error:  # of the monitors, for features that are not finite
+            raise TrainingError(f"{error}: {REMEDY}; {left} {self.saved}, before that") from None
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {left} {self.saved}, before that") from None
+        finally:
+            self._unlock()
+
+    def _postfix(self, clock):
+        t = self.trainer
+        done = (t.progress.step - 1) % t.steps_per_epoch + 1 - len(t.unread)
+        return {"loss": f"{t.progress.sums['loss'] / done:.3f}", "img/s": f"{clock.images_per_s():.0f}"}
+
+    def _epoch_row(self, step, clock):
+        """The row of metrics of the epoch that ends with ``step``."""
+        t = self.trainer
+        t.check_weights()
+        epoch = (step + 1) // t.steps_per_epoch
+        mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
+        per_dim = t.config.encoder_embed_dim if t.config.loss == "l2" else 1
+        speed, seconds = clock.images_per_s(), clock.seconds()
+        every = t.config.knn_every
+        row = {
+            "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
+            "lr": t.learning_rate(step), "weight_decay": t.weight_decay(step), "ema_momentum": t.momentum(step),
+            "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
+            "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
+        }  # fmt: skip
+        return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+
+    def _keep(self, epoch):
+        every = self.trainer.config.keep_every
+        if every and epoch % every == 0:
+            content = self.checkpoint.read_bytes()
+            with replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
+                file.write(content)
+
+
+def _is_whole(row):
+    """Whether a row of metrics.csv has a number, or nothing, in every column and no further ones."""
+    try:
+        for value in row.values():
+            float("nan" if value == "" else value)
+    except (TypeError, ValueError):  # None: a column is missing; a list: there are too many
+        return False
+    return True
+
+
+def _say(bar, say, text):
+    """A line above the progress bar, or a plain line where there is no bar."""
+    bar.clear()
+    say(text)
+
+
+def _epoch_line(row, epochs):
+    text = (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f}"
+        f" ({float(row['loss_per_dim']):.3f} a dimension)"
+        f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
+        f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
+    )
+    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] is not None else "")
+
+
+def _warning(row, epochs):
+    monitored = (float(row[name]) for name in ("feature_std", "rank_me", "content_r2"))
+    return warning(*monitored, done=row["epoch"] / epochs)
+
+
+class Clock:
+    """Speed of an epoch, and one estimate of the whole run's time once a few steps were seen."""
+
+    ESTIMATE_AFTER = 6  # steps, the first of which warms up
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.started = self.first_step_done = self.last_step_done = time.perf_counter()
+        self.steps = self.epoch_steps = 0
+
+    def tick(self, say):
+        self.steps += 1
+        self.epoch_steps += 1
+        self.last_step_done = time.perf_counter()
+        if self.steps == 1:
+            self.first_step_done = self.last_step_done
+        if self.steps == self.ESTIMATE_AFTER:
+            say(self._estimate())
+
+    def start_epoch(self):
+        """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
+        self.started, self.epoch_steps = time.perf_counter(), 0
+        self.first_step_done += self.started - self.last_step_done
+
+    def seconds(self):
+        return time.perf_counter() - self.started
+
+    def images_per_s(self):
+        return self.epoch_steps * self.trainer.batch_size / self.seconds()
+
+    def _estimate(self):
+        t = self.trainer
+        per_step = (time.perf_counter() - self.first_step_done) / (self.ESTIMATE_AFTER - 1)
+        seconds = per_step * (t.total_steps - t.progress.step)
+        text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps, evaluations apart"
+        if t.device == "cpu" and seconds > 2 * 3600:
+            text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
+        return text
+
+
+def duration(seconds):
+    """``"45 s"``, ``"12 min"``, ``"3.2 h"``"""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Interruptible:
+    """While inside, SIGINT and SIGTERM are noted in ``signal`` instead of raised; a second one ends the program."""
+
+    def __enter__(self):
+        self.signal = 0
+        self.previous = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
+                self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        if self.signal:
+            raise SystemExit(128 + number)
+        self.signal = number
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def read_run(folder):
+    """config.json of a run folder. Raises ConfigError in one line."""
+    file = Path(folder) / "config.json"
+    try:
+        about = json.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{file} is not JSON: the run can't be resumed") from None
+    if not (isinstance(about, dict) and isinstance(about.get("config"), dict) and "dataset" in about):
+        raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
+    return about

@@ -1,0 +1,220 @@
+"""What pictures show, in numbers: principal components, colours, nearest patches, predicted blocks."""
+
+import numpy as np
+import pytest
+
+from minijepa import IJEPA, Config
+from minijepa.config import masker_settings
+from minijepa.data import MultiBlockMasker, make_shapes, normalise
+from minijepa.evaluation import Subject
+from minijepa.features import extract_features, extract_patches
+from minijepa.gallery import one_of_each_class, patch_colours
+from minijepa.inspection import (
+    central_blocks,
+    closest_rows,
+    colours_of,
+    patch_maps,
+    predicted_blocks,
+    principal_components,
+    target_patches,
+    unpatchify,
+)
+from minijepa.logistic import logistic_regression
+from minijepa.models.vit import patchify
+from minijepa.probing import linear_probe, nearest_neighbours, standardise
+
+NETWORK = dict(
+    encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
+    predictor_num_heads=2, target_norm="layer_norm",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = IJEPA(Config(**NETWORK), seed=3)
+    draw = np.random.default_rng(0)
+    model.target_flat.data += 0.1 * draw.standard_normal(model.target_flat.data.shape, np.float32)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return make_shapes(40, seed=5)[0]
+
+
+# ------------------------------------------------------------------------------------------------ principal components
+
+
+def test_components_are_those_of_the_singular_value_decomposition(rng):
+    x = rng.standard_normal((200, 12)) @ rng.standard_normal((12, 12)) + 3
+    components = principal_components(x)
+    _, _, axes = np.linalg.svd(x - x.mean(axis=0))
+    for found, wanted in zip(components.axes, axes[:3]):
+        np.testing.assert_allclose(found, wanted * np.sign(wanted[np.abs(wanted).argmax()]), atol=1e-9)
+    np.testing.assert_allclose(components(x), (x - x.mean(axis=0)) @ components.axes.T)
+
+
+def test_components_do_not_depend_on_order_or_on_the_solvers_sign(rng):
+    x = rng.standard_normal((100, 5)) * [5, 4, 3, 2, 1]
+    axes = principal_components(x).axes
+    np.testing.assert_allclose(principal_components(x[::-1]).axes, axes, atol=1e-9)
+    np.testing.assert_allclose(principal_components(-x).axes, axes, atol=1e-9)
+
+
+def test_outliers_do_not_take_the_contrast(rng):
+    x = rng.standard_normal((1000, 3)) * [3, 2, 1]
+    x[0] = 10  # beyond the percentiles
+    components = principal_components(x)
+    inside = ((components(x) >= components.low) & (components(x) <= components.high)).mean(axis=0)
+    np.testing.assert_allclose(inside, 0.96, atol=0.002)
+    assert (components.high < 8).all()
+
+
+def test_features_that_are_all_alike_are_one_middling_colour():
+    colours = principal_components(np.full((50, 4), 7.0)).colours(np.full((6, 4), 7.0))
+    assert (colours == colours_of(np.full(3, 0.5))).all() and 60 < colours[0, 0] < 190
+
+
+def test_colours_get_lighter_bluer_and_redder_as_they_should():
+    def colour(*place):
+        return colours_of(np.array(place)).astype(int)
+
+    greys = np.array([colour(p, 0.5, 0.5) for p in np.linspace(0, 1, 9)])
+    assert (np.ptp(greys, axis=1) <= 1).all() and (np.diff(greys[:, 0]) > 10).all()
+    # A grey's Oklab lightness is the cube root of its linear light.
+    linear = (0.3 + 0.62 * 0.25) ** 3
+    assert abs(greys[2, 0] - 255 * (1.055 * linear ** (1 / 2.4) - 0.055)) <= 1
+    blue, yellow, green, red = colour(0.5, 0, 0.5), colour(0.5, 1, 0.5), colour(0.5, 0.5, 0), colour(0.5, 0.5, 1)
+    assert blue[2] > yellow[2] + 100 and yellow[0] > blue[0] + 30
+    assert red[0] > green[0] + 100 and green[1] > red[1] + 30
+
+
+def test_maps_stand_where_their_patches_stand():
+    values = np.arange(2 * 64 * 3).reshape(2, 64, 3)
+    maps = patch_maps(values, 32)
+    assert maps.shape == (2, 3, 32, 32)
+    for patch in (0, 7, 8, 37, 63):
+        row, column = divmod(patch, 8)
+        part = maps[1, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        assert (part == values[1, patch][:, None, None]).all()
+
+
+def test_within_an_image_only_differences_inside_of_it_count(model, images):
+    labels = np.arange(40) % 10
+    subject = Subject(model, tuple("abcdefghij"), images, labels, images, labels, "test", 0, None, threads=1)
+    flat = np.full((1, 3, 32, 32), 90, np.uint8)
+    over_all, within = patch_colours(subject, np.concatenate([images[:3], flat]))
+    assert over_all.shape == within.shape == (4, 3, 32, 32) and over_all.dtype == np.uint8
+    patches = extract_patches(model, images, threads=1).astype(float)
+    components = principal_components((patches - patches.mean(axis=1, keepdims=True)).reshape(-1, 16))
+    wanted = components.colours(patches[1] - patches[1].mean(axis=0))
+    shown = within[1, :, ::4, ::4].reshape(3, 64).T
+    assert np.abs(shown.astype(int) - wanted).max() <= 1
+    assert within[3].std() < within[:3].std() / 2
+
+
+# ------------------------------------------------------------------------------------------------------------- patches
+
+
+def test_patch_features_average_to_the_image_features(model, images):
+    patches = extract_patches(model, images, threads=2)
+    assert patches.shape == (40, 64, 16)
+    np.testing.assert_allclose(patches.mean(axis=1), extract_features(model, images, threads=1), atol=1e-5)
+
+
+def test_target_patches_are_what_training_would_compare_with(model, images):
+    masks = MultiBlockMasker().sample(20, np.random.default_rng(1))
+    targets = model.targets(normalise(images[:20], model.mean, model.std), masks).data
+    whole = target_patches(model, images[:20], threads=2)
+    image = np.repeat(np.arange(20), masks.target_lengths.sum(axis=1))
+    np.testing.assert_allclose(whole[image, masks.target_index], targets, atol=2e-5)
+
+
+def test_the_nearest_patch_to_a_patch_is_itself(model, images):
+    rows = target_patches(model, images, threads=1).reshape(-1, 16)
+    np.testing.assert_array_equal(closest_rows(rows, rows), np.arange(len(rows)))
+
+
+def test_the_nearest_row_is_the_one_at_the_smallest_distance(rng):
+    bank, queries = rng.standard_normal((300, 7)), 0.3 * rng.standard_normal((150, 7))
+    distance = np.linalg.norm(queries[:, None] - bank, axis=-1)
+    np.testing.assert_array_equal(closest_rows(bank, queries), distance.argmin(axis=1))
+
+
+def test_unpatchify_is_the_inverse(images):
+    np.testing.assert_array_equal(unpatchify(patchify(images, 4), 4), images)
+    np.testing.assert_array_equal(unpatchify(patchify(images, 8), 8), images)
+
+
+def test_the_block_shown_is_the_one_closest_to_the_middle():
+    masks = MultiBlockMasker().sample(30, np.random.default_rng(0))
+    central = central_blocks(masks, (8, 8))
+    assert central.num_targets == 1
+    for blocks, (chosen,), context, kept in zip(masks.targets, central.targets, masks.context, central.context):
+        off = [abs((block // 8).mean() - 3.5) + abs((block % 8).mean() - 3.5) for block in blocks]
+        np.testing.assert_array_equal(chosen, blocks[int(np.argmin(off))])
+        np.testing.assert_array_equal(context, kept)
+
+
+def test_a_block_is_made_of_the_nearest_patches_and_the_rest_stays(model, images):
+    config, shown = model.config, images[:6]
+    masks = central_blocks(MultiBlockMasker(**masker_settings(config)).sample(6, np.random.default_rng(2)), (8, 8))
+    found = predicted_blocks(model, shown, masks, images, threads=1)
+    np.testing.assert_array_equal(found.truth, shown)  # the bank holds the images, whose own patches are the nearest
+
+    batch = normalise(shown, model.mean, model.std)
+    target, prediction = model.targets(batch, masks).data, model.predictions(batch, masks).data
+    bank = target_patches(model, images, threads=1)
+    position = bank.mean(axis=0)[masks.target_index]
+    pixels = patchify(images, 4).reshape(-1, 48)
+    for features, filled, error in (
+        (prediction, found.prediction, found.prediction_error),
+        (position, found.position, found.position_error),
+    ):
+        patches, start = patchify(filled, 4), 0
+        for i, (block,) in enumerate(masks.targets):
+            rows = slice(start, start + len(block))
+            distance = np.linalg.norm(features[rows, None] - bank.reshape(1, -1, 16), axis=-1)
+            np.testing.assert_array_equal(patches[i, block], pixels[distance.argmin(axis=1)])
+            others = np.setdiff1d(np.arange(64), block)
+            np.testing.assert_array_equal(patches[i, others], patchify(shown, 4)[i, others])
+            assert error[i] == pytest.approx(np.mean((features[rows] - target[rows]) ** 2), rel=1e-4)
+            start += len(block)
+
+
+def test_one_image_of_each_class_then_another():
+    labels = np.array([2, 0, 0, 1, 2, 1, 0])
+    np.testing.assert_array_equal(one_of_each_class(labels, 5), [1, 3, 0, 2, 5])
+    np.testing.assert_array_equal(one_of_each_class(labels, 99), [1, 3, 0, 2, 5, 4, 6])
+
+
+# ---------------------------------------------------------------------------------------------- neighbours and classes
+
+
+def test_nearest_neighbours_are_sorted_by_cosine(rng):
+    bank, queries = rng.standard_normal((300, 7)), rng.standard_normal((150, 7))
+    nearest, cosines = nearest_neighbours(bank, 5 * queries, 4)
+    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    wanted = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ unit.T
+    np.testing.assert_array_equal(nearest, np.argsort(-wanted, axis=1)[:, :4])
+    np.testing.assert_allclose(cosines, np.take_along_axis(wanted, nearest, axis=1), atol=1e-6)
+    nearest, cosines = nearest_neighbours(bank, bank, 999)
+    assert nearest.shape == (300, 300) and (nearest[:, 0] == np.arange(300)).all()
+    np.testing.assert_allclose(cosines[:, 0], 1, atol=1e-6)
+
+
+def test_probabilities_are_those_of_the_fitted_classifier(rng):
+    y = rng.integers(0, 3, 400)
+    x = (rng.standard_normal((400, 6)) + 1.5 * np.eye(3, 6)[y]) * [1, 100, 0.01, 1, 1, 1] + 50
+    x[:, 5] = 4  # constant: it must not count, whatever it is elsewhere
+    probe = linear_probe(x[:300], y[:300], x[300:], y[300:], 3)
+    other = x[300:].copy()
+    other[:, 5] = 1e6
+    p = probe.probabilities(other)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    np.testing.assert_array_equal(p.argmax(axis=1), probe.predictions)
+    train, test = standardise(x[:300], x[300:])
+    weight, bias, _ = logistic_regression(train, y[:300], 3, probe.l2)
+    odds = np.exp(test @ weight.T + bias)
+    np.testing.assert_allclose(p, odds / odds.sum(axis=1, keepdims=True), rtol=1e-3)
+    assert np.trace(probe.confusion) / probe.confusion.sum() == probe.accuracy
