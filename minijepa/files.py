@@ -23,7 +23,7 @@ def replaced(path, mode="wb", previous=None, **options):
         if previous is not None and os.path.exists(path):
             _second_name(path, previous)
         os.replace(temporary, path)
-        sync_folder(temporary.parent)
+        sync(temporary.parent)
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"can't write {path}: {reason}; what stood there is untouched") from None
@@ -45,22 +45,24 @@ def _second_name(path, name):
 def new_folder(path):
     """A folder to fill, inside a temporary one beside ``path``; it gets that name, in one step, when all is in it.
 
-    Whatever fails leaves nothing, not even the parents that were made for it; SIGKILL leaves a hidden folder. Raises
-    OSError, FileExistsError if ``path`` is there already.
+    Whatever fails leaves nothing, not even the parents that were made for it; SIGKILL leaves the temporary folder,
+    which is hidden. Raises OSError, FileExistsError if ``path`` is there already and not empty.
     """
     path = Path(path)
     made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as scratch:
             folder = Path(scratch, path.name)
             folder.mkdir()
             yield folder
+            for path_inside in (*folder.iterdir(), folder):
+                sync(path_inside)
             try:
                 folder.rename(path)
             except OSError as error:
                 raise FileExistsError(error.errno, "it exists", str(path)) if path.exists() else error from None
-        sync_folder(path.parent)
+        sync(path.parent)
     except BaseException:
         for parent in made:
             with contextlib.suppress(OSError):  # not empty: others use it too
@@ -68,10 +70,10 @@ def new_folder(path):
         raise
 
 
-def sync_folder(folder):
-    """Have a folder's names on the disk, where the system can do that for folders."""
+def sync(path):
+    """Have a file's content, or a folder's names, on the disk, where the system can do that."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -74,6 +74,26 @@ def test_the_file_is_plain_and_needs_no_pickle(saved):
     assert [p.name for p in saved[0].parent.iterdir()] == ["checkpoint.npz"]
 
 
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["about", "model/context_encoder.pos_embed"])
+def test_a_pickle_is_refused_and_not_run(saved, tmp_path, name):
+    path, sprung = saved[0], tmp_path / "sprung"
+    with np.load(path) as file:
+        np.savez(path, **{**file, name: np.array([Trap(sprung)], object)})
+    with pytest.raises(CheckpointError, match="not a whole minijepa checkpoint"):
+        load(path)
+    assert not sprung.exists()
+
+
 def test_a_failed_write_leaves_the_previous_checkpoint(saved, monkeypatch):
     path, model, optimizer = saved
     before = path.read_bytes()

@@ -1,5 +1,6 @@
 """Nothing lost, nothing drifting: runs that are killed at any moment, and numbers that are held to earlier ones."""
 
+import csv
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ from conftest import assert_same_run, finish, write_cifar
 import train
 from minijepa import Config, Function
 from minijepa.data import Dataset
-from minijepa.training import Trainer
+from minijepa.training import COLUMNS, Trainer
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ROOT / "tests" / "reference" / "losses.json"
@@ -60,7 +61,10 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path):
             process.kill()
             process.communicate()
             kills += 1
-            continue  # a folder that is there is whole; where there is none, the run starts anew
+            if killed.exists():  # a folder that is there is whole; where there is none, the run starts anew
+                rows = list(csv.reader((killed / "metrics.csv").read_text().splitlines()))
+                assert tuple(rows[0]) == COLUMNS and all(len(row) == len(COLUMNS) for row in rows)
+            continue
         assert process.returncode == 0, error.decode()
         assert_same_run(killed, whole)
         if kills == KILLS:

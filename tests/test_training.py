@@ -204,6 +204,23 @@ def test_a_run_that_diverged_is_not_saved(cifar_folder, tmp_path, capsys, lr, wo
     assert about["step"] == 0 and all(np.isfinite(values).all() for values in arrays.values())
 
 
+def test_training_that_goes_wrong_names_the_checkpoint_that_is_left(cifar_folder, tmp_path, capsys, monkeypatch):
+    real = Trainer.train_step
+
+    def step(trainer, n):
+        if n == 5:  # the second of the second epoch
+            trainer.model.flat.data[...] = np.nan
+        return real(trainer, n)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    args = arguments(cifar_folder, tmp_path / "run")
+    for more in (args[4:], ["--resume"]):  # a new run, then one that goes on
+        status, _, err = train_cli(capsys, *args[:4], *more)
+        assert status == 1 and err.count("\n") == 1
+        assert "step 5: the loss is nan" in err and "run/checkpoint.npz is of step 4, before that" in err
+    assert checkpoint.read(tmp_path / "run")[0]["step"] == 4
+
+
 def test_an_interrupted_run_that_diverged_is_not_saved(dataset, tmp_path):
     run = Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset))
     run.create({})
@@ -403,6 +420,12 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tm
     assert status == 2
     assert words in err and err.startswith("train.py: ") and err.count("\n") == 1
     assert not run.exists()
+
+
+@pytest.mark.parametrize("flag", ["--data-dir=--", "--set=--", "--run-dir=--"])
+def test_two_hyphens_are_no_value(capsys, flag):
+    status, _, err = train_cli(capsys, flag)
+    assert status == 2 and err.endswith(f"train.py: error: {flag}: -- is no value\n")
 
 
 def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
