@@ -35,7 +35,7 @@ extern char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[
 namespace emulation {
 
 enum State { RUNS, AT_WARP, AT_BLOCK, ENDED };
-const int MOST = 1024, STACK = 64 << 10;
+const int MOST = 1024, STACK = (64 << 10) + 320;  // no power of 2: else all stacks share the same lines of the cache
 
 struct Fibre {
     ucontext_t start;
