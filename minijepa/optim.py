@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from minijepa import kernels
 from minijepa.backend import BLOCK, xp_of
 
 
@@ -28,11 +29,17 @@ class AdamW:
         """One update with learning rate ``lr``."""
         self.steps += 1
         xp = xp_of(self.data)
-        for part in self.decayed:
-            self.data[part] *= 1 - lr * self.weight_decay
+        decay = 1 - lr * self.weight_decay
         # m̂/(√v̂ + eps) = rate · m / (√v + eps'), with both bias corrections moved into two numbers
         correction = math.sqrt(1 - self.beta2**self.steps)
         rate, eps = lr * correction / (1 - self.beta1**self.steps), self.eps * correction
+        if kernels.serve(self.data, self.grad) and self._decays_at_the_ends():
+            scalars = xp.asarray(np.array([rate, eps, decay], np.float32))
+            vectors, (first, last) = (self.data, self.grad, self.m, self.v), self.decayed
+            kernels.adamw(*vectors, scalars, self.beta1, self.beta2, first.stop, last.start)
+            return
+        for part in self.decayed:
+            self.data[part] *= decay
         block = BLOCK if xp is np else self.data.size
         for start in range(0, self.data.size, block):
             part = slice(start, start + block)
@@ -46,3 +53,7 @@ class AdamW:
             xp.divide(m, update, out=update)
             update *= rate
             self.data[part] -= update
+
+    def _decays_at_the_ends(self):
+        """Whether decay applies to a part from the start and to one to the end, as IJEPA lays its parameters out."""
+        return len(self.decayed) == 2 and self.decayed[0].start == 0 and self.decayed[1].stop == self.data.size

@@ -13,6 +13,7 @@ It checks the plumbing of the CUDA path, not its speed and not CuPy itself.
 import numbers
 import types
 
+import emulator
 import numpy as np
 
 # Of the names in CuPy 14's documentation, those that array code here may want; vecdot, errstate ... are not among them.
@@ -47,6 +48,21 @@ class StrictCupy:
             return out if out is not None else self.wrapped(result)
 
         return call
+
+    def empty(self, shape, dtype=float):
+        return self.wrapped(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype))  # nobody may rely on it
+
+    def empty_like(self, array):
+        return self.empty(array.shape, array.dtype)
+
+    def RawModule(self, code, options=()):
+        module = emulator.Module(code, options)
+
+        def get_function(name):
+            function = module.get_function(name)
+            return lambda grid, block, args: function(grid, block, self.unwrapped(args))
+
+        return types.SimpleNamespace(get_function=get_function)
 
     def asarray(self, data, dtype=None):
         if isinstance(data, _Array):
@@ -85,6 +101,7 @@ class _Array:
     size = property(lambda self: self.host.size)
     nbytes = property(lambda self: self.host.nbytes)
     flags = property(lambda self: self.host.flags)
+    data = property(lambda self: types.SimpleNamespace(ptr=self.host.ctypes.data))
     base = None
     T = property(lambda self: self.transpose())
 

@@ -14,6 +14,7 @@ FLOORS = [
     "errors files ragged cublas backend signature samples logistic",
     "config",
     "autograd",
+    "kernels",
     "ops",
     "nn gradcheck",
     "data models",

@@ -351,7 +351,7 @@ def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_
     layout = TokenLayout(masks, 16)
     assert layout.context_packing.lengths.tolist() == [1, 3]  # image 1, image 0
     assert layout.context_pixels.tolist() == [16 + 5, 0, 1, 2]
-    assert layout.context_positions.tolist() == [5, 0, 1, 2]
+    assert layout.context_positions.array.tolist() == [5, 0, 1, 2]
     assert layout.target_rows.tolist() == [9, 10, 11, 16 + 3, 16 + 4, 16 + 6]
     assert layout.target_features.tolist() == [0, 1, 2, 3, 4, 5]
     # sequences (image, block): (1, 1) of 2 tokens, (1, 0) of 3, (0, 0) of 4, (0, 1) of 5; mask tokens are rows 4 to 9

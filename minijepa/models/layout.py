@@ -60,10 +60,10 @@ class TokenLayout:
         prediction_rows = ranges(sequence_start + contexts, blocks)
 
         self.context_pixels = to_device(context_pixels, device)
-        self.context_positions = to_device(context_positions, device)
+        self.context_positions = RowIndex(context_positions, device)
         self.target_rows = to_device(np.flatnonzero(is_covered), device)
         self.target_features = to_device(target_features, device)
-        self.target_positions = to_device(target_positions, device)
+        self.target_positions = RowIndex(target_positions, device)
         self.predictor_rows = RowIndex(predictor_rows, device)
         self.prediction_rows = RowIndex(prediction_rows, device)
 

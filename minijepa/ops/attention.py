@@ -1,11 +1,13 @@
 """Multi-head self-attention on packed sequences (Vaswani et al., 2017, arXiv:1706.03762, section 3.2)."""
 
 import math
+from functools import cached_property
 
 import numpy as np
 
+from minijepa import kernels
 from minijepa.autograd import Function
-from minijepa.backend import matmul, row_dots, row_sums, xp_of
+from minijepa.backend import matmul, row_dots, row_sums, to_device, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
 from minijepa.ops.softmax import exp_rows
@@ -26,11 +28,17 @@ class Packing:
             raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
         self.lengths = lengths.astype(np.int64)
         self.offsets = offsets_of(self.lengths)
+        self.longest = int(self.lengths.max())
         first = np.flatnonzero(np.diff(self.lengths, prepend=-1))
         counts = np.diff(first, append=len(self.lengths))
         self.runs = [(int(self.offsets[i]), int(n), int(self.lengths[i])) for i, n in zip(first, counts)]
 
     total = property(lambda self: int(self.offsets[-1]))
+
+    @cached_property
+    def device_offsets(self):
+        """The offsets as the kernels take them."""
+        return to_device(self.offsets.astype(np.int32), "cuda")
 
     def __repr__(self):
         return f"Packing({self.lengths.tolist()})"
@@ -64,6 +72,13 @@ class Attention(Function):
     @staticmethod
     def forward(ctx, qkv, *, packing, num_heads):
         t, xp = len(qkv), xp_of(qkv)
+        ctx.packing, ctx.num_heads = packing, num_heads
+        ctx.fused = kernels.serve(qkv) and qkv.shape[1] // (3 * num_heads) in kernels.HEAD_DIMS
+        if ctx.fused:
+            y, lse = xp.empty((t, qkv.shape[1] // 3), qkv.dtype), xp.empty((t, num_heads), qkv.dtype)
+            kernels.attention_forward(qkv, packing.device_offsets, num_heads, packing.longest, y, lse)
+            ctx.save(qkv, y, lse)
+            return y
         q, k, v = qkv.reshape(t, 3, num_heads, -1).swapaxes(0, 1)  # (T, heads, d) each
         scale = 1 / math.sqrt(q.shape[2])
         sq, y, r = q * scale, xp.empty(q.shape, q.dtype), xp.empty((t, num_heads, 1), q.dtype)
@@ -76,14 +91,20 @@ class Attention(Function):
             exponentials.append(e)
         y *= r
         ctx.save(qkv, y, r, *exponentials)
-        ctx.packing, ctx.scale = packing, scale
+        ctx.scale = scale
         return y.reshape(t, -1)
 
     @staticmethod
     def backward(ctx, dy):
         qkv, y, r, *exponentials = ctx.saved
-        t, heads, _ = y.shape
         dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)
+        if ctx.fused:  # r is ln Σ e^A
+            packing, heads = ctx.packing, ctx.num_heads
+            kernels.attention_backward(
+                qkv, packing.device_offsets, heads, packing.longest, y, r, kernels.suited(dy), dqkv
+            )
+            return (dqkv,)
+        t, heads, _ = y.shape
         q, k, v = qkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
         dq, dk, dv = dqkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
         g = dy.reshape(y.shape) * r

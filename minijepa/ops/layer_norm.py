@@ -1,5 +1,6 @@
 """Layer normalisation over the last axis (Ba, Kiros & Hinton, 2016, arXiv:1607.06450)."""
 
+from minijepa import kernels
 from minijepa.autograd import Function
 from minijepa.backend import column_sums, row_blocks, row_dots, row_sums, xp_of
 
@@ -28,13 +29,17 @@ class LayerNorm(Function):
         xp, n = xp_of(x), x.shape[-1]
         y, xhat = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype)
         r = xp.empty((*x.shape[:-1], 1), x.dtype)
+        ctx.save(xhat, r, w)
+        if n <= kernels.WIDEST and kernels.serve(x, w, b):
+            kept = (xhat, r) if any(ctx.needs) else (None, None)
+            kernels.layer_norm_forward(x, w, b, eps, y, *kept)
+            return y
         for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):
             centred = xp.subtract(x_, row_sums(x_) / n, out=y_)  # y_ has room for it until the last two lines
             r_[...] = 1 / xp.sqrt(row_dots(centred, centred) / n + eps)
             xp.multiply(centred, r_, out=xhat_)
             xp.multiply(xhat_, w, out=y_)
             y_ += b
-        ctx.save(xhat, r, w)
         return y
 
     @staticmethod
@@ -42,6 +47,10 @@ class LayerNorm(Function):
         xhat, r, w = ctx.saved
         xp, n = xp_of(dy), len(w)
         dx, dw, db = xp.empty(dy.shape, dy.dtype), xp.zeros_like(w), xp.zeros_like(w)
+        if n <= kernels.WIDEST and kernels.serve(dy, w):
+            dw_db = xp.empty((2, n), dy.dtype)
+            kernels.layer_norm_backward(dy, xhat, r, w, dx, dw_db)
+            return dx, dw_db[0], dw_db[1]
         for dy_, dx_, xhat_, r_ in row_blocks(dy, dx, xhat, r):
             dy_xhat = dy_ * xhat_
             dw += column_sums(dy_xhat)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minijepa import kernels
 from minijepa.autograd import Function
 from minijepa.backend import xp_of
 from minijepa.errors import ShapeError
@@ -14,13 +15,18 @@ class L2Loss(Function):
 
     @staticmethod
     def forward(ctx, p, q, *, count):
+        ctx.count = _count("l2_loss", count, p)
+        ctx.fused = kernels.serve(p, q)
+        if ctx.fused:
+            return _fused_forward(ctx, p, q, ctx.count, beta=0)
         difference = p - q
         ctx.save(difference)
-        ctx.count = _count("l2_loss", count, p)
         return (difference * difference).sum() / ctx.count
 
     @staticmethod
     def backward(ctx, dy):
+        if ctx.fused:
+            return _fused_backward(ctx, dy, beta=0)
         (difference,) = ctx.saved
         dp = difference * (dy * (2 / ctx.count))
         return dp, -dp if ctx.needs[1] else None
@@ -36,15 +42,21 @@ class SmoothL1Loss(Function):
 
     @staticmethod
     def forward(ctx, p, q, *, beta, count):
+        rows = _count("smooth_l1_loss", count, p)
+        ctx.beta, ctx.count = beta, rows * p.shape[1]
+        ctx.fused = kernels.serve(p, q)
+        if ctx.fused:
+            return _fused_forward(ctx, p, q, rows, beta)
         e = p - q
         ctx.save(e)
-        ctx.beta, ctx.count = beta, _count("smooth_l1_loss", count, p) * p.shape[1]
         size = abs(e)
         h = xp_of(p).where(size < beta, e * e * (0.5 / beta), size - 0.5 * beta)
         return h.sum() / ctx.count
 
     @staticmethod
     def backward(ctx, dy):
+        if ctx.fused:
+            return _fused_backward(ctx, dy, ctx.beta)
         (e,) = ctx.saved
         dp = xp_of(e).clip(e / ctx.beta, -1, 1) * (dy / ctx.count)
         return dp, -dp if ctx.needs[1] else None
@@ -75,6 +87,23 @@ class CrossEntropy(Function):
         dx[xp.arange(len(dx)), ctx.labels] -= 1
         dx *= dy / len(dx)
         return (dx,)
+
+
+def _fused_forward(ctx, p, q, count, beta):
+    """Both losses by one kernel (0 for ``beta``: the squared distance); p − q is computed again in backward."""
+    xp = xp_of(p)
+    ctx.counts = xp.asarray(np.array([len(p), count], np.int32))
+    ctx.save(p, q)
+    y = xp.empty((), p.dtype)
+    kernels.loss_forward(p, q, ctx.counts, beta, y)
+    return y
+
+
+def _fused_backward(ctx, dy, beta):
+    p, q = ctx.saved
+    dp = xp_of(p).empty(p.shape, p.dtype)
+    kernels.loss_backward(p, q, ctx.counts, beta, dy, dp)
+    return dp, -dp if ctx.needs[1] else None
 
 
 def _count(op, count, predictions):

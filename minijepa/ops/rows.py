@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from minijepa import kernels
 from minijepa.autograd import Function, Tensor
 from minijepa.backend import device_of, is_array, matmul, to_device, to_numpy, xp_of
 from minijepa.errors import ShapeError
@@ -27,10 +28,30 @@ class RowIndex:
         if xp_of(index) is np:
             self.host = index  # else it is fetched when somebody asks
         self.array = to_device(index, device or device_of(index)).astype(np.intp, copy=False)
+        self._lists = {}
 
     @cached_property
     def host(self):
         return to_numpy(self.array)
+
+    @cached_property
+    def int32(self):
+        """The row numbers as the kernels take them."""
+        return self.array.astype(np.int32)
+
+    def lists(self, n):
+        """For each row number i below n, the t with index[t] = i, in order: members[starts[i]:starts[i + 1]].
+
+        ``starts`` (n + 1,) and ``members`` (t,), int32, on the index's device.
+        """
+        if n not in self._lists:
+            members = np.argsort(self.host, kind="stable")
+            starts = np.searchsorted(self.host[members], np.arange(n + 1))
+            device = device_of(self.array)
+            self._lists[n] = [to_device(a.astype(np.int32), device) for a in (starts, members)]
+        return self._lists[n]
+
+    on_host = property(lambda self: "host" in vars(self))  # whether it is known without waiting for a GPU
 
     @cached_property
     def passes(self):
@@ -59,6 +80,10 @@ class Rows(Function):
     @staticmethod
     def forward(ctx, x, *, index):
         ctx.index, ctx.shape = index, x.shape
+        if x.ndim == 2 and len(index.array) and kernels.serve(x):
+            y = xp_of(x).empty((len(index.array), x.shape[1]), x.dtype)
+            kernels.gather(x, index.int32, y)
+            return y
         return x[index.array]
 
     @staticmethod
@@ -74,6 +99,10 @@ def add_rows(dy, index, n):
     twice. Neither needs atomic additions, so the sum has the same bits every time.
     """
     xp, t = xp_of(dy), len(dy)
+    if dy.ndim == 2 and index.on_host and kernels.serve(dy):
+        dx = xp.empty((n, dy.shape[1]), dy.dtype)
+        kernels.gather_sum(dy, *index.lists(n), dx)
+        return dx
     if n <= 256:
         selection = (xp.arange(n)[:, None] == index.array[None, :]).astype(dy.dtype)
         return matmul(selection, dy.reshape(t, math.prod(dy.shape[1:]))).reshape(n, *dy.shape[1:])
@@ -92,6 +121,6 @@ def rows(x, index):
     """
     data = x.data if isinstance(x, Tensor) else x
     index = index if isinstance(index, RowIndex) else RowIndex(index, device_of(data))
-    if "host" in vars(index) and len(index.host) and not 0 <= index.host.min() <= index.host.max() < len(data):
+    if index.on_host and len(index.host) and not 0 <= index.host.min() <= index.host.max() < len(data):
         raise ShapeError(f"rows: index runs from {index.host.min()} to {index.host.max()}, but x has {len(data)} rows")
     return Rows.apply(x, index=index)

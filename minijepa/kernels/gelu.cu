@@ -1,0 +1,47 @@
+// GELU in its tanh form, with the bias of the linear layer before it (ops/gelu.py):
+//
+//     z = x + bias,   u = C (z + A z³),   s = ½ (1 + tanh u),   y = z s
+//     g = dy/dz = s [1 + 2u' (z − y)]   with   u' = C (1 + 3A z²)
+//     dx = g dy,   dbias = Σ dx over all rows
+//
+// x, y, g, dy, dx (rows, n), bias, dbias (n,). Forward moves 12 bytes an element (8 where no gradient is wanted),
+// backward 12 as well: the column sums are taken on the way.
+// Block (32, 8), grid (⌈n/32⌉, chunks): a thread goes down its column, 8 rows at a time.
+
+// has_bias, wants_g: 0 where that array is not there (another stands in its place and is not touched).
+extern "C" __global__ void gelu_forward(const float *__restrict__ x, const float *__restrict__ bias,
+                                        float *__restrict__ y, float *__restrict__ g, int rows, int n, int has_bias,
+                                        int wants_g)
+{
+    const float C = 0.7978845608028654f, A = 0.044715f;  // C = √(2/π)
+    const int j = blockIdx.x * 32 + threadIdx.x;
+    if (j >= n) return;
+    const float b = has_bias ? bias[j] : 0;
+    const Chunk chunk = chunk_of(rows);
+#pragma unroll 4
+    for (int t = chunk.first + threadIdx.y; t < chunk.last; t += blockDim.y) {
+        const size_t i = (size_t)t * n + j;
+        const float z = x[i] + b, z2 = z * z;
+        const float s = 0.5f * (1 + tanhf(C * z * (1 + A * z2)));
+        y[i] = z * s;
+        if (wants_g) g[i] = s * (1 + 2 * C * (1 + 3 * A * z2) * (z - z * s));
+    }
+}
+
+extern "C" __global__ void gelu_backward(const float *__restrict__ dy, const float *__restrict__ g,
+                                         float *__restrict__ dx, float *__restrict__ partials, int rows, int n)
+{
+    const int j = blockIdx.x * 32 + threadIdx.x;
+    const Chunk chunk = chunk_of(rows);
+    float sum = 0;
+    if (j < n) {
+#pragma unroll 4
+        for (int t = chunk.first + threadIdx.y; t < chunk.last; t += blockDim.y) {
+            const size_t i = (size_t)t * n + j;
+            dx[i] = g[i] * dy[i];
+            sum += g[i] * dy[i];
+        }
+    }
+    sum = sum_over_y(sum);
+    if (threadIdx.y == 0 && j < n) partials[(size_t)blockIdx.y * n + j] = sum;
+}

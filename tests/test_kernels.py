@@ -1,0 +1,365 @@
+"""The CUDA kernels without a GPU: their text, compiled by g++, against the reference in float64 (see emulator.py).
+
+They have never run on a GPU. What can be known without one: that NVIDIA's compiler takes them without spilling
+registers (test_kernels_compile.py), that the numbers are right, that every element of a result is written and nothing
+beside it, and that no result depends on which thread runs first.
+"""
+
+import emulator
+import numpy as np
+import pytest
+from strict_device import StrictCupy
+
+from minijepa import Tape, Tensor, backend, kernels, ops
+from minijepa.data.augment import augment, draw_augmentation
+from minijepa.data.cifar10 import MEAN, STD, normalise
+from minijepa.ema import update_ema
+from minijepa.errors import DtypeError
+from minijepa.kernels import launcher
+from minijepa.models import patchify
+from minijepa.optim import AdamW
+
+
+@pytest.fixture(autouse=True)
+def cupy(monkeypatch):
+    cupy = StrictCupy()
+    monkeypatch.setattr(backend, "cupy", cupy)
+    monkeypatch.setattr(launcher, "enabled", True)
+    emulator.launches.clear()
+    return cupy
+
+
+def draw(*shape, seed=0, scale=1.0):
+    return (scale * np.random.default_rng((seed, *shape)).standard_normal(shape)).astype(np.float32)
+
+
+def assert_close(found, wanted, tolerance):
+    """Within ``tolerance`` of the largest element."""
+    assert found.shape == wanted.shape
+    error = np.abs(found - wanted).max(initial=0)
+    assert error <= tolerance * np.abs(wanted).max(initial=1e-30), f"{error} of {np.abs(wanted).max()}"
+
+
+def same_twice(compute):
+    """The arrays that ``compute()`` returns; computed again with all threads in falling order, for the same bits."""
+    first = [backend.to_numpy(a) for a in compute()]
+    emulator.falling = True
+    try:
+        second = [backend.to_numpy(a) for a in compute()]
+    finally:
+        emulator.falling = False
+    for one, other in zip(first, second):
+        np.testing.assert_array_equal(one, other)
+    return first
+
+
+def check(fn, *arrays, tolerance=3e-6, used=()):
+    """Value and gradients of an operation on the device against those of the reference in float64."""
+
+    def run(convert):
+        tensors = [Tensor(convert(a), requires_grad=True) for a in arrays]
+        with Tape() as tape:
+            y = fn(*tensors)
+        tape.backward(y, convert(draw(*y.shape, seed=1)))
+        return [y.data, *(t.grad for t in tensors)]
+
+    wanted = run(lambda a: a.astype(np.float64))
+    found = same_twice(lambda: run(backend.cupy.asarray))
+    assert set(used) <= set(emulator.launches)
+    for one, other in zip(found, wanted):
+        assert one.dtype == np.float32
+        assert_close(one, other, tolerance)
+
+
+# ------------------------------------------------------------------------------------------- row by row, column by column
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 32), (7, 33), (65, 48), (2, 3, 100), (600, 5)])
+def test_gelu(shape):
+    x = draw(*shape, scale=3)
+    x.flat[0] = 30
+    x.flat[-1] = -30
+    check(ops.gelu, x, draw(shape[-1]), used=["gelu_forward", "gelu_backward", "sum_partials"])
+
+
+def test_gelu_without_a_bias_or_without_a_gradient():
+    check(lambda x: ops.gelu(x), draw(9, 40), used=["gelu_forward"])
+    x, bias = draw(9, 40), draw(40)
+    (y,) = same_twice(lambda: [ops.gelu(Tensor(backend.cupy.asarray(x)), Tensor(backend.cupy.asarray(bias))).data])
+    assert_close(y, ops.gelu(x.astype(np.float64), bias.astype(np.float64)).data, 3e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 96), (5, 20), (2, 37, 96), (300, 1), (70, 200)])
+def test_layer_norm(shape):
+    n = shape[-1]
+    check(ops.layer_norm, draw(*shape), draw(n, seed=2), draw(n, seed=3), tolerance=1e-5,
+          used=["layer_norm_forward", "layer_norm_backward", "sum_partials"])  # fmt: skip
+
+
+@pytest.mark.parametrize("scale, shift, tolerance", [(1e-4, 0, 1e-5), (1e-3, 0, 1e-5), (1, 100, 2e-4), (1e4, 0, 1e-5)])
+def test_layer_norm_where_eps_or_the_mean_is_large(scale, shift, tolerance):
+    check(ops.layer_norm, draw(33, 96, scale=scale) + np.float32(shift), draw(96, seed=2), draw(96, seed=3),
+          tolerance=tolerance)  # fmt: skip
+
+
+@pytest.mark.parametrize("rows, n", [(1, 1), (1, 33), (33, 96), (700, 40)])
+def test_sums(rows, n):
+    x = draw(rows, n)
+    check(ops.linear, x, draw(3, n), draw(3, seed=2), used=["column_sums", "sum_partials"])
+
+    def run():
+        a, columns, squares = (backend.cupy.asarray(x), *(backend.cupy.empty(s, np.float32) for s in [(n,), ()]))
+        kernels.column_sums(a, columns)
+        kernels.sum_of_squares(a, squares)
+        return columns, squares
+
+    columns, squares = same_twice(run)
+    assert_close(columns, x.sum(axis=0, dtype=np.float64), 1e-5)
+    assert_close(squares, np.square(x, dtype=np.float64).sum(), 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- attention
+
+LENGTHS = [1, 2, 31, 32, 33, 64, 65, 100, 128]
+
+
+@pytest.mark.parametrize("head_dim", [16, 24, 32, 48, 64])
+def test_attention(head_dim):
+    lengths = LENGTHS if head_dim in (16, 32) else [1, 33, 70]
+    qkv = draw(sum(lengths), 3 * 2 * head_dim)
+    check(lambda x: ops.attention(x, lengths, 2), qkv, tolerance=1e-5, used=["attention_forward", "attention_backward"])
+
+
+def test_attention_with_large_scores():
+    """Scores of up to a thousand, and a row whose scores are all far below zero: what is subtracted must be the maximum."""
+    check(lambda x: ops.attention(x, [40, 7], 2), draw(47, 96, scale=16), tolerance=2e-3)
+    qkv = draw(9, 96)
+    qkv[:, :32], qkv[:, 32:64] = 10, -10
+    (y,) = same_twice(lambda: [ops.attention(Tensor(backend.cupy.asarray(qkv)), [9], 2).data])
+    assert_close(y, np.broadcast_to(qkv[:, 64:].mean(axis=0), y.shape), 1e-4)
+
+
+@pytest.mark.parametrize("longest", [70, 1])
+def test_attention_with_empty_sequences_and_spare_rows(longest):
+    """Fixed capacity: what stands in rows behind the last sequence is ignored, and their results are zero."""
+    lengths = [5, 0, 70, 0, 1, 0]
+    used, spare, heads, d = sum(lengths), 45, 3, 16
+    qkv, dy = draw(used + spare, 3 * heads * d), draw(used + spare, heads * d, seed=1)
+    qkv[used:] = dy[used:] = np.nan
+
+    def run():
+        cupy = backend.cupy
+        x, cotangent = cupy.asarray(qkv), cupy.asarray(dy)
+        offsets = cupy.asarray(np.cumsum([0, *lengths]).astype(np.int32))
+        y, lse, dx = (cupy.empty(s, np.float32) for s in (dy.shape, (len(dy), heads), qkv.shape))
+        kernels.attention_forward(x, offsets, heads, longest, y, lse)
+        kernels.attention_backward(x, offsets, heads, longest, y, lse, cotangent, dx)
+        return y, dx
+
+    y, dx = same_twice(run)
+    x = Tensor(qkv[:used].astype(np.float64), requires_grad=True)
+    with Tape() as tape:
+        wanted = ops.attention(x, [n for n in lengths if n], heads)
+    tape.backward(wanted, dy[:used].astype(np.float64))
+    assert_close(y[:used], wanted.data, 1e-5)
+    assert_close(dx[:used], x.grad, 1e-5)
+    assert not y[used:].any() and not dx[used:].any()
+
+
+# ------------------------------------------------------------------------------------------------------------------ rows
+
+
+@pytest.mark.parametrize(
+    "n, width, index",
+    [
+        (1, 5, [0]), (4, 33, [2, 2, 0, 2]), (300, 96, range(0, 300, 7)), (64, 40, np.arange(3000) * 7 % 60),
+        (9, 8, [8] * 100),
+    ],
+)  # fmt: skip
+def test_rows(n, width, index):
+    check(lambda x: ops.rows(x, ops.RowIndex(np.asarray(index), backend.device_of(x.data))), draw(n, width),
+          used=["gather", "gather_sum"])  # fmt: skip
+
+
+def test_embed_and_its_way_back():
+    """Context rows and mask tokens at their places, with spare rows that no list names."""
+    x, token, positions = draw(6, 40), draw(1, 40, seed=1), draw(5, 40, seed=2)
+    index, place = np.int32([3, -1, 0, 3, -1, -1]), np.int32([0, 4, 4, 1, 1, 0])
+    wanted = np.where(index[:, None] < 0, token, x[index]) + positions[place]
+    dy = draw(6, 40, seed=3)
+    dy[5] = np.nan  # the last row is spare
+
+    def run():
+        asarray, empty = backend.cupy.asarray, backend.cupy.empty
+        y, dx, dtoken, dpositions = (empty(a.shape, np.float32) for a in (wanted, x, token, positions))
+        kernels.embed(*map(asarray, (x, token, index, positions, place)), y)
+        on_host = ops.RowIndex(np.where(index[:5] < 0, 6, index[:5]), "cuda")
+        starts, members = on_host.lists(7)
+        kernels.gather_sum(asarray(dy), starts[:7], members, dx)
+        kernels.gather_sum(asarray(dy), starts[6:], members, dtoken)
+        kernels.gather_sum(asarray(dy), *ops.RowIndex(place[:5], "cuda").lists(5), dpositions)
+        return y, dx, dtoken, dpositions
+
+    y, dx, dtoken, dpositions = same_twice(run)
+    np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_allclose(dx, [dy[2], 0 * x[0], 0 * x[0], dy[0] + dy[3], 0 * x[0], 0 * x[0]])
+    np.testing.assert_allclose(dtoken[0], dy[1] + dy[4])
+    np.testing.assert_allclose(dpositions, [dy[0], dy[3] + dy[4], 0 * x[0], 0 * x[0], dy[1] + dy[2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("patch_size, padding, flip", [(4, 4, True), (8, 3, False), (4, 0, True)])
+def test_patches(patch_size, padding, flip):
+    draws = np.random.default_rng(0)
+    images = draws.integers(0, 256, (7, 3, 32, 32), np.uint8)
+    chosen = np.array([6, 2, 2, 0])
+    shift = draw_augmentation(4, draws, flip, padding)
+    wanted = patchify(normalise(augment(images[chosen], shift)), patch_size)
+    numbers = draws.permutation(wanted.shape[0] * wanted.shape[1])[:37]
+    channels = np.float32([*(1 / (255 * np.array(STD))), *(-np.array(MEAN) / np.array(STD))])
+
+    def run():
+        asarray, y = backend.cupy.asarray, backend.cupy.empty((37, wanted.shape[2]), np.float32)
+        words = [np.int32(a) for a in (chosen, shift.flip, shift.top, shift.left, numbers)]
+        kernels.patches(asarray(images), *map(asarray, words), asarray(channels), patch_size, padding, y)
+        return [y]
+
+    (y,) = same_twice(run)
+    assert_close(y, wanted.reshape(-1, wanted.shape[2])[numbers], 1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------- losses and updates
+
+
+@pytest.mark.parametrize("rows", [1, 130])
+def test_losses(rows):
+    p, q = draw(rows, 40), draw(rows, 40, seed=1)
+    for beta in (None, 1.0, 0.3):
+        for count in (None, 7):
+
+            def loss(p, q, beta=beta, count=count):
+                return ops.l2_loss(p, q, count) if beta is None else ops.smooth_l1_loss(p, q, beta, count)
+
+            check(loss, p, q, used=["loss_forward", "loss_backward"])
+
+
+def test_rows_behind_the_count_have_no_loss_and_no_gradient():
+    p, q = draw(50, 24), draw(50, 24, seed=1)
+    p[30:], q[40:] = np.nan, np.inf
+
+    def run(beta):
+        asarray, empty = backend.cupy.asarray, backend.cupy.empty
+        a, b, counts, y, dp = *map(asarray, (p, q, np.int32([30, 60]))), empty((), np.float32), empty(p.shape, p.dtype)
+        kernels.loss_forward(a, b, counts, beta, y)
+        kernels.loss_backward(a, b, counts, beta, asarray(np.float32(2)), dp)
+        return y, dp
+
+    e = (p - q)[:30].astype(np.float64)
+    for beta, wanted, gradient in [(0, (e * e).sum() / 60, 4 * e / 60), (9.0, (e * e).sum() / 18 / 1440, e / 9 / 720)]:
+        y, dp = same_twice(lambda beta=beta: run(beta))
+        assert_close(y, wanted, 1e-6)
+        assert_close(dp[:30], gradient, 1e-6)
+        assert not dp[30:].any()
+
+
+@pytest.mark.parametrize("size, first, last", [(1000, 300, 801), (257, 1, 257), (64, 32, 32)])
+def test_adamw_and_ema(size, first, last):
+    def run(convert):
+        data, target = convert(draw(size)), convert(draw(size, seed=9))
+        grad = convert(0 * draw(size))
+        optimizer = AdamW(data, grad, (slice(0, first), slice(last, size)), 0.3)
+        for step in range(4):
+            grad[...] = convert(draw(size, seed=step) * np.float32(10.0**-step))
+            optimizer.step(0.01 * (1 + step))
+            update_ema(target, data, 0.9 + 0.01 * step)
+        return data, optimizer.m, optimizer.v, target
+
+    wanted = run(lambda a: a.astype(np.float64))
+    found = same_twice(lambda: run(backend.cupy.asarray))
+    assert {"adamw", "ema"} <= set(emulator.launches)
+    for one, other in zip(found, wanted):
+        assert_close(one, other, 2e-6)
+
+
+def test_ema_with_momentum_1_changes_nothing():
+    target = backend.cupy.asarray(draw(100))
+    update_ema(target, backend.cupy.asarray(draw(100, seed=1)), 1.0)
+    assert "ema" in emulator.launches
+    np.testing.assert_array_equal(backend.to_numpy(target), draw(100))
+
+
+# ------------------------------------------------------------------------------------------------- who is served, and how
+
+
+def test_what_the_kernels_do_not_serve_goes_to_the_reference(monkeypatch):
+    asarray = backend.cupy.asarray
+    w = draw(8)
+    for x in (
+        asarray(draw(6, 8).astype(np.float64)), asarray(draw(8, 6)).T, asarray(draw(60))[1:49].reshape(6, 8),
+        asarray(draw(0, 8)), draw(6, 8),
+    ):  # fmt: skip
+        assert not kernels.serve(x)
+        convert = asarray if backend.device_of(x) == "cuda" else np.asarray
+        ops.layer_norm(Tensor(x), Tensor(convert(w.astype(x.dtype))), Tensor(convert(w.astype(x.dtype))))
+    wide, odd = asarray(draw(2, 513)), asarray(draw(2, 3 * 10))
+    ops.layer_norm(wide, asarray(draw(513)), asarray(draw(513)))
+    ops.attention(odd, [2], 1)
+    good = asarray(draw(6, 8))
+    assert kernels.serve(good, None)
+    monkeypatch.setattr(launcher, "enabled", False)
+    assert not kernels.serve(good)
+    assert emulator.launches == []
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    x, y = backend.cupy.asarray(draw(6, 8)), backend.cupy.empty((2, 8), np.float32)
+    index = backend.cupy.asarray(np.array([0, 1]))
+    for mistake in (
+        lambda: kernels.gather(x, index, y), lambda: kernels.gather(x, 3, y), lambda: kernels.gather(x.T, index, y),
+        lambda: launcher.launch("rows", "gather", (1,), (32, 8), (x, y)),
+    ):  # fmt: skip
+        with pytest.raises(DtypeError, match="kernel gather"):
+            mistake()
+
+
+# --------------------------------------------------------------------------------------------- does the emulator see it?
+
+KERNEL = 'extern "C" __global__ void f(float *x, int n) { %s }'
+
+
+def emulated(body, size=64, block=(64,)):
+    x = np.zeros(size, np.float32)
+    emulator.Module(KERNEL % body).get_function("f")((1,), block, (x, np.int32(size)))
+    return x
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("if (threadIdx.x < 32) __syncthreads();", "not all threads of a block"),
+        ("if (threadIdx.x % 2) __syncthreads();", "not all threads of a block"),
+        ("if (threadIdx.x < 7) x[0] = __shfl_xor_sync(0xffffffffu, 1.0f, 1);", "not all lanes of a warp"),
+        ("x[0] = __shfl_xor_sync(0xffu, 1.0f, 1);", "among some lanes"),
+        ("if (threadIdx.x == 0) x[n] = 1;", "wrote outside"),
+        ("if (threadIdx.x == 0) x[-1] = 1;", "wrote outside"),
+    ],
+)
+def test_the_emulator_refuses(body, message):
+    with pytest.raises(emulator.KernelError, match=message):
+        emulated(body)
+    assert emulated("x[threadIdx.x] = threadIdx.x;")[63] == 63  # and goes on working
+
+
+def test_the_emulator_shows_a_missing_barrier():
+    exchange = "__shared__ float s[64]; s[threadIdx.x] = threadIdx.x; %s x[threadIdx.x] = s[63 - threadIdx.x];"
+    np.testing.assert_array_equal(emulated(exchange % "__syncthreads();"), np.arange(64)[::-1])
+    assert np.isnan(emulated(exchange % "")).any()
+    x = emulated("x[threadIdx.x] = __shfl_xor_sync(0xffffffffu, (float)threadIdx.x, 5);")
+    np.testing.assert_array_equal(x, np.arange(64) ^ 5)
+    with pytest.raises(emulator.KernelError, match="blocks of 33 threads"):
+        emulated("", block=(33,))
+
+
+def test_without_gpp_the_tests_say_what_is_missing(monkeypatch):
+    monkeypatch.setattr(emulator.shutil, "which", lambda name: None)
+    with pytest.raises(emulator.KernelError, match="needs g\\+\\+: apt-get install g\\+\\+"):
+        emulated("x[0] = 5;")
