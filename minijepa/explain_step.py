@@ -142,8 +142,8 @@ def _tape_table(tape):
 
 def saved_names(op):
     """What forward calls the arrays that it saves: LayerNorm's are "xhat r w"."""
-    names = re.search(r"ctx\.save\((.*)\)", inspect.getsource(op.forward))
-    return names.group(1).replace("*", "").replace(",", "") if names else ""
+    names = re.findall(r"ctx\.save\((.*)\)", inspect.getsource(op.forward))  # the array code's stand last
+    return names[-1].replace("*", "").replace(",", "") if names else ""
 
 
 def _gradient_table(model, loss):
