@@ -8,6 +8,16 @@ from minijepa import kernels
 from minijepa.backend import BLOCK, xp_of
 
 
+def squared_norm(vector):
+    """Σ x² as a Python float."""
+    xp = xp_of(vector)
+    if kernels.serve(vector):
+        sum_ = xp.empty((), vector.dtype)
+        kernels.sum_of_squares(vector, sum_)
+        return float(sum_)
+    return float(xp.vdot(vector, vector))
+
+
 class AdamW:
     """Adam with decoupled weight decay.
 

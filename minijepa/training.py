@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minijepa import checkpoint, schedules
-from minijepa.backend import rng, to_device, xp_of
+from minijepa.backend import rng, to_device
 from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker, augment, draw_augmentation, normalise, training_images
 from minijepa.ema import update_ema
@@ -23,7 +23,7 @@ from minijepa.errors import ConfigError, MinijepaError, TrainingError, tell
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
-from minijepa.optim import AdamW
+from minijepa.optim import AdamW, squared_norm
 from minijepa.pictures import curves_picture, masks_picture
 
 try:
@@ -104,7 +104,7 @@ class Trainer:
 
     def _checked_norm(self, step, loss):
         """The gradient's norm; a TrainingError if it or the loss is not finite, or if a parameter gets no gradient."""
-        norm = float(math.sqrt(xp_of(self.model.flat.grad).vdot(self.model.flat.grad, self.model.flat.grad)))
+        norm = math.sqrt(squared_norm(self.model.flat.grad))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"step {step}: the loss is {loss} and the gradient's norm {norm}; the last checkpoint is from before: "
