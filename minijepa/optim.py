@@ -8,6 +8,16 @@ from minijepa import kernels
 from minijepa.backend import BLOCK, xp_of
 
 
+def squared_norm(vector):
+    """Σ x², as an array without axes on a GPU, for which nobody has waited yet."""
+    xp = xp_of(vector)
+    if kernels.serve(vector):
+        sum_ = xp.empty((), vector.dtype)
+        kernels.sum_of_squares(vector, sum_)
+        return sum_
+    return xp.vdot(vector, vector)
+
+
 class AdamW:
     """Adam with decoupled weight decay.
 

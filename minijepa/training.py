@@ -22,7 +22,7 @@ from minijepa.errors import TrainingError
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
-from minijepa.optim import AdamW
+from minijepa.optim import AdamW, squared_norm
 
 READ_EVERY = 50  # steps: on a GPU, losses are fetched together, for to fetch is to wait for the card
 REMEDY = "try a lower --lr or a longer warmup_epochs"
@@ -133,9 +133,8 @@ class Trainer:
 
     def _norm(self):
         """The gradient's norm: a number on a CPU, an array on a GPU."""
-        g = self.model.flat.grad
-        square = xp_of(g).vdot(g, g)
-        return math.sqrt(square) if self.device == "cpu" else xp_of(g).sqrt(square)
+        square = squared_norm(self.model.flat.grad)
+        return math.sqrt(square) if self.device == "cpu" else xp_of(square).sqrt(square)
 
     def _check_all_reached(self):
         missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]

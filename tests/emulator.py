@@ -17,7 +17,7 @@ import numpy as np
 from minijepa.kernels.launcher import declarations
 
 HERE = Path(__file__).parent
-GUARD = 4096  # bytes of 0xFF before and behind an array: NaN as floats, −1 as ints
+GUARD = 1024  # words before and behind an array
 
 falling = False  # whether blocks, warps and lanes run in falling order: what depends on it is a mistake
 launches = []  # the name of every kernel launched, for tests to look at
@@ -67,9 +67,9 @@ def library(code, defines):
 def _call(declaration):
     """C++ that unpacks an array of pointers to arguments."""
     name, parameters = declaration
-    values = ", ".join(
-        f"({kind} *)args[{i}]" if pointer else f"*({kind} *)args[{i}]" for i, (kind, pointer, _) in enumerate(parameters)
-    )
+    casts = [f"({kind} *)args[{i}]" if pointer else f"*({kind} *)args[{i}]"
+             for i, (kind, pointer, _) in enumerate(parameters)]  # fmt: skip
+    values = ", ".join(casts)
     return (
         f"static void call_{name}(void **args) {{ {name}({values}); }}\n"
         f'extern "C" const char *run_{name}(const int *grid, const int *block, void **args, int falling)\n'
@@ -82,7 +82,7 @@ def run(library, name, parameters, grid, block, arguments):
     guarded, pointers = {}, []
     for argument, (_, pointer, _) in zip(arguments, parameters, strict=True):
         if pointer and argument.ctypes.data not in guarded:  # an array may be given twice
-            guarded[argument.ctypes.data] = _Guarded(argument)
+            guarded[argument.ctypes.data] = _Guarded(argument, len(guarded))
         pointers.append(guarded[argument.ctypes.data] if pointer else np.array([argument]))
     addresses = (ctypes.c_void_p * len(pointers))(*(p.ctypes.data for p in pointers))
     triple = ctypes.c_int * 3
@@ -101,17 +101,19 @@ def run(library, name, parameters, grid, block, arguments):
 
 
 class _Guarded:
-    """A copy of an array between two guard zones."""
+    """A copy of an array between two guard zones: NaN as floats, and each array's its own, because a NaN that is read
+    behind one array and written behind another keeps its bits; −1 as ints."""
 
-    def __init__(self, array):
+    def __init__(self, array, number):
         self.array = array
-        self.memory = np.full(GUARD + array.nbytes + GUARD + 64, 0xFF, np.uint8)
-        shift = -(self.memory.ctypes.data + GUARD) % 64  # to an address that float4s can be read from
-        self.start = GUARD + shift
-        self.inside = self.memory[self.start : self.start + array.nbytes].view(array.dtype).reshape(array.shape)
+        self.word = np.uint32(0xFFFFFFFF - (number if array.dtype == np.float32 else 0))
+        words = -(-array.nbytes // 4)
+        self.memory = np.full(GUARD + words + GUARD, self.word)
+        start = GUARD - self.memory.ctypes.data % 64 // 4  # an address that float4s can be read from
+        self.before, inside, self.behind = np.split(self.memory, [start, start + words])
+        self.inside = inside.view(np.uint8)[: array.nbytes].view(array.dtype).reshape(array.shape)
         self.inside[...] = array
         self.ctypes = self.inside.ctypes
 
     def is_intact(self):
-        before, behind = self.memory[: self.start], self.memory[self.start + self.array.nbytes :]
-        return bool((before == 0xFF).all() and (behind == 0xFF).all())
+        return bool((self.before == self.word).all() and (self.behind == self.word).all())

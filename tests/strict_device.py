@@ -50,7 +50,8 @@ class StrictCupy:
         return call
 
     def empty(self, shape, dtype=float):
-        return self.wrapped(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype))  # nobody may rely on it
+        nonsense = np.nan if np.dtype(dtype).kind == "f" else -1  # nobody may rely on it
+        return self.wrapped(np.full(shape, nonsense, dtype))
 
     def empty_like(self, array):
         return self.empty(array.shape, array.dtype)

@@ -1,5 +1,6 @@
 """The CUDA path without a GPU: on arrays that refuse to mix with NumPy's and count how often the host waits."""
 
+import emulator
 import numpy as np
 import pytest
 from strict_device import CUPY_HAS, StrictCupy
@@ -10,6 +11,7 @@ from minijepa.errors import TrainingError
 from minijepa.features import extract_patches
 from minijepa.gradcheck.cases import CASES
 from minijepa.inspection import central_blocks, predicted_blocks, target_patches
+from minijepa.kernels import launcher
 from minijepa.training import Trainer
 
 ALL = [
@@ -18,6 +20,12 @@ ALL = [
     for case in cases
     if case.name not in ("an array in front", "fixed targets")  # their functions hold an array of the host
 ]
+FUSED = [p for p in ALL if p.id.split(":")[0] in "attention gelu l2_loss layer_norm linear rows smooth_l1_loss".split()]
+USED = {  # kernels of a training step
+    "adamw", "attention_backward", "attention_forward", "column_sums", "ema", "gather", "gather_sum", "gelu_backward",
+    "gelu_forward", "layer_norm_backward", "layer_norm_forward", "loss_backward", "loss_forward", "sum_of_squares",
+    "sum_partials",
+}  # fmt: skip
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=2, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=2,
     predictor_num_heads=2, batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4,
@@ -29,7 +37,16 @@ NETWORK = dict(
 def cupy(monkeypatch):
     cupy = StrictCupy()
     monkeypatch.setattr(backend, "cupy", cupy)
+    monkeypatch.setattr(launcher, "enabled", True)
+    emulator.launches.clear()
     return cupy
+
+
+@pytest.fixture(params=["array code", "kernels"])
+def bodies(request, cupy, monkeypatch):
+    """Both bodies of the operations."""
+    monkeypatch.setattr(launcher, "enabled", request.param == "kernels")
+    return request.param
 
 
 def test_the_stand_in_is_strict(cupy):
@@ -52,18 +69,26 @@ def test_cupy_has_what_the_stand_in_has():
     assert [name for name in CUPY_HAS if not hasattr(cupy, name)] == []
 
 
+def run(case, convert, dtype):
+    """Value and gradients."""
+    tensors = [Tensor(convert(np.asarray(a, dtype)), requires_grad=True) for a in case.arrays]
+    with Tape() as tape:
+        y = case.fn(*tensors)
+    dy = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
+    tape.backward(y, convert(dy))
+    return [backend.to_numpy(a) for a in (y.data, *(t.grad for t in tensors))]
+
+
 @pytest.mark.parametrize("case", ALL)
 def test_every_operation_gives_the_same_on_the_device(case, cupy):
-    def run(convert):
-        tensors = [Tensor(convert(np.asarray(a)), requires_grad=True) for a in case.arrays]
-        with Tape() as tape:
-            y = case.fn(*tensors)
-        dy = np.random.default_rng(1).standard_normal(y.shape)
-        tape.backward(y, convert(dy))
-        return [backend.to_numpy(a) for a in (y.data, *(t.grad for t in tensors))]
-
-    for here, there in zip(run(np.asarray), run(cupy.asarray)):
+    for here, there in zip(run(case, np.asarray, np.float64), run(case, cupy.asarray, np.float64)):
         np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11 * max(1.0, np.abs(here).max(initial=0)))
+
+
+@pytest.mark.parametrize("case", FUSED)
+def test_every_fused_operation_gives_the_same_on_the_device(case, cupy):
+    for here, there in zip(run(case, np.asarray, np.float32), run(case, cupy.asarray, np.float32)):
+        np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-6 + 1e-4 * np.abs(here).max(initial=0))
 
 
 def trainer(device, **changes):
@@ -74,19 +99,39 @@ def trainer(device, **changes):
     return Trainer(Config(**NETWORK | changes), data, device)
 
 
-def test_training_steps_give_the_same_on_the_device(cupy):
+def test_training_steps_give_the_same_on_the_device(bodies):
     """Whole steps: data, augmentation, masks, both branches, backward, AdamW and EMA."""
     here, there = trainer("cpu"), trainer("cuda")
     for step in range(3):
         for t in (here, there):
             t.note(step, t.train_step(step))
+        if step == 0:  # before rounding grows
+            assert_same_gradients(here.model, there.model)
     there.read()
     assert there.progress.sums == pytest.approx(here.progress.sums, rel=1e-4)
+    assert set(emulator.launches) == (USED if bodies == "kernels" else set())
     # Adam divides by a gradient's own size, so where that is rounding alone (a key's bias) its sign is a matter of luck
     names = [n for n in here.model.state_dict() if not n.endswith("qkv.bias")]
     for name in names:
         wanted, found = here.model.state_dict()[name], there.model.state_dict()[name]
         np.testing.assert_allclose(found, wanted, atol=0.05 * here.learning_rate(2), err_msg=name)
+
+
+def assert_same_gradients(here, there):
+    for name, wanted in here.gradients().items():
+        found, keys = there.gradients()[name], slice(0)
+        if name.endswith("qkv.bias"):
+            keys = slice(len(wanted) // 3, 2 * len(wanted) // 3)  # whose gradient is 0, and rounding alone
+        size = np.abs(wanted).max()
+        wanted[keys] = found[keys] = 0
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * size, err_msg=name)
+
+
+def test_gradients_of_the_other_loss(bodies):
+    here, there = trainer("cpu", loss="smooth_l1"), trainer("cuda", loss="smooth_l1")
+    losses = [t.lanes.gradients(*t.batch(0)) for t in (here, there)]
+    assert float(losses[1]) == pytest.approx(losses[0], rel=1e-5)
+    assert_same_gradients(here.model, there.model)
 
 
 def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):

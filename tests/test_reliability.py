@@ -20,7 +20,8 @@ from conftest import assert_same_run, finish, write_cifar
 import train
 from minijepa import Config, Function
 from minijepa.data import Dataset
-from minijepa.training import COLUMNS, Trainer
+from minijepa.record import COLUMNS
+from minijepa.training import Trainer
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ROOT / "tests" / "reference" / "losses.json"

@@ -135,9 +135,8 @@ def loss_forward(p, q, counts, beta, y):
 
     ``beta``: smooth-L1's, 0 for the squared distance. ``y``: one element.
     """
-    rows, n = p.shape
     partials = _partials(p, _chunks(p.size, 1024, 1024))
-    launch("losses", "loss_forward", (len(partials),), (32, 8), (p, q, counts, partials, n, beta))
+    launch("losses", "loss_forward", (len(partials),), (32, 8), (p, q, counts, partials, p.shape[1], beta))
     _add_up(partials, y)
 
 
