@@ -1,4 +1,4 @@
-"""What a newcomer reads: the messages of the engine, the operations and the check that no other test quotes, as text."""
+"""What a newcomer reads: messages of the engine, the operations and the check that no other test quotes, as text."""
 
 import numpy as np
 import pytest
