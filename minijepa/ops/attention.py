@@ -1,4 +1,7 @@
-"""Multi-head self-attention on packed sequences (Vaswani et al., 2017, arXiv:1706.03762, section 3.2)."""
+"""Multi-head self-attention on packed sequences (Vaswani et al., 2017, arXiv:1706.03762, section 3.2).
+
+Every step of the derivation: docs/backward/attention.md.
+"""
 
 import math
 from functools import cached_property

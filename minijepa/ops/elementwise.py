@@ -1,4 +1,7 @@
-"""Operations on each element alone, with broadcasting. The engine sums gradients over broadcast axes."""
+"""Operations on each element alone, with broadcasting. The engine sums gradients over broadcast axes.
+
+Every step of the derivation: docs/backward/broadcasting.md.
+"""
 
 import numbers
 

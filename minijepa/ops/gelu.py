@@ -1,4 +1,7 @@
-"""GELU, the Gaussian error linear unit, in its tanh form (Hendrycks & Gimpel, 2016, arXiv:1606.08415, section 2)."""
+"""GELU, the Gaussian error linear unit, in its tanh form (Hendrycks & Gimpel, 2016, arXiv:1606.08415, section 2).
+
+Every step of the derivation: docs/backward/gelu.md.
+"""
 
 import math
 

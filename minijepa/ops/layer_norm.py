@@ -1,4 +1,7 @@
-"""Layer normalisation over the last axis (Ba, Kiros & Hinton, 2016, arXiv:1607.06450)."""
+"""Layer normalisation over the last axis (Ba, Kiros & Hinton, 2016, arXiv:1607.06450).
+
+Every step of the derivation: docs/backward/layer_norm.md.
+"""
 
 from minijepa import kernels
 from minijepa.autograd import Function

@@ -1,4 +1,7 @@
-"""Losses: the squared distance of I-JEPA, its smooth-L1 variant, and cross-entropy."""
+"""Losses: the squared distance of I-JEPA, its smooth-L1 variant, and cross-entropy.
+
+Every step of the derivation: docs/backward/cross_entropy.md.
+"""
 
 import numpy as np
 

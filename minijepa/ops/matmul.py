@@ -1,4 +1,7 @@
-"""Matrix products: ``matmul`` (batched, broadcast) and ``linear``."""
+"""Matrix products: ``matmul`` (batched, broadcast) and ``linear``.
+
+Every step of the derivation: docs/backward/linear.md.
+"""
 
 from minijepa import backend, kernels
 from minijepa.autograd import Function

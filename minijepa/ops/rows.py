@@ -1,4 +1,7 @@
-"""Gathering rows by number: the embedding look-up, the selection of patches, the packing of sequences."""
+"""Gathering rows by number: the embedding look-up, the selection of patches, the packing of sequences.
+
+Every step of the derivation: docs/backward/rows.md.
+"""
 
 import math
 from functools import cached_property

@@ -1,4 +1,7 @@
-"""Softmax over the last axis."""
+"""Softmax over the last axis.
+
+Every step of the derivation: docs/backward/softmax.md.
+"""
 
 import numpy as np
 

@@ -1,0 +1,104 @@
+"""What a newcomer reads: messages of the engine, the operations and the check that no other test quotes, as text."""
+
+import numpy as np
+import pytest
+
+from minijepa import Parameter, Tape, Tensor, autograd, gradcheck, ops
+from minijepa.autograd import Function
+from minijepa.errors import MinijepaError
+from minijepa.signature import Signature
+
+
+def assign():
+    Tensor([1.0, 2.0])[0] = 3
+
+
+def backward_into_another_shape():
+    x = Parameter([1.0, 2.0])
+    x.grad = np.zeros((2, 1), np.float32)
+    with Tape() as tape:
+        y = x * 2
+    tape.backward(y, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            assign,
+            "a Tensor is not changed in place, because the tape may still need its old value: build a new one "
+            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data outside of a tape",
+        ),
+        (backward_into_another_shape, "the gradient kept for a leaf of shape (2,) has shape (2, 1)"),
+        (
+            lambda: gradcheck(lambda x: Parameter(np.ones(2, np.float32)).exp(), np.ones(2)),
+            "fn was given float64 and returned float32: too few digits for a difference",
+        ),
+        (lambda: Signature("(n, *) -> ()"), 'the signature "(n, *) -> ()": * stands alone, and ... once in a shape'),
+        (
+            lambda: ops.power([1.0], Tensor([2.0])),
+            "power: the exponent must be a number, got Tensor; xʸ is exp(y log(x))",
+        ),
+        (lambda: ops.rows(np.ones((3, 2)), [0, 3]), "rows: index runs from 0 to 3, but x has 3 rows"),
+        (
+            lambda: ops.Packing([2, 0]),
+            "a packing needs the lengths of at least one sequence, whole numbers of at least 1",
+        ),
+        (
+            lambda: ops.attention(np.ones((4, 9)), [4], 2),
+            "attention: takes (T, 3D) with D divisible by 2 heads, was given (4, 9)",
+        ),
+        (
+            lambda: ops.attention(np.ones((4, 12)), [2, 3], 2),
+            "attention: the packing's lengths sum to 5, but qkv has 4 rows",
+        ),
+        (
+            lambda: ops.mean(np.ones((0, 3))),
+            "mean: takes (*) -> (*), was given (0, 3): no elements, so no mean",
+        ),
+        (
+            lambda: ops.linear(np.ones((2, 3)), np.ones((4, 5))),
+            "linear: takes (..., i), (o, i), (o)? -> (..., o), was given (2, 3), (4, 5), None: "
+            "i is 3 in input 0, but 5 in input 1",
+        ),
+        (
+            lambda: ops.add(np.ones((2, 3)), np.ones(2)),
+            "add: takes (...), (...) -> (...), was given (2, 3), (2,): the axes under ... don't broadcast: "
+            "counted from the right, two lengths must be equal, or one of them 1",
+        ),
+    ],
+)
+def test_what_is_said(call, message):
+    with pytest.raises(MinijepaError) as error:
+        call()
+    assert str(error.value) == message
+
+
+class OnTheCard(np.ndarray):
+    """A NumPy array that says it lives on a GPU."""
+
+
+class Elsewhere(Function):
+    shapes = "(...) -> (...)"
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, dy):
+        return (dy.view(OnTheCard),)
+
+
+def test_what_is_said_of_devices(monkeypatch):
+    monkeypatch.setattr(autograd, "device_of", lambda a: "cuda" if isinstance(a, OnTheCard) else "cpu")
+    x = Parameter([1.0, 2.0])
+    with Tape() as tape:
+        y = Elsewhere.apply(x)
+    with pytest.raises(MinijepaError) as error:
+        tape.backward(y, np.ones(2, np.float32).view(OnTheCard))
+    start = "backward: the cotangent lives on cuda, the tensor of shape (2,) on cpu; "
+    assert str(error.value) == start + "move it with to_device"
+    with pytest.raises(MinijepaError) as error:
+        tape.backward(y, [1, 1])
+    assert str(error.value) == "elsewhere: backward returned an array on cuda for input 0, which is on cpu"
