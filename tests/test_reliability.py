@@ -20,7 +20,8 @@ from conftest import assert_same_run, finish, write_cifar
 import train
 from minijepa import Config, Function
 from minijepa.data import Dataset
-from minijepa.training import COLUMNS, Trainer
+from minijepa.record import COLUMNS
+from minijepa.training import Trainer
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ROOT / "tests" / "reference" / "losses.json"
@@ -86,7 +87,7 @@ def arguments(cifar_folder, tmp_path):
 
 
 def test_a_run_killed_while_its_folder_is_made_can_be_started_again(arguments, tmp_path):
-    kill = "import os; from minijepa import training; training.masks_picture = lambda *_: os.kill(os.getpid(), 9)"
+    kill = "import os; from minijepa import run; run.draw_masks = lambda *_: os.kill(os.getpid(), 9)"
     assert program(*arguments, before=kill).returncode == -9
     assert not (tmp_path / "run").exists()
     assert train.main(arguments) == 0
