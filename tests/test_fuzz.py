@@ -14,6 +14,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_cifar10 import FILE_BYTES, member, official_members, pack
 
 import minijepa.data
@@ -21,7 +22,7 @@ import probe
 import train
 from minijepa import IJEPA, Config, checkpoint, evaluation, load, load_cifar10, record
 from minijepa.config import parse_assignment
-from minijepa.data import cifar10
+from minijepa.data import cifar10, read_folder
 from minijepa.errors import CheckpointError, ConfigError, DataError
 from minijepa.optim import AdamW
 from minijepa.record import draw_curves
@@ -164,6 +165,30 @@ def test_assignments():
             Config.preset("cifar10", **{key: value})
         except ConfigError as error:
             assert len(str(error)) < 2000
+
+
+def test_damaged_pictures(tmp_path):
+    """What probe.py --images is given."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    whole = {}
+    for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm"):
+        picture.save(tmp_path / f"whole.{suffix}")
+        whole[suffix] = (tmp_path / f"whole.{suffix}").read_bytes()
+        (tmp_path / f"whole.{suffix}").unlink()
+    read = 0
+    for number in range(CASES):
+        draw = random.Random(number)
+        suffix = draw.choice(sorted(whole))
+        path = tmp_path / f"picture.{suffix}"
+        path.write_bytes(damaged(whole[suffix], draw))
+        try:
+            names, images, more = read_folder(tmp_path, 32)
+            assert (names, images.shape, images.dtype, more) == ([path.name], (1, 3, 32, 32), np.uint8, 0)
+            read += 1
+        except DataError as error:
+            one_line(error)
+        path.unlink()
+    assert 0 < read < CASES
 
 
 # ------------------------------------------------------------------------------------------------------ the download

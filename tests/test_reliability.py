@@ -87,7 +87,7 @@ def arguments(cifar_folder, tmp_path):
 
 
 def test_a_run_killed_while_its_folder_is_made_can_be_started_again(arguments, tmp_path):
-    kill = "import os; from minijepa import training; training.masks_picture = lambda *_: os.kill(os.getpid(), 9)"
+    kill = "import os; from minijepa import run; run.draw_masks = lambda *_: os.kill(os.getpid(), 9)"
     assert program(*arguments, before=kill).returncode == -9
     assert not (tmp_path / "run").exists()
     assert train.main(arguments) == 0

@@ -9,6 +9,8 @@ import functools
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from minijepa.files import replaced
+
 WHITE = (255, 255, 255)
 INK = (31, 41, 55)
 GREY = (98, 105, 117)
@@ -71,7 +73,8 @@ class Sheet:
     def saved(self, path):
         """The picture, written to ``path`` as a PNG if there is one."""
         if path is not None:
-            self.image.save(path, "PNG")
+            with replaced(path) as file:
+                self.image.save(file, "PNG")
         return self.image
 
 
