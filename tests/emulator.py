@@ -67,9 +67,7 @@ def library(code, defines):
 def _call(declaration):
     """C++ that unpacks an array of pointers to arguments."""
     name, parameters = declaration
-    values = ", ".join(
-        f"({kind} *)args[{i}]" if pointer else f"*({kind} *)args[{i}]" for i, (kind, pointer, _) in enumerate(parameters)
-    )
+    values = ", ".join(f"{'*' * (not array)}({kind} *)args[{i}]" for i, (kind, array, _) in enumerate(parameters))
     return (
         f"static void call_{name}(void **args) {{ {name}({values}); }}\n"
         f'extern "C" const char *run_{name}(const int *grid, const int *block, void **args, int falling)\n'

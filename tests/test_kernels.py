@@ -71,7 +71,7 @@ def check(fn, *arrays, tolerance=3e-6, used=()):
         assert_close(one, other, tolerance)
 
 
-# ------------------------------------------------------------------------------------------- row by row, column by column
+# ----------------------------------------------------------------------------------------- row by row, column by column
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 32), (7, 33), (65, 48), (2, 3, 100), (600, 5)])
@@ -118,7 +118,7 @@ def test_sums(rows, n):
     assert_close(squares, np.square(x, dtype=np.float64).sum(), 1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------- attention
+# ------------------------------------------------------------------------------------------------------------ attention
 
 LENGTHS = [1, 2, 31, 32, 33, 64, 65, 100, 128]
 
@@ -131,7 +131,7 @@ def test_attention(head_dim):
 
 
 def test_attention_with_large_scores():
-    """Scores of up to a thousand, and a row whose scores are all far below zero: what is subtracted must be the maximum."""
+    """Scores of up to a thousand, and rows whose scores are all far below zero: the maximum must be subtracted."""
     check(lambda x: ops.attention(x, [40, 7], 2), draw(47, 96, scale=16), tolerance=2e-3)
     qkv = draw(9, 96)
     qkv[:, :32], qkv[:, 32:64] = 10, -10
@@ -166,7 +166,7 @@ def test_attention_with_empty_sequences_and_spare_rows(longest):
     assert not y[used:].any() and not dx[used:].any()
 
 
-# ------------------------------------------------------------------------------------------------------------------ rows
+# ----------------------------------------------------------------------------------------------------------------- rows
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_patches(patch_size, padding, flip):
     assert_close(y, wanted.reshape(-1, wanted.shape[2])[numbers], 1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------- losses and updates
+# --------------------------------------------------------------------------------------------------- losses and updates
 
 
 @pytest.mark.parametrize("rows", [1, 130])
@@ -287,7 +287,7 @@ def test_ema_with_momentum_1_changes_nothing():
     np.testing.assert_array_equal(backend.to_numpy(target), draw(100))
 
 
-# ------------------------------------------------------------------------------------------------- who is served, and how
+# ----------------------------------------------------------------------------------------------- who is served, and how
 
 
 def test_what_the_kernels_do_not_serve_goes_to_the_reference(monkeypatch):
@@ -321,7 +321,7 @@ def test_arguments_that_do_not_fit_are_refused():
             mistake()
 
 
-# --------------------------------------------------------------------------------------------- does the emulator see it?
+# -------------------------------------------------------------------------------------------- does the emulator see it?
 
 KERNEL = 'extern "C" __global__ void f(float *x, int n) { %s }'
 
