@@ -67,9 +67,7 @@ def library(code, defines):
 def _call(declaration):
     """C++ that unpacks an array of pointers to arguments."""
     name, parameters = declaration
-    casts = [f"({kind} *)args[{i}]" if pointer else f"*({kind} *)args[{i}]"
-             for i, (kind, pointer, _) in enumerate(parameters)]  # fmt: skip
-    values = ", ".join(casts)
+    values = ", ".join(f"{'*' * (not array)}({kind} *)args[{i}]" for i, (kind, array, _) in enumerate(parameters))
     return (
         f"static void call_{name}(void **args) {{ {name}({values}); }}\n"
         f'extern "C" const char *run_{name}(const int *grid, const int *block, void **args, int falling)\n'
@@ -101,12 +99,16 @@ def run(library, name, parameters, grid, block, arguments):
 
 
 class _Guarded:
-    """A copy of an array between two guard zones: NaN as floats, and each array's its own, because a NaN that is read
-    behind one array and written behind another keeps its bits; −1 as ints."""
+    """A copy of an array between two guard zones.
+
+    Of ints: −1. Of floats: huge numbers, each array's its own, so that what is read outside shows in the result, and
+    what is read outside of one array and written outside of another shows as well. (NaN would keep its bits.)
+    """
 
     def __init__(self, array, number):
         self.array = array
-        self.word = np.uint32(0xFFFFFFFF - (number if array.dtype == np.float32 else 0))
+        floats = array.dtype == np.float32
+        self.word = np.float32(1e30 * (1 + number / 64)).view(np.uint32) if floats else np.uint32(0xFFFFFFFF)
         words = -(-array.nbytes // 4)
         self.memory = np.full(GUARD + words + GUARD, self.word)
         start = GUARD - self.memory.ctypes.data % 64 // 4  # an address that float4s can be read from

@@ -5,7 +5,8 @@
 - it can't be mixed with NumPy arrays, neither as an operand, nor as an index, nor as what is assigned: TypeError;
 - what makes the host wait for the device (float(x), x.item(), ``if x:``, asnumpy) is counted in ``synchronisations``,
   and what copies to it (asarray of a host array) in ``uploads``;
-- there are no functions but those that CuPy has (``CUPY_HAS``), and a view's ``out`` of matmul must be contiguous.
+- there are no functions but those that CuPy has (``CUPY_HAS``), and a view's ``out`` of matmul must be contiguous;
+- kernels are compiled by g++ from the text that CuPy would be given, and run on the CPU (emulator.py).
 
 It checks the plumbing of the CUDA path, not its speed and not CuPy itself.
 """
@@ -50,13 +51,14 @@ class StrictCupy:
         return call
 
     def empty(self, shape, dtype=float):
-        nonsense = np.nan if np.dtype(dtype).kind == "f" else -1  # nobody may rely on it
-        return self.wrapped(np.full(shape, nonsense, dtype))
+        """Full of NaN: nobody may rely on what stands in it."""
+        return self.wrapped(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype))
 
     def empty_like(self, array):
         return self.empty(array.shape, array.dtype)
 
     def RawModule(self, code, options=()):
+        """Kernels, which run on the CPU."""
         module = emulator.Module(code, options)
 
         def get_function(name):

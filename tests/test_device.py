@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from strict_device import CUPY_HAS, StrictCupy
 
-from minijepa import Config, Tape, Tensor, backend, training
+from minijepa import Config, Tape, Tensor, backend, ops, training
 from minijepa.data import Dataset
 from minijepa.errors import TrainingError
 from minijepa.features import extract_patches
@@ -132,6 +132,18 @@ def test_gradients_of_the_other_loss(bodies):
     losses = [t.lanes.gradients(*t.batch(0)) for t in (here, there)]
     assert float(losses[1]) == pytest.approx(losses[0], rel=1e-5)
     assert_same_gradients(here.model, there.model)
+
+
+def test_what_the_kernels_need_to_know_of_an_index_or_a_packing_is_made_once(cupy):
+    index, packing = ops.RowIndex([0, 2, 0], "cuda"), ops.Packing([2, 1])
+    for uploads in (3, 0):  # offsets, starts and members
+        x, dy = (Tensor(cupy.asarray(np.ones((3, 48), np.float32)), requires_grad=True), np.ones((3, 16), np.float32))
+        dy, before = cupy.asarray(dy), cupy.uploads
+        with Tape() as tape:
+            y = ops.attention(ops.rows(x, index), packing, 1)
+        tape.backward(y, dy)
+        assert cupy.uploads - before == uploads
+    assert cupy.synchronisations == 0
 
 
 def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):

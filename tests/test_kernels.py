@@ -131,7 +131,7 @@ def test_attention(head_dim):
 
 
 def test_attention_with_large_scores():
-    """Scores of up to a thousand, and a row of scores far below zero: what is subtracted must be the maximum."""
+    """Scores of up to a thousand, and rows whose scores are all far below zero: the maximum must be subtracted."""
     check(lambda x: ops.attention(x, [40, 7], 2), draw(47, 96, scale=16), tolerance=2e-3)
     qkv = draw(9, 96)
     qkv[:, :32], qkv[:, 32:64] = 10, -10

@@ -1,4 +1,4 @@
-"""Every kernel by NVIDIA's own compiler, from Turing to Hopper: no spilled registers, little shared memory."""
+"""Every kernel by NVIDIA's own compiler, for GPUs from Turing to Hopper: no spilled registers, little shared memory."""
 
 import sys
 

@@ -135,8 +135,9 @@ def loss_forward(p, q, counts, beta, y):
 
     ``beta``: smooth-L1's, 0 for the squared distance. ``y``: one element.
     """
+    n = p.shape[1]
     partials = _partials(p, _chunks(p.size, 1024, 1024))
-    launch("losses", "loss_forward", (len(partials),), (32, 8), (p, q, counts, partials, p.shape[1], beta))
+    launch("losses", "loss_forward", (len(partials),), (32, 8), (p, q, counts, partials, n, beta))
     _add_up(partials, y)
 
 

@@ -13,6 +13,7 @@ from minijepa.errors import DtypeError
 FOLDER = Path(__file__).parent
 TYPES = {"float": np.dtype(np.float32), "int": np.dtype(np.int32), "unsigned char": np.dtype(np.uint8)}
 ALIGNMENT = 16  # bytes: of a float4
+MOST = 2**30  # elements: kernels count in 32-bit numbers
 
 enabled = os.environ.get("MINIJEPA_KERNELS", "1") != "0"
 
@@ -35,7 +36,7 @@ def _suits(a):
     return (
         backend.xp_of(a) is not np
         and a.dtype == np.float32
-        and a.size > 0
+        and 0 < a.size <= MOST
         and a.flags.c_contiguous
         and a.data.ptr % ALIGNMENT == 0
     )
