@@ -424,20 +424,19 @@ class Tape:
 def _input_gradients(entry, dy):
     """The op's gradients, one for each input, checked and summed over broadcast axes."""
     name = entry.op.op_name()
-    shapes = ", ".join("None" if x is None else str(x.shape) for x in entry.inputs)
     try:
         gradients = entry.op.backward(entry.ctx, dy)
     except (ValueError, IndexError) as error:  # NumPy's word on a formula whose shapes don't fit; ctx.saved, unpacked
         kept = ", ".join(str(getattr(a, "shape", a)) for a in entry.ctx.saved) or "nothing"
         raise ShapeError(
-            f"{name}: backward, given dy {dy.shape}, with inputs {shapes} and {kept} saved: {error}"
+            f"{name}: backward, given dy {dy.shape}, with inputs {_shapes(entry.inputs)} and {kept} saved: {error}"
         ) from error
     if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
         found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
         remedy = ": return (dx,), with the comma" if is_array(gradients) and len(entry.inputs) == 1 else ""
         raise ShapeError(
-            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input {shapes}; "
-            f"got {found}{remedy}"
+            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input "
+            f"{_shapes(entry.inputs)}; got {found}{remedy}"
         )
     results = []
     for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
@@ -460,6 +459,10 @@ def _input_gradients(entry, dy):
             )
         results.append(unbroadcast(dx, x.shape))
     return results
+
+
+def _shapes(inputs):
+    return ", ".join("None" if x is None else str(x.shape) for x in inputs)
 
 
 def unbroadcast(gradient, shape):
