@@ -56,6 +56,11 @@ def test_shapes_that_fit_and_what_they_broadcast_to(text, shapes, broadcast):
         ("(n, ..., m) -> ()", [(3,)], "was given (3,): input 0 has 1 axes and needs at least 2"),
         ("(...), (...) -> (...)", [(2, 3), (4,)], "was given (2, 3), (4,): " + RIGHT),
         ("(..., n), (n) -> ()", [(2, 3), (2,)], "was given (2, 3), (2,): n is 3 in input 0, but 2 in input 1"),
+        (
+            "(i), (o, i), (o) -> (o)",
+            [(3,), (2, 3), (4,)],
+            "was given (3,), (2, 3), (4,): o is 2 in input 1, but 4 in input 2",
+        ),
         ("(n), (n)? -> ()", [None, (2,)], "was given None, (2,): input 0 is None and not optional"),
         ("(n), (n)? -> ()", [(2,), (3,)], "was given (2,), (3,): n is 2 in input 0, but 3 in input 1"),
         ("(n), (n)? -> ()", [(2,)], "was given (2,): it takes 2 inputs and got 1" + NONE),
