@@ -8,6 +8,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from minijepa.kernels.launcher import declarations
 HERE = Path(__file__).parent
 GUARD = 1024  # words before and behind an array
 
+RUNS_HERE = sys.platform == "linux"  # elsewhere, object files and contexts work otherwise
 falling = False  # whether blocks, warps and lanes run in falling order: what depends on it is a mistake
 launches = []  # the name of every kernel launched, for tests to look at
 

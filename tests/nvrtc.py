@@ -23,7 +23,7 @@ def compiled(source, options, architecture):
     """{kernel: {"registers": ..., "shared": bytes, "spills": bytes}}, as its assembler reports. Errors are raised."""
     nvrtc, program = library(), ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
-    options = [f"-arch={architecture}", "--ptxas-options=-v", *options]
+    options = [f"-arch={architecture}", "--ptxas-options=-v", *CUPY_ADDS, *options]
     words = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), words)
     size = ctypes.c_size_t()
@@ -46,6 +46,7 @@ def reports(log):
     return kernels
 
 
+CUPY_ADDS = ["-ftz=true", "--device-as-default-execution-space"]
 PATTERNS = {
     "registers": r"Used (\d+) registers",
     "shared": r"(\d+) bytes smem",

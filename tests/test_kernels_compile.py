@@ -31,6 +31,10 @@ def test_kernels_compile_without_spills(architecture):
             assert found["shared"] <= 20_000, (name, constants, found)  # of 48 KB
 
 
+def test_the_text_is_plain_ascii():
+    assert all(launcher.source(file).isascii() for file in FILES)
+
+
 def test_a_spill_or_an_error_is_seen():
     log = nvrtc.compiled('extern "C" __global__ void f(float *x) { x[0] = 1; }', [], "sm_80")
     assert log["f"]["registers"] > 0 and log["f"]["spills"] == 0

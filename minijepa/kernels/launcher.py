@@ -67,8 +67,13 @@ def _argument(name, i, kind, pointer, const, value):
 
 @cache
 def source(file):
-    """The CUDA text of a file of this folder, with common.cuh in front."""
-    return (FOLDER / "common.cuh").read_text() + f'#line 1 "{file}.cu"\n' + (FOLDER / f"{file}.cu").read_text()
+    """The CUDA text of a file of this folder, with common.cuh in front.
+
+    Letters that ASCII lacks stand in comments alone. They become blanks, because CuPy writes the text to a file in the
+    encoding of the user's locale.
+    """
+    common, own = ((FOLDER / name).read_text(encoding="utf-8") for name in ("common.cuh", f"{file}.cu"))
+    return re.sub("[^\\x00-\\x7f]", " ", f'{common}#line 1 "{file}.cu"\n{own}')
 
 
 @cache
