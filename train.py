@@ -2,7 +2,6 @@
 """Pretrain I-JEPA: python train.py [--preset cifar10|best|laptop|smoke] [--device auto|cpu|cuda] ..."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.data import has_some_cifar10, load_dataset
 from minijepa.errors import ConfigError, exit_status, parse, tell
 from minijepa.features import worker_threads
+from minijepa.files import shell_word
 from minijepa.gallery import draw_features, gallery_of_trainer
 from minijepa.profiling import profile_steps
 from minijepa.run import Run, read_run
@@ -114,8 +114,8 @@ def train(args):
         tell(profile_steps(run.trainer, args.profile))
         return 0
     stopped = run.train()
-    folder = shlex.quote(str(run.folder))
-    data = "" if args.data_dir == "data" else f" --data-dir {shlex.quote(args.data_dir)}"
+    folder = shell_word(run.folder)
+    data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"
     if stopped:
         tell(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
         tell(f"    python train.py --run-dir {folder} --resume{data}")

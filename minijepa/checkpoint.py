@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import textwrap
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from minijepa.backend import to_device, to_numpy
 from minijepa.config import Config
 from minijepa.errors import CheckpointError, ConfigError
-from minijepa.files import replaced
+from minijepa.files import replaced, shell_word
 from minijepa.models import IJEPA
 from minijepa.nn import check_state
 
@@ -96,7 +95,7 @@ def _way_back(path):
         step = _read(previous)[0]["step"]
     except CheckpointError:
         return f"; {previous} is no better"
-    return f"; the one before it, of step {step}, is whole: cp {shlex.quote(str(previous))} {shlex.quote(str(path))}"
+    return f"; the one before it, of step {step}, is whole: cp {shell_word(previous)} {shell_word(path)}"
 
 
 def _check_about(about):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -21,8 +22,9 @@ def replaced(path, mode="wb", previous=None, **options):
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and os.path.exists(path):
-            _second_name(path, previous)
-        os.replace(temporary, path)
+            _replace_keeping(temporary, path, previous)
+        else:
+            os.replace(temporary, path)
         sync(temporary.parent)
     except OSError as error:
         reason = error.strerror or error
@@ -32,13 +34,20 @@ def replaced(path, mode="wb", previous=None, **options):
             temporary.unlink(missing_ok=True)  # whatever happened, a second signal included
 
 
-def _second_name(path, name):
-    """Let ``name`` mean the file at ``path``, which keeps its own name: at no moment is there no file at ``path``."""
-    Path(name).unlink(missing_ok=True)
+def _replace_keeping(temporary, path, previous):
+    """``path`` becomes the file ``temporary``, ``previous`` what ``path`` was. At every moment both names are files,
+    and two different ones.
+    """
+    spare = Path(f"{previous}.tmp")
+    spare.unlink(missing_ok=True)
     try:
-        os.link(path, name)
-    except OSError:  # a file system without hard links: there, for a moment, only ``name`` is left
-        os.replace(path, name)
+        os.link(path, spare)
+    except OSError:  # a file system without hard links: there, for a moment, only ``previous`` is left
+        os.replace(path, previous)
+        os.replace(temporary, path)
+        return
+    os.replace(temporary, path)
+    os.replace(spare, previous)
 
 
 @contextlib.contextmanager
@@ -68,6 +77,12 @@ def new_folder(path):
             with contextlib.suppress(OSError):  # not empty: others use it too
                 parent.rmdir()
         raise
+
+
+def shell_word(path):
+    """``path`` as a word of a command that a reader can copy, also if it has spaces or begins with a hyphen."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def sync(path):

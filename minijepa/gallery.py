@@ -34,8 +34,9 @@ def draw_features(subject):
     """neighbours.png, pca.png and predictions.png, into the run's folder; returns their paths."""
     drawn = {"neighbours": draw_neighbours, "pca": draw_components, "predictions": draw_predictions}
     paths = {name: subject.folder / f"{name}{subject.suffix}.png" for name in drawn}
-    for name, draw in drawn.items():
-        draw(subject, paths[name])
+    with np.errstate(all="ignore"):  # weights that are hardly finite were told of before
+        for name, draw in drawn.items():
+            draw(subject, paths[name])
     return list(paths.values())
 
 

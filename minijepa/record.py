@@ -22,8 +22,11 @@ CURVES = {  # what curves.png shows
 PICTURED = 6  # images in masks.png
 
 
-def read_rows(folder):
-    """The rows of metrics.csv as dicts of strings. Raises ConfigError for a file that is not this program's."""
+def read_rows(folder, epochs=None):
+    """The rows of metrics.csv as dicts of strings, all of them or the first ``epochs``.
+
+    Raises ConfigError for a file that is not this program's, lacks rows or holds others.
+    """
     path = folder / "metrics.csv"
     try:
         with open(path, newline="") as file:
@@ -33,7 +36,23 @@ def read_rows(folder):
         raise ConfigError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from None
     if tuple(columns or ()) != COLUMNS:
         raise ConfigError(f"{path} has other columns than this program writes")
+    rows = rows[:epochs]
+    if len(rows) < (epochs or 0):
+        raise ConfigError(f"{path} is damaged: it lacks rows of the {epochs} epochs done")
+    for epoch, row in enumerate(rows, start=1):
+        if not _is_whole(epoch, row):
+            raise ConfigError(f"{path} is damaged: its row {epoch} is not that of epoch {epoch}")
     return rows
+
+
+def _is_whole(epoch, row):
+    """Whether a row is of this epoch, with a number, or nothing, in every other column and no further ones."""
+    try:
+        for value in row.values():
+            float("nan" if value == "" else value)
+        return row["epoch"] == str(epoch) and int(row["step"]) > 0
+    except (TypeError, ValueError):  # None: a column is missing; a list: there are too many
+        return False
 
 
 def draw_curves(folder, rows):

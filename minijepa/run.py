@@ -42,9 +42,9 @@ class Run:
                 with replaced(folder / "config.json", "w") as file:
                     file.write(json.dumps(about, indent=2) + "\n")
                 Run(folder, self.trainer)._start()
-        except FileExistsError:
-            raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
         except OSError as error:
+            if self.folder.exists():
+                raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
             raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
         self._lock()
 
@@ -63,10 +63,12 @@ class Run:
             t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
             self.saved = t.progress.step
             done = t.progress.step // t.steps_per_epoch
-            self.metrics = read_rows(self.folder)[:done]
-            if len(self.metrics) < done or not all(map(_is_whole, self.metrics)):
-                raise ConfigError(f"{self.folder}/metrics.csv is damaged: it lacks rows of the {done} epochs done")
+            self.metrics = read_rows(self.folder, done)
             self._write_rows()
+            if done:  # whatever a kill right behind the checkpoint has left undone
+                draw_curves(self.folder, self.metrics)
+                if t.progress.step % t.steps_per_epoch == 0:
+                    self._keep(done)
         except MinijepaError:
             self._unlock()
             raise
@@ -79,8 +81,10 @@ class Run:
         self._unlock = weakref.finalize(self, os.close, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ConfigError(f"another process is training in {self.folder}: wait for it, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
 
     def _write_rows(self):
         with replaced(self.folder / "metrics.csv", "w", newline="") as file:
@@ -172,16 +176,6 @@ class Run:
             content = self.checkpoint.read_bytes()
             with replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
                 file.write(content)
-
-
-def _is_whole(row):
-    """Whether a row of metrics.csv has a number, or nothing, in every column and no further ones."""
-    try:
-        for value in row.values():
-            float("nan" if value == "" else value)
-    except (TypeError, ValueError):  # None: a column is missing; a list: there are too many
-        return False
-    return True
 
 
 def _say(bar, say, text):

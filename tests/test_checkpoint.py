@@ -155,7 +155,7 @@ def test_a_whole_checkpoint_is_there_whenever_the_power_fails(saved, monkeypatch
     def look():
         assert synced  # the new file's content was flushed before any name changes
         found = [p for p in (path, path.with_name("checkpoint-previous.npz")) if p.exists()]
-        assert path in found or not links
+        assert not links or (len(found) == 2 and not os.path.samefile(*found))
         assert {checkpoint.read(p)[0]["step"] for p in found} <= {123, 124, 125} and found
 
     monkeypatch.setattr(
@@ -165,7 +165,7 @@ def test_a_whole_checkpoint_is_there_whenever_the_power_fails(saved, monkeypatch
         ),
     )  # fmt: skip
     checkpoint.save(path, model, optimizer, checkpoint.Progress(125), DATA)
-    assert calls == (["link", "replace"] if links else ["link", "replace", "replace"])
+    assert calls == ["link", "replace", "replace"]
     assert len(synced) == 2  # the file, then the folder
     assert checkpoint.read(path)[0]["step"] == 125
     assert checkpoint.read(path.with_name("checkpoint-previous.npz"))[0]["step"] == 124
@@ -284,3 +284,9 @@ def test_a_checkpoint_of_another_network_is_refused(saved):
     optimizer = AdamW(other.flat.data, other.flat.grad, other.decayed, 0.05)
     with pytest.raises(CheckpointError, match="written with encoder_embed_dim 8, not 16"):
         checkpoint.restore(saved[0], other, optimizer, DATA)
+
+
+def test_a_command_can_be_copied_whatever_the_folder_is_called():
+    assert files.shell_word("runs/a") == "runs/a"
+    assert files.shell_word("my runs/a") == "'my runs/a'"
+    assert files.shell_word("-d") == "./-d"

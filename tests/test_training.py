@@ -654,3 +654,48 @@ def test_a_profile_adds_up_and_leaves_nothing(cifar_folder, tmp_path, capsys):
     assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
     status, _, err = train_cli(capsys, *arguments(cifar_folder, run), "--profile=0")
     assert status == 2 and "--profile takes a number of steps" in err
+
+
+@pytest.mark.parametrize("new", ["1.0,4,", ",4,", "2,4,", "1,4x,", "1,,"])
+def test_metrics_that_are_damaged_are_one_line(cifar_folder, tmp_path, capsys, new):
+    run = tmp_path / "run"
+    train_cli(capsys, *arguments(cifar_folder, run))
+    metrics = run / "metrics.csv"
+    text = metrics.read_bytes().decode().replace("\r\n", "\n")
+    assert text.count("\n1,4,") == 1
+    metrics.write_text(text.replace("\n1,4,", f"\n{new}"))
+    status, _, err = train_cli(capsys, "--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={run}", "--resume")
+    assert status == 2 and err.endswith("metrics.csv is damaged: its row 1 is not that of epoch 1\n")
+
+
+@pytest.mark.parametrize("moment", ["_keep", "draw_curves"])
+def test_what_a_kill_behind_the_checkpoint_left_undone_is_done_by_resuming(
+    cifar_folder, tmp_path, capsys, monkeypatch, moment
+):
+    run = tmp_path / "run"
+
+    def killed(*args):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run if moment == "_keep" else run_module, moment, killed)
+        assert train_cli(capsys, *arguments(cifar_folder, run), "--set=keep_every=1")[0] == 9
+    assert checkpoint.read(run)[0]["step"] == 4
+    train_cli(capsys, "--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={run}", "--resume")
+    names = {p.name for p in run.iterdir()}
+    assert {"checkpoint-0001.npz", "checkpoint-0002.npz", "checkpoint-0003.npz", "curves.png"} <= names
+    assert checkpoint.read(run / "checkpoint-0001.npz")[0]["step"] == 4
+
+
+def test_a_file_system_without_locks_does_not_keep_anybody_from_training(dataset, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(run_module.fcntl, "flock", refuse)
+    Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset)).create({})
+
+
+def test_a_file_in_the_way_of_the_run_folder_is_not_called_a_run(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="can't make the run folder"):
+        Run(tmp_path / "file" / "run", Trainer(Config(**SETTINGS), dataset)).create({})
