@@ -28,7 +28,7 @@ part() { # part NAME SECONDS COMMAND...: run it, log it, show the end of it
 
 if [ "${REHEARSE:-}" ]; then
     part tests 200 "$python" -m pytest tests/test_device.py tests/test_cublas.py
-    part step 200 "$python" benchmarks/step.py --rehearse --rounds 1 --limit 60
+    part step 200 "$python" benchmarks/step.py --rehearse --rounds 1 --limit 180
     part train 100 "$python" train.py --preset smoke --device cpu --dataset shapes --run-dir "$out/run" --epochs 1 --set warmup_epochs=0
     part probe 100 "$python" probe.py "$out/run" --device cpu
 else
