@@ -71,6 +71,8 @@ def prepare(args):
     if args.profile is not None and (args.profile < 1 or args.resume or device != "cpu"):
         raise ConfigError("--profile takes a number of steps, at least 1, of a new run on a CPU")
     threads = worker_threads(args.threads)
+    if args.run_dir == "":
+        raise ConfigError("--run-dir is empty: give the folder a name")
     if args.resume:
         if not args.run_dir:
             raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")

@@ -129,8 +129,9 @@ class Run:
                         _say(bar, say, text)
                     draw_curves(self.folder, self.metrics)
                     clock.start_epoch()
-                if interrupted.signal:
-                    self.save()
+                if interrupted.signal and t.progress.step < t.total_steps:
+                    if self.saved < t.progress.step:
+                        self.save()
                     return interrupted.signal
         return 0
 

@@ -687,6 +687,25 @@ def test_what_a_kill_behind_the_checkpoint_left_undone_is_done_by_resuming(
     assert checkpoint.read(run / "checkpoint-0001.npz")[0]["step"] == 4
 
 
+def test_an_interruption_at_the_end_of_an_epoch_saves_once_and_at_the_last_step_is_too_late(
+    cifar_folder, tmp_path, capsys, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        StopAt(patch, 4)
+        assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "epoch"))[0] == 130
+    assert checkpoint.read(tmp_path / "epoch")[0]["step"] == 4
+    assert checkpoint.read(tmp_path / "epoch" / "checkpoint-previous.npz")[0]["step"] == 0
+    with monkeypatch.context() as patch:
+        StopAt(patch, 12)
+        status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "last"))
+    assert status == 0 and "done: " in out and "interrupted" not in out
+
+
+def test_an_empty_folder_name_is_refused(capsys):
+    status, _, err = train_cli(capsys, "--device=cpu", "--run-dir=")
+    assert status == 2 and err == "train.py: --run-dir is empty: give the folder a name\n"
+
+
 def test_a_file_system_without_locks_does_not_keep_anybody_from_training(dataset, tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(38, "Function not implemented")
