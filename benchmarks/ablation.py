@@ -74,9 +74,8 @@ def changes_of(setting, base):
     return changes
 
 
-def train(args, setting, seed):
-    """Train one run to its end, or go on with it; its folder."""
-    folder = Path(args.out) / f"{setting.replace(' ', '-')}-seed{seed}"
+def train(args, folder, setting, seed):
+    """Train one run to its end, or go on with it."""
     command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(folder), "--threads", str(args.threads)]
     command += ["--device", args.device, "--data-dir", args.data_dir]
     if (folder / checkpoint.FILE).exists():
@@ -88,7 +87,6 @@ def train(args, setting, seed):
     with open(f"{folder}.log", "a") as log:
         if subprocess.run(command, stdout=log, stderr=log).returncode:
             raise RuntimeError(f"{setting}, seed {seed}: training failed, see {folder}.log")
-    return folder
 
 
 def result(args, dataset, setting, seed):
@@ -97,7 +95,7 @@ def result(args, dataset, setting, seed):
     file = folder / "ablation.json"
     if file.exists():
         return json.loads(file.read_text())
-    folder = train(args, setting, seed)
+    train(args, folder, setting, seed)
     about, arrays = checkpoint.read(folder)
     model = checkpoint.model_of(about, arrays, folder, args.device)
     train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")

@@ -21,14 +21,19 @@ def noise(count):
     return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), np.uint8)
 
 
-def minijepa_cuda_step(config, device="cuda"):
-    """Training as ``train.py`` does it, from resident uint8 images to the moved target encoder."""
-    images = noise(16 * config.batch_size)
+def noise_trainer(config, batches, device="cpu", threads=1):
+    """A Trainer on so many batches of noise."""
+    images = noise(batches * config.batch_size)
     labels = np.zeros(len(images), np.uint8)
     data = Dataset("noise", ("noise",), images, labels, images[:1], labels[:1], (0.5,) * 3, (0.25,) * 3)
+    return Trainer(config, data, device, threads)
+
+
+def minijepa_cuda_step(config, device="cuda"):
+    """Training as ``train.py`` does it, from resident uint8 images to the moved target encoder."""
     if device == "cuda":
         backend.set_precision("tf32")
-    trainer, step = Trainer(config, data, device), 0
+    trainer, step = noise_trainer(config, 16, device), 0
     yield {"steps": STEPS}
     while True:
         for _ in range(STEPS):

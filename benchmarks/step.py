@@ -28,17 +28,13 @@ from minijepa import backend  # noqa: I001  (first: it holds BLAS to one thread 
 import numpy as np
 
 import cuda_contenders
+from cuda_contenders import noise, noise_trainer
 from minijepa import Config, MultiBlockMasker
 from minijepa.config import masker_settings
-from minijepa.data import Dataset, normalise
+from minijepa.data import normalise
 from minijepa.features import extract_features
-from minijepa.training import Trainer
 
 MICRO = (32, 64, 128, 256)
-
-
-def noise(count):
-    return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), np.uint8)
 
 
 # ---------------------------------------------------------------------------------------------------------- contenders
@@ -46,10 +42,7 @@ def noise(count):
 
 
 def minijepa_step(config, threads):
-    images = noise(4 * config.batch_size)
-    labels = np.zeros(len(images), np.uint8)
-    data = Dataset("noise", ("noise",), images, labels, images[:1], labels[:1], (0.5,) * 3, (0.25,) * 3)
-    trainer = Trainer(config, data, "cpu", threads)
+    trainer = noise_trainer(config, 4, "cpu", threads)
     step = 0
     yield {"flops": counted_flops(trainer)}
     while True:

@@ -38,7 +38,7 @@ class Cublas:
     """A handle for one stream. ``workspace``: a device array of WORKSPACE bytes, kept as long as the handle."""
 
     def __init__(self, library, stream, workspace):
-        self.library, self.workspace = library, workspace
+        self.blas, self.workspace = library, workspace
         self.handle = ctypes.c_void_p()
         self.compute = COMPUTE["tf32"]
         self.one, self.zero = ctypes.c_float(1), ctypes.c_float(0)
@@ -49,7 +49,7 @@ class Cublas:
         self._call("cublasSetWorkspace_v2", self.handle, p(workspace.data.ptr), ctypes.c_size_t(workspace.nbytes))
 
     def _call(self, name, *arguments):
-        status = getattr(self.library, name)(*arguments)
+        status = getattr(self.blas, name)(*arguments)
         if status:
             raise DeviceError(f"cuBLAS: {name} failed with status {status}")
 

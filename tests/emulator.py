@@ -33,14 +33,14 @@ class Module:
     """As ``cupy.RawModule(code=..., options=...)``."""
 
     def __init__(self, code, options=()):
-        self.library = library(code, tuple(o for o in options if o.startswith("-D")))
+        self.compiled = library(code, tuple(o for o in options if o.startswith("-D")))
         self.declarations = declarations(code)
 
     def get_function(self, name):
         parameters = self.declarations[name]
 
         def launch(grid, block, arguments):
-            run(self.library, name, parameters, grid, block, arguments)
+            run(self.compiled, name, parameters, grid, block, arguments)
 
         return launch
 
