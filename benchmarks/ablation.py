@@ -52,17 +52,16 @@ SETTINGS = {  # what differs from the base
 COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content_r2 loss_per_dim minutes".split()
 
 
-def parser():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
+def parser(description=__doc__.splitlines()[0], out="runs/ablation"):
+    """The options, which benchmarks/screen.py shares."""
+    p = argparse.ArgumentParser(description=description)
     p.add_argument("--base", default="laptop", help="the preset that they change (default: laptop)")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change to all settings")
     p.add_argument("--jobs", type=int, default=2, help="runs at the same time (default: 2)")
     p.add_argument("--threads", type=int, default=1, help="of each run (default: 1)")
     p.add_argument("--device", default="cpu")
     p.add_argument("--data-dir", default="data")
-    p.add_argument("--out", default="runs/ablation", help="a folder for the runs and the table")
+    p.add_argument("--out", default=out, help="a folder for the runs and the table")
     return p
 
 
@@ -74,28 +73,26 @@ def changes_of(setting, base):
     return changes
 
 
-def train(args, folder, setting, seed):
+def train(args, folder, changes):
     """Train one run to its end, or go on with it."""
     command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(folder), "--threads", str(args.threads)]
     command += ["--device", args.device, "--data-dir", args.data_dir]
     if (folder / checkpoint.FILE).exists():
         command.append("--resume")
     else:
-        base = Config.preset(args.base, **dict(map(parse_assignment, args.set)))
-        changes = {**dict(map(parse_assignment, args.set)), **changes_of(setting, base), "val_size": 5000, "seed": seed}
         command += ["--preset", args.base, *(f"--set={name}={value}" for name, value in changes.items())]
     with open(f"{folder}.log", "a") as log:
         if subprocess.run(command, stdout=log, stderr=log).returncode:
-            raise RuntimeError(f"{setting}, seed {seed}: training failed, see {folder}.log")
+            raise RuntimeError(f"training failed, see {folder}.log")
 
 
-def result(args, dataset, setting, seed):
-    """The row of one run, from its folder if it was probed before."""
+def result(args, dataset, setting, seed, changes):
+    """The row of one run, from its folder if it was probed before; `changes` are those to the base, beside --set."""
     folder = Path(args.out) / f"{setting.replace(' ', '-')}-seed{seed}"
     file = folder / "ablation.json"
     if file.exists():
         return json.loads(file.read_text())
-    train(args, folder, setting, seed)
+    train(args, folder, {**dict(map(parse_assignment, args.set)), **changes, "val_size": 5000, "seed": seed})
     about, arrays = checkpoint.read(folder)
     model = checkpoint.model_of(about, arrays, folder, args.device)
     train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")
@@ -138,13 +135,13 @@ def main(args):
     unknown = [name for name in args.settings if name not in SETTINGS]
     if unknown:
         raise SystemExit(f"ablation.py: error: no setting {unknown[0]!r}: choose among {', '.join(SETTINGS)}")
-    Config.preset(args.base, **dict(map(parse_assignment, args.set)))  # refuses bad changes before anything runs
+    base = Config.preset(args.base, **dict(map(parse_assignment, args.set)))  # refuses bad changes before anything runs
     dataset = load_dataset("cifar10", args.data_dir)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(setting, seed) for seed in args.seeds for setting in args.settings or SETTINGS]
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda job: result(args, dataset, *job), jobs))
+        rows = list(pool.map(lambda job: result(args, dataset, *job, changes_of(job[0], base)), jobs))
     with open(out / "ablation.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -154,5 +151,8 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = parser().parse_args()
+    p = parser()
+    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = p.parse_args()
     sys.exit(exit_status("ablation.py", lambda: main(args)))
