@@ -52,7 +52,7 @@ SETTINGS = {  # what differs from the base
 COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content_r2 loss_per_dim minutes".split()
 
 
-def parser(description=__doc__.splitlines()[0], out="runs/ablation"):
+def parser(description, out):
     """The options, which benchmarks/screen.py shares."""
     p = argparse.ArgumentParser(description=description)
     p.add_argument("--base", default="laptop", help="the preset that they change (default: laptop)")
@@ -151,7 +151,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    p = parser()
+    p = parser(__doc__.splitlines()[0], "runs/ablation")
     p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = p.parse_args()

@@ -4,12 +4,13 @@
     python benchmarks/screen.py                       # twenty runs, two at a time
     python benchmarks/screen.py --set epochs=4 --out runs/screen-4
 
-In each run half of the factors are off and half on, so arranged that between any two factors all four combinations occur
-five times. The effect of a factor is the mean of its ten runs with it less the mean of the ten without: ten against ten,
-where the same twenty runs spent on one factor after another would leave one against one. Every run has a seed of its
-own. The columns of the design that carry no factor measure what chance does to such a difference: their root mean
-square is the standard error. (Effects are those beside a mixture of all the others; two factors that need each other
-look like two half effects. R. L. Plackett, J. P. Burman, The design of optimum multifactorial experiments, 1946.)
+In each run half of the factors are off and half on, so arranged that between any two factors all four combinations
+occur five times. The effect of a factor is the mean of its ten runs with it less the mean of the ten without: ten
+against ten, where the same twenty runs spent on one factor after another would leave one against one. Every run has a
+seed of its own. The columns of the design that carry no factor measure what chance does to such a difference: their
+root mean square is the standard error. (Effects are those beside a mixture of all the others; two factors that need
+each other look like two half effects. R. L. Plackett, J. P. Burman, The design of optimum multifactorial experiments,
+1946.)
 
 The held-back images are probed, as in ablation.py, whose options this has and whose runs it restarts in the same way.
 Writes OUT/screen.csv, and prints the effects.
