@@ -40,7 +40,13 @@ def minijepa_cuda_step(config, device="cuda"):
             trainer.note(step, trainer.train_step(step))
             step += 1
         trainer.read()  # waits for the card
-        yield {"memory_mb": backend.cupy.get_default_memory_pool().total_bytes() / 2**20 if device == "cuda" else 0}
+        yield {"memory_mb": _memory(trainer) / 2**20 if device == "cuda" else 0}
+
+
+def _memory(trainer):
+    """Bytes of the pools that arrays come from."""
+    pools = [backend.cupy.get_default_memory_pool()] + ([trainer.graph.pool] if trainer.graph else [])
+    return sum(pool.total_bytes() for pool in pools)
 
 
 def torch_cuda_step(config, mode, device="cuda"):

@@ -17,6 +17,7 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from minijepa import cublas  # noqa: E402
 from minijepa.errors import DeviceError  # noqa: E402
 
 try:  # CuPy imports without a GPU too; whether one can be used is asked in resolve_device
@@ -112,10 +113,26 @@ def matmul(a, b, out=None):
     Every product of the network passes here, so that precision and library are chosen in one place.
     """
     xp = xp_of(a)
+    if xp is not np and out is None and cublas.takes(a, b) and (blas := _cublas()) is not None:
+        return blas.matmul(a, b, xp.empty((a.shape[0], b.shape[1]), a.dtype))
     if out is None or xp is np or out.flags.c_contiguous:
         return xp.matmul(a, b, out=out)
     out[...] = xp.matmul(a, b)  # what CuPy makes of an ``out`` that is a strided view is not documented
     return out
+
+
+_handles = {}  # of cuBLAS: {stream: handle, or None where the library is not to be had}
+
+
+def _cublas():
+    """A handle of cuBLAS for the current stream, or None: then CuPy's products do, but for CUDA graphs."""
+    stream = cupy.cuda.get_current_stream().ptr
+    if stream not in _handles:
+        try:
+            _handles[stream] = cublas.Cublas(cublas.load_library(), stream, cupy.empty(cublas.WORKSPACE, np.uint8))
+        except OSError:
+            _handles[stream] = None
+    return _handles[stream]
 
 
 # Sums over rows and columns. On a CPU as products with a vector, which BLAS streams several times faster than NumPy
@@ -173,6 +190,7 @@ def rng(seed, purpose, step=0):
 
 def set_precision(precision):
     """Matrix products on a GPU in "tf32" (10-bit mantissa inputs, float32 sums) or exact "fp32"."""
+    cublas.Cublas.compute = cublas.COMPUTE[precision]
     core = cupy._core
     kind = core.COMPUTE_TYPE_TF32 if precision == "tf32" else core.COMPUTE_TYPE_FP32
     core.set_compute_type(np.dtype(np.float32), kind)

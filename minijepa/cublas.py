@@ -37,10 +37,11 @@ def load_library():
 class Cublas:
     """A handle for one stream. ``workspace``: a device array of WORKSPACE bytes, kept as long as the handle."""
 
+    compute = COMPUTE["fp32"]  # of all handles, until backend.set_precision sets it
+
     def __init__(self, library, stream, workspace):
         self.blas, self.workspace = library, workspace
         self.handle = ctypes.c_void_p()
-        self.compute = COMPUTE["tf32"]
         self.one, self.zero = ctypes.c_float(1), ctypes.c_float(0)
         p, i = ctypes.c_void_p, ctypes.c_int
         library.cublasGemmEx.argtypes = [p, i, i, i, i, i, p, p, i, i, p, i, i, p, p, i, i, i, i]

@@ -29,8 +29,12 @@ def map_images(model, images, function, shape, threads=None):
         with np.errstate(all="ignore"):  # whoever asked sees what is not finite
             result[start : start + size] = to_numpy(function(to_device(images[start : start + size], model.device)))
 
-    with ThreadPoolExecutor(1 if model.device == "cuda" else worker_threads(threads)) as pool:
-        list(pool.map(run, range(0, len(images), size)))
+    starts = range(0, len(images), size)
+    if model.device == "cuda":  # in this thread, whose stream has made the weights
+        list(map(run, starts))
+    else:
+        with ThreadPoolExecutor(worker_threads(threads)) as pool:
+            list(pool.map(run, starts))
     return result
 
 

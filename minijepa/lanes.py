@@ -30,12 +30,13 @@ class Lanes:
     def gradients(self, images, masks):
         """Put the gradient of the loss over (images, masks) into ``model.flat.grad``; return the loss.
 
-        As a float, but on a GPU as an array there, for which nobody has waited yet.
+        As a float, but on a GPU as an array there, for which nobody has waited yet. There, ``masks`` may be a layout.
         """
-        count = len(masks.target_index)
         if self.model.device == "cuda":
             self.model.zero_grad()
-            return self._chunk(images, masks, count, into=None).data
+            layout = self.model.layout(masks)
+            return self._chunk(images, layout, layout.count, into=None).data
+        count = len(masks.target_index)
 
         # Images with contexts of similar length into one chunk: attention works on runs of equal length. The longest
         # go first, so that the threads end at about the same time.

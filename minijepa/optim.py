@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minijepa import kernels
-from minijepa.backend import BLOCK, xp_of
+from minijepa.backend import BLOCK, is_array, xp_of
 
 
 def squared_norm(vector):
@@ -37,17 +37,24 @@ class AdamW:
 
     def step(self, lr):
         """One update with learning rate ``lr``."""
+        self.update(self.scalars(lr))
+
+    def scalars(self, lr):
+        """What the next step multiplies by and adds: (rate, eps, decay). Counts the step."""
         self.steps += 1
-        xp = xp_of(self.data)
-        decay = 1 - lr * self.weight_decay
         # m̂/(√v̂ + eps) = rate · m / (√v + eps'), with both bias corrections moved into two numbers
         correction = math.sqrt(1 - self.beta2**self.steps)
-        rate, eps = lr * correction / (1 - self.beta1**self.steps), self.eps * correction
+        return lr * correction / (1 - self.beta1**self.steps), self.eps * correction, 1 - lr * self.weight_decay
+
+    def update(self, scalars):
+        """One update with what :meth:`scalars` gave, which may lie on a GPU as an array (3,)."""
+        xp = xp_of(self.data)
         if kernels.serve(self.data, self.grad) and self._decays_at_the_ends():
-            scalars = xp.asarray(np.array([rate, eps, decay], np.float32))
+            scalars = scalars if is_array(scalars) else xp.asarray(np.array(scalars, np.float32))
             vectors, (first, last) = (self.data, self.grad, self.m, self.v), self.decayed
             kernels.adamw(*vectors, scalars, self.beta1, self.beta2, first.stop, last.start)
             return
+        rate, eps, decay = scalars
         for part in self.decayed:
             self.data[part] *= decay
         block = BLOCK if xp is np else self.data.size

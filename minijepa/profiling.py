@@ -99,7 +99,7 @@ def profile_steps(trainer, steps):
         for name, owner, method in [
             ("masks", trainer.masker, "sample"), ("data", trainer, "batch"), ("layout", model, "layout"),
             ("target encoder", model, "targets"), ("context encoder", model.context_encoder, "forward"),
-            ("predictor", model.predictor, "forward"), ("optimiser", trainer.optimizer, "step"),
+            ("predictor", model.predictor, "forward"), ("optimiser", trainer.optimizer, "update"),
             ("backward", lanes.Tape, "backward"), ("EMA", training, "update_ema"),
             ("lanes", trainer.lanes, "gradients"), ("everything else", trainer, "train_step"),
         ]:  # fmt: skip

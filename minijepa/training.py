@@ -19,6 +19,7 @@ from minijepa.data import (
 )
 from minijepa.ema import update_ema
 from minijepa.errors import TrainingError
+from minijepa.graph import StepGraph
 from minijepa.lanes import Lanes
 from minijepa.models import IJEPA
 from minijepa.monitors import Monitors
@@ -50,8 +51,10 @@ class Trainer:
         self.batch_size = min(config.batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size  # a last short batch is dropped
         self.total_steps = self.steps_per_epoch * config.epochs
+        self.graph = StepGraph.of(self)
         self.monitors = Monitors(self.model, self.masker, images, labels, val_images, val_labels, threads)
         self.progress = checkpoint.Progress()
+        self.order = None, None  # an epoch and the order of its images
         self.unread = []  # (step, values) that are not in progress.sums yet
 
     def train_step(self, step):
@@ -60,6 +63,23 @@ class Trainer:
         On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
         """
         images, masks = self.batch(step)
+        self.optimizer.weight_decay = self.weight_decay(step)
+        scalars, momentum = self.optimizer.scalars(self.learning_rate(step)), self.momentum(step)
+        update = self.graph if self.graph is not None and self.graph.fits(masks) else self.update
+        loss, grad_norm = update(step, images, masks, scalars, momentum)
+        return {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "context_tokens": len(masks.context_index) / len(masks),
+            "target_tokens": len(masks.target_index) / len(masks),
+        }
+
+    def update(self, step, images, masks, scalars, momentum):
+        """Everything that a step does on the device, with a batch and the optimiser's and the EMA's numbers ready.
+
+        Returns the loss and the gradient's norm. It is this that a CUDA graph records.
+        """
+        model = self.model
         loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
         grad_norm = self._norm()
         if self.device == "cpu":
@@ -68,16 +88,10 @@ class Trainer:
             self._check_all_reached()
         if self.config.grad_clip:
             largest = self.config.grad_clip
-            self.model.flat.grad *= largest / xp_of(grad_norm).maximum(grad_norm, largest)
-        self.optimizer.weight_decay = self.weight_decay(step)
-        self.optimizer.step(self.learning_rate(step))
-        update_ema(self.model.target_flat.data, self.model.flat.data[: self.model.encoder_size], self.momentum(step))
-        return {
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "context_tokens": len(masks.context_index) / len(masks),
-            "target_tokens": len(masks.target_index) / len(masks),
-        }
+            model.flat.grad *= largest / xp_of(grad_norm).maximum(grad_norm, largest)
+        self.optimizer.update(scalars)  # this step's rate, eps and decay
+        update_ema(model.target_flat.data, model.flat.data[: model.encoder_size], momentum)
+        return loss, grad_norm
 
     def note(self, step, values):
         """Keep what a step gave, and read it: at once on a CPU, once in a while on a GPU."""
@@ -108,8 +122,9 @@ class Trainer:
         """Normalised images (B, 3, S, S) and masks of a step."""
         seed, config = self.config.seed, self.config
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = rng(seed, "order of images", epoch).permutation(len(self.images))
-        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        if self.order[0] != epoch:
+            self.order = epoch, rng(seed, "order of images", epoch).permutation(len(self.images))
+        chosen = self.order[1][place * self.batch_size : (place + 1) * self.batch_size]
         draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
         images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
         images = normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False)

@@ -6,11 +6,15 @@
 - what makes the host wait for the device (float(x), x.item(), ``if x:``, asnumpy) is counted in ``synchronisations``,
   and what copies to it (asarray of a host array) in ``uploads``;
 - there are no functions but those that CuPy has (``CUPY_HAS``), and a view's ``out`` of matmul must be contiguous;
-- kernels are compiled by g++ from the text that CuPy would be given, and run on the CPU (emulator.py).
+- kernels are compiled by g++ from the text that CuPy would be given, and run on the CPU (emulator.py);
+- a stream can be recorded, as a CUDA graph. Meanwhile nothing is computed: results are full of NaN. Waiting, copies
+  between host and device, and CuPy's own products are errors, as with CuPy. ``graph.launch()`` computes all of it, with
+  the same numbers and shapes, at the same addresses: what should have changed since then, and did not, shows.
 
 It checks the plumbing of the CUDA path, not its speed and not CuPy itself.
 """
 
+import contextlib
 import numbers
 import types
 
@@ -31,9 +35,16 @@ class StrictCupy:
 
     def __init__(self):
         self.synchronisations = self.uploads = 0
+        self.recording = None  # a list, while a stream is recorded
+        self.kept = []  # arrays that a recording may name by their address
         self.ndarray = type("ndarray", (_Array,), {"module": self})
+        self.stream = _Stream(self, 0)
         self.cuda = types.SimpleNamespace(
-            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError),
+            Stream=lambda non_blocking: _Stream(self, 1 + 2 * non_blocking),
+            get_current_stream=lambda: self.stream,
+            MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+            using_allocator=lambda malloc: contextlib.nullcontext(),
         )
 
     def __getattr__(self, name):
@@ -43,16 +54,41 @@ class StrictCupy:
 
         def call(*args, **kwargs):
             out = kwargs.get("out")
-            if name == "matmul" and out is not None and not out.host.flags.c_contiguous:
-                raise TypeError("matmul into a view that is not contiguous")
-            result = function(*self.unwrapped(args), **self.unwrapped(kwargs))
+            if name == "matmul":
+                self.refuse_while_recording("CuPy's own product")
+                if out is not None and not out.host.flags.c_contiguous:
+                    raise TypeError("matmul into a view that is not contiguous")
+            result = self.computed(function, self.unwrapped(args), self.unwrapped(kwargs))
             return out if out is not None else self.wrapped(result)
 
         return call
 
+    def computed(self, function, args, kwargs={}):  # noqa: B006
+        """function(*args, **kwargs). While recording, what it computes is NaN, and is computed at each launch."""
+        result = function(*args, **kwargs)
+        if self.recording is not None and isinstance(result, (np.ndarray, np.generic)):
+            given = _flat((args, kwargs, getattr(function, "__self__", None)))
+            arrays = [a for a in given if isinstance(a, np.ndarray)]
+            if isinstance(result, np.ndarray) and any(np.shares_memory(result, a) for a in arrays):
+                if "out" not in kwargs:  # a view, which needs no computing; or an array changed in place, which does
+                    return result
+            else:
+                result = np.array(result)
+            self.record(lambda: np.copyto(result, function(*args, **kwargs)), result)
+        return result
+
+    def record(self, action, written):
+        self.recording.append(action)
+        if written.dtype.kind == "f":
+            written[...] = np.nan
+
+    def refuse_while_recording(self, what):
+        if self.recording is not None:
+            raise RuntimeError(f"{what} while a stream is recorded")
+
     def empty(self, shape, dtype=float):
         """Full of NaN: nobody may rely on what stands in it."""
-        return self.wrapped(np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype))
+        return self.wrapped(np.full(shape, {"f": np.nan, "u": 255}.get(np.dtype(dtype).kind, -1), dtype))
 
     def empty_like(self, array):
         return self.empty(array.shape, array.dtype)
@@ -63,24 +99,39 @@ class StrictCupy:
 
         def get_function(name):
             function = module.get_function(name)
-            return lambda grid, block, args: function(grid, block, self.unwrapped(args))
+            return lambda grid, block, args: self.do(function, grid, block, self.unwrapped(args))
 
         return types.SimpleNamespace(get_function=get_function)
 
     def asarray(self, data, dtype=None):
         if isinstance(data, _Array):
             return data if dtype in (None, data.dtype) else data.astype(dtype)
-        self.uploads += 1
+        if np.ndim(data):  # without axes, CuPy has a kernel fill in the value
+            self.refuse_while_recording("a copy to the device")
+            self.uploads += 1
         return self.wrapped(np.array(data, dtype))
 
     def asnumpy(self, array):
-        self.synchronisations += 1
+        self.wait()
         return array.host.copy()
+
+    def wait(self):
+        self.refuse_while_recording("waiting for the device")
+        self.synchronisations += 1
+
+    def do(self, function, *args):
+        """What has no result but what it writes: at once, or, while recording, at each launch."""
+        if self.recording is None:
+            function(*args)
+        else:
+            self.recording.append(lambda: function(*args))
 
     def wrapped(self, value):
         if isinstance(value, (np.ndarray, np.generic)):
             array = object.__new__(self.ndarray)
             array.host = np.asarray(value)
+            if self.recording is not None:
+                self.kept.append(array.host)
             return array
         return tuple(map(self.wrapped, value)) if isinstance(value, tuple) else value
 
@@ -96,6 +147,38 @@ class StrictCupy:
         return value
 
 
+class _Stream:
+    def __init__(self, module, ptr):
+        self.module, self.ptr = module, ptr
+
+    def use(self):
+        self.module.stream = self
+
+    def synchronize(self):
+        self.module.wait()
+
+    def begin_capture(self):
+        if not self.ptr:
+            raise RuntimeError("the default stream can't be recorded")
+        self.module.recording = []
+
+    def end_capture(self):
+        actions, self.module.recording = self.module.recording, None
+
+        def launch():
+            for action in actions:
+                action()
+
+        return types.SimpleNamespace(launch=launch, actions=actions)
+
+
+def _flat(value):
+    """The items of nested tuples, lists and dicts."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [leaf for item in value for leaf in _flat(item)] if isinstance(value, (tuple, list)) else [value]
+
+
 class _Array:
     __array_ufunc__ = None  # NumPy's operators ask ours, which refuse
     shape = property(lambda self: self.host.shape)
@@ -104,6 +187,7 @@ class _Array:
     size = property(lambda self: self.host.size)
     nbytes = property(lambda self: self.host.nbytes)
     flags = property(lambda self: self.host.flags)
+    strides = property(lambda self: self.host.strides)
     data = property(lambda self: types.SimpleNamespace(ptr=self.host.ctypes.data))
     base = None
     T = property(lambda self: self.transpose())
@@ -115,16 +199,16 @@ class _Array:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        return self.module.wrapped(self.host[self.module.unwrapped(index)])
+        return self.module.wrapped(self.module.computed(self.host.__getitem__, (self.module.unwrapped(index),)))
 
     def __setitem__(self, index, value):
-        self.host[self.module.unwrapped(index)] = self.module.unwrapped(value)
+        self.module.do(self.host.__setitem__, self.module.unwrapped(index), self.module.unwrapped(value))
 
     def __array__(self, *args, **kwargs):
         raise TypeError("an array of the device does not become one of NumPy by itself: asnumpy")
 
     def item(self):
-        self.module.synchronisations += 1
+        self.module.wait()
         return self.host.item()
 
     def __float__(self):
@@ -134,7 +218,7 @@ class _Array:
         return int(self.item())
 
     def __bool__(self):
-        self.module.synchronisations += 1
+        self.module.wait()
         return bool(self.host)
 
     __index__ = __int__
@@ -143,7 +227,8 @@ class _Array:
 def _method(name):
     def method(self, *args, **kwargs):
         module = self.module
-        return module.wrapped(getattr(self.host, name)(*module.unwrapped(args), **module.unwrapped(kwargs)))
+        args, kwargs = module.unwrapped(args), module.unwrapped(kwargs)
+        return module.wrapped(module.computed(getattr(self.host, name), args, kwargs))
 
     return method
 
@@ -153,8 +238,11 @@ def _operator(name):
         for other in others:
             if not isinstance(other, (_Array, numbers.Number)):
                 return NotImplemented
-        result = getattr(self.host, name)(*self.module.unwrapped(others))
-        return self if name.startswith("__i") and name != "__invert__" else self.module.wrapped(result)
+        method, others = getattr(self.host, name), self.module.unwrapped(others)
+        if name.startswith("__i") and name != "__invert__":
+            self.module.do(method, *others)
+            return self
+        return self.module.wrapped(self.module.computed(method, others))
 
     return operator
 

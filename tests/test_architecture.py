@@ -19,7 +19,8 @@ FLOORS = [
     "nn gradcheck",
     "data models",
     "optim schedules ema checkpoint features",
-    "lanes pictures record inspection probing monitors evaluation training run gallery profiling explain_step explain",
+    "lanes graph pictures record inspection probing monitors evaluation training run gallery profiling explain_step",
+    "explain",
 ]
 HEIGHT = {name: (i, j) for i, floor in enumerate(FLOORS) for j, name in enumerate(floor.split())}
 KNOWN = {

@@ -1,23 +1,19 @@
 """The cuBLAS binding against a stand-in that does what cuBLAS's manual says, on the host's memory."""
 
 import ctypes
-import subprocess
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_cublas import fake_cublas
 
 from minijepa.cublas import COMPUTE, Cublas, takes
 from minijepa.errors import DeviceError
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    file = tmp_path_factory.mktemp("cublas") / "libfake.so"
-    source = Path(__file__).with_name("fake_cublas.cpp")
-    subprocess.run(["g++", "-O2", "-shared", "-fPIC", str(source), "-o", str(file)], check=True)
-    return ctypes.CDLL(str(file))
+def library():
+    return fake_cublas()
 
 
 class Matrix:

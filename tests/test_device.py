@@ -3,9 +3,11 @@
 import emulator
 import numpy as np
 import pytest
+from fake_cublas import fake_cublas
 from strict_device import CUPY_HAS, StrictCupy
 
-from minijepa import Config, Tape, Tensor, backend, ops, training
+from minijepa import Config, Tape, Tensor, backend, cublas, graph, ops, training
+from minijepa.cublas import Cublas
 from minijepa.data import Dataset
 from minijepa.errors import TrainingError
 from minijepa.features import extract_patches
@@ -35,11 +37,21 @@ NETWORK = dict(
 
 @pytest.fixture
 def cupy(monkeypatch):
+    """CuPy's stand-in, with kernels and cuBLAS's where they run, without CUDA graphs."""
     cupy = StrictCupy()
     monkeypatch.setattr(backend, "cupy", cupy)
     monkeypatch.setattr(launcher, "enabled", emulator.RUNS_HERE)
+    monkeypatch.setattr(graph, "enabled", False)
+    call = Cublas._call
+    monkeypatch.setattr(Cublas, "_call", lambda *args: cupy.do(call, *args))  # recorded like everything else
+    monkeypatch.setattr(cublas, "load_library", fake_cublas if emulator.RUNS_HERE else no_cublas)
+    monkeypatch.setattr(backend, "_handles", {})
     emulator.launches.clear()
     return cupy
+
+
+def no_cublas():
+    raise OSError
 
 
 @pytest.fixture(params=["array code", "kernels"])
@@ -191,3 +203,108 @@ def test_what_pictures_show_is_computed_on_the_device(cupy):
     one, two = (predicted_blocks(t.model, images, masks, here.images) for t in (here, there))
     np.testing.assert_allclose(two.prediction_error, one.prediction_error, rtol=1e-3)
     np.testing.assert_array_equal(two.truth, images)
+
+
+# ------------------------------------------------------------------------------------------------- the step as a graph
+
+
+@pytest.fixture
+def graphs(cupy, monkeypatch):
+    if not emulator.RUNS_HERE:
+        pytest.skip("kernels are emulated on Linux")
+    monkeypatch.setattr(graph, "enabled", True)
+    monkeypatch.setattr(graph, "WARM_UP", 1)
+    return cupy
+
+
+def state_after(trainer, steps):
+    """Losses, norms and weights, all of them."""
+    for step in range(steps):
+        trainer.note(step, trainer.train_step(step))
+    trainer.read()
+    assert np.isfinite(list(trainer.progress.sums.values())).all()
+    return {**trainer.model.state_dict(), **trainer.progress.sums}
+
+
+STEPS = 4  # one to warm up, then the recorded one and two more
+
+
+def test_a_recorded_step_gives_the_same_bits_as_the_same_step_launch_by_launch(graphs, monkeypatch):
+    settings = dict(target_layers=2, grad_clip=1.0, loss="smooth_l1", weight_decay_growth=4.0)
+    recorded = trainer("cuda", **settings)
+    found = state_after(recorded, STEPS)
+    assert recorded.graph.graph is not None
+    monkeypatch.setattr(graph, "WARM_UP", STEPS)
+    launched = trainer("cuda", **settings)
+    wanted = state_after(launched, STEPS)
+    assert launched.graph.graph is None
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+
+
+def test_spare_rows_change_nothing(graphs, monkeypatch):
+    """The gradient at a capacity is that of exact sizes, and is that of the CPU."""
+    here, there = trainer("cpu"), trainer("cuda")
+    images, masks = here.batch(0)
+    layout = there.graph.layout
+    here.lanes.gradients(images, masks)
+    for batch in (1, 0):  # what an earlier batch has left in the arrays does not matter
+        images, masks = there.batch(batch)
+        assert layout.fits(masks) and layout.load(masks)
+        loss = there.lanes.gradients(images, layout)
+    assert len(masks.context_index) < layout.rows[0] and len(masks.target_index) < layout.rows[1]
+    assert_same_gradients(here.model, there.model)
+    assert float(loss) == pytest.approx(float(there.lanes.gradients(images, masks)), rel=1e-6)
+
+
+def test_a_replay_waits_for_nothing_and_copies_two_arrays(graphs):
+    t = trainer("cuda")
+    counts = []
+    for step in range(STEPS):
+        before = graphs.synchronisations, graphs.uploads
+        images, masks = t.batch(step)
+        uploads = graphs.uploads
+        assert t.graph.fits(masks)
+        t.graph(step, images, masks, t.optimizer.scalars(1e-3), 0.99)
+        counts.append((graphs.synchronisations - before[0], graphs.uploads - uploads))
+    assert counts[1:] == [(0, 2)] * 3
+
+
+def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs, monkeypatch):
+    wanted = state_after(trainer("cuda"), STEPS)
+    small = trainer("cuda")
+    assert small.graph.layout.rows[2] > 1
+    small.graph.layout.rows[2] = 1  # seen only when the layout is made
+    found = state_after(small, STEPS)
+    assert small.graph.calls == 0
+    for name in wanted:
+        if not name.endswith("qkv.bias"):
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-4, err_msg=name)
+    for i in (0, 1, 3):
+        full = trainer("cuda")
+        masks = full.batch(0)[1]
+        assert full.graph.fits(masks)
+        full.graph.layout.rows[i] = 10
+        assert not full.graph.fits(masks)
+
+
+def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, monkeypatch, capsys):
+    wanted = state_after(trainer("cuda"), STEPS)
+    monkeypatch.setattr(cublas, "load_library", no_cublas)  # so that CuPy's products do, which can't be recorded
+    monkeypatch.setattr(backend, "_handles", {})
+    t = trainer("cuda")
+    capsys.readouterr()
+    found = state_after(t, STEPS)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and said[0].startswith("no CUDA graph, which makes steps slower: RuntimeError: CuPy's own")
+    assert t.graph.graph is None and graphs.recording is None
+    for name in wanted:
+        if not name.endswith("qkv.bias"):
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-4, err_msg=name)
+
+
+def test_networks_that_the_kernels_do_not_take_have_no_graph(graphs, monkeypatch):
+    assert trainer("cuda", encoder_num_heads=8).graph is None  # heads of 2
+    monkeypatch.setattr(launcher, "enabled", False)
+    assert trainer("cuda").graph is None
+    assert trainer("cpu").graph is None

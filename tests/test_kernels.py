@@ -11,12 +11,9 @@ import pytest
 from strict_device import StrictCupy
 
 from minijepa import Tape, Tensor, backend, kernels, ops
-from minijepa.data.augment import augment, draw_augmentation
-from minijepa.data.cifar10 import MEAN, STD, normalise
 from minijepa.ema import update_ema
 from minijepa.errors import DtypeError
 from minijepa.kernels import launcher
-from minijepa.models import patchify
 from minijepa.optim import AdamW
 
 pytestmark = pytest.mark.skipif(not emulator.RUNS_HERE, reason="kernels are emulated on Linux")
@@ -181,52 +178,6 @@ def test_attention_with_empty_sequences_and_spare_rows(longest):
 def test_rows(n, width, index):
     check(lambda x: ops.rows(x, ops.RowIndex(np.asarray(index), backend.device_of(x.data))), draw(n, width),
           used=["gather", "gather_sum"])  # fmt: skip
-
-
-def test_embed_and_its_way_back():
-    """Context rows and mask tokens at their places, with spare rows that no list names."""
-    x, token, positions = draw(6, 40), draw(1, 40, seed=1), draw(5, 40, seed=2)
-    index, place = np.int32([3, -1, 0, 3, -1, -1]), np.int32([0, 4, 4, 1, 1, 0])
-    wanted = np.where(index[:, None] < 0, token, x[index]) + positions[place]
-    dy = draw(6, 40, seed=3)
-    dy[5] = np.nan  # the last row is spare
-
-    def run():
-        asarray, empty = backend.cupy.asarray, backend.cupy.empty
-        y, dx, dtoken, dpositions = (empty(a.shape, np.float32) for a in (wanted, x, token, positions))
-        kernels.embed(*map(asarray, (x, token, index, positions, place)), y)
-        on_host = ops.RowIndex(np.where(index[:5] < 0, 6, index[:5]), "cuda")
-        starts, members = on_host.lists(7)
-        kernels.gather_sum(asarray(dy), starts[:7], members, dx)
-        kernels.gather_sum(asarray(dy), starts[6:], members, dtoken)
-        kernels.gather_sum(asarray(dy), *ops.RowIndex(place[:5], "cuda").lists(5), dpositions)
-        return y, dx, dtoken, dpositions
-
-    y, dx, dtoken, dpositions = same_twice(run)
-    np.testing.assert_array_equal(y, wanted)
-    np.testing.assert_allclose(dx, [dy[2], 0 * x[0], 0 * x[0], dy[0] + dy[3], 0 * x[0], 0 * x[0]])
-    np.testing.assert_allclose(dtoken[0], dy[1] + dy[4])
-    np.testing.assert_allclose(dpositions, [dy[0], dy[3] + dy[4], 0 * x[0], 0 * x[0], dy[1] + dy[2]], atol=1e-6)
-
-
-@pytest.mark.parametrize("patch_size, padding, flip", [(4, 4, True), (8, 3, False), (4, 0, True)])
-def test_patches(patch_size, padding, flip):
-    draws = np.random.default_rng(0)
-    images = draws.integers(0, 256, (7, 3, 32, 32), np.uint8)
-    chosen = np.array([6, 2, 2, 0])
-    shift = draw_augmentation(4, draws, flip, padding)
-    wanted = patchify(normalise(augment(images[chosen], shift)), patch_size)
-    numbers = draws.permutation(wanted.shape[0] * wanted.shape[1])[:37]
-    channels = np.float32([*(1 / (255 * np.array(STD))), *(-np.array(MEAN) / np.array(STD))])
-
-    def run():
-        asarray, y = backend.cupy.asarray, backend.cupy.empty((37, wanted.shape[2]), np.float32)
-        words = [np.int32(a) for a in (chosen, shift.flip, shift.top, shift.left, numbers)]
-        kernels.patches(asarray(images), *map(asarray, words), asarray(channels), patch_size, padding, y)
-        return [y]
-
-    (y,) = same_twice(run)
-    assert_close(y, wanted.reshape(-1, wanted.shape[2])[numbers], 1e-6)
 
 
 # --------------------------------------------------------------------------------------------------- losses and updates

@@ -342,18 +342,18 @@ def test_patchify_is_the_convolution_of_kernel_and_stride_p(rng):
 
 def test_a_patch_of_two_blocks_is_encoded_once():
     layout = TokenLayout(Masks.from_lists([[0], [1]], [[[9, 10], [10, 11]], [[3, 4], [3]]]), 16)
-    assert layout.target_rows.tolist() == [9, 10, 11, 16 + 3, 16 + 4]
-    assert layout.target_features.tolist() == [0, 1, 1, 2, 3, 4, 3]
+    assert layout.target_rows.array.tolist() == [9, 10, 11, 16 + 3, 16 + 4]
+    assert layout.target_features.array.tolist() == [0, 1, 1, 2, 3, 4, 3]
 
 
 def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_masks():
     masks = Masks.from_lists([[0, 1, 2], [5]], [[[9], [10, 11]], [[3, 4], [6]]])
     layout = TokenLayout(masks, 16)
     assert layout.context_packing.lengths.tolist() == [1, 3]  # image 1, image 0
-    assert layout.context_pixels.tolist() == [16 + 5, 0, 1, 2]
+    assert layout.context_pixels.array.tolist() == [16 + 5, 0, 1, 2]
     assert layout.context_positions.array.tolist() == [5, 0, 1, 2]
-    assert layout.target_rows.tolist() == [9, 10, 11, 16 + 3, 16 + 4, 16 + 6]
-    assert layout.target_features.tolist() == [0, 1, 2, 3, 4, 5]
+    assert layout.target_rows.array.tolist() == [9, 10, 11, 16 + 3, 16 + 4, 16 + 6]
+    assert layout.target_features.array.tolist() == [0, 1, 2, 3, 4, 5]
     # sequences (image, block): (1, 1) of 2 tokens, (1, 0) of 3, (0, 0) of 4, (0, 1) of 5; mask tokens are rows 4 to 9
     assert layout.predictor_packing.lengths.tolist() == [2, 3, 4, 5]
     assert layout.predictor_rows.array.tolist() == [0, 9, 0, 7, 8, 1, 2, 3, 4, 1, 2, 3, 5, 6]

@@ -117,12 +117,6 @@ def gather(x, index, y):
     launch("rows", "gather", (_over(len(y), 8),), (32, 8), (x, index, y, *y.shape))
 
 
-def embed(x, token, index, positions, place, y):
-    """y[t] = x[index[t]] + positions[place[t]], with ``token`` where index[t] is −1: tokens at their places."""
-    args = (x, token, index, positions, place, y, *y.shape)
-    launch("rows", "embed", (_over(len(y), 8),), (32, 8), args)
-
-
 def gather_sum(dy, starts, members, dx):
     """dx[i] = Σ of the rows of dy that members[starts[i]:starts[i + 1]] names: (t, n) -> (n_x, n)"""
     rows, n = dx.shape
@@ -158,14 +152,8 @@ def ema(target, source, scalars):
     launch("update", "ema", (_over(target.size, 256),), (256,), (target, source, scalars, target.size))
 
 
-def patches(images, chosen, flip, top, left, numbers, channels, patch_size, padding, y):
-    """Normalised patches of augmented images: bytes (n, 3, S, S) -> (t, 3 p²). See patches.cu."""
-    args = (images, chosen, flip, top, left, numbers, channels, y, len(y), images.shape[-1], patch_size, padding)
-    launch("patches", "patches", (_over(len(y), 8),), (32, 8), args)
-
-
 __all__ = [
-    "HEAD_DIMS", "WIDEST", "adamw", "attention_backward", "attention_forward", "column_sums", "ema", "embed", "gather",
+    "HEAD_DIMS", "WIDEST", "adamw", "attention_backward", "attention_forward", "column_sums", "ema", "gather",
     "gather_sum", "gelu_backward", "gelu_forward", "layer_norm_backward", "layer_norm_forward", "loss_backward",
-    "loss_forward", "patches", "serve", "suited", "sum_of_squares",
+    "loss_forward", "serve", "suited", "sum_of_squares",
 ]  # fmt: skip

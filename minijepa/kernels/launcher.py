@@ -11,7 +11,7 @@ from minijepa import backend
 from minijepa.errors import DtypeError
 
 FOLDER = Path(__file__).parent
-TYPES = {"float": np.dtype(np.float32), "int": np.dtype(np.int32), "unsigned char": np.dtype(np.uint8)}
+TYPES = {"float": np.dtype(np.float32), "int": np.dtype(np.int32)}
 ALIGNMENT = 16  # bytes: of a float4
 MOST = 2**30  # elements: kernels count in 32-bit numbers
 

@@ -1,17 +1,15 @@
 // Rows gathered by number, and their way back (ops/rows.py):
 //
 //     gather       y[t] = x[index[t]]
-//     embed        y[t] = x[index[t]] + positions[place[t]],   with `token` in the place of x[−1]
 //     gather_sum   dx[i] = Σ dy[t] over the t with index[t] = i
 //
-// x (n_x, n), y, dy (rows, n), index, place (rows,), token (n,), positions (n_p, n).
+// x (n_x, n), y, dy (rows, n), index (rows,).
 //
 // gather_sum is given, for each i, the list of these t: members[starts[i]] to members[starts[i + 1] − 1], made on the
 // host by a stable sort. So nothing is added atomically, rows that nobody took get 0, and rows t that stand in no list
-// (the spare ones) give nothing. It serves each of embed's inputs, with a list of their own: dpositions by place, dx by
-// index, and dtoken as the only row of a list of all t with index −1.
+// (the spare ones) give nothing.
 //
-// Each moves 8 bytes an element of y, embed up to 12.
+// Each moves 8 bytes an element of y.
 
 // Block (32, 8), grid (⌈rows/8⌉): a warp takes a row.
 extern "C" __global__ void gather(const float *__restrict__ x, const int *__restrict__ index, float *__restrict__ y,
@@ -21,18 +19,6 @@ extern "C" __global__ void gather(const float *__restrict__ x, const int *__rest
     if (t >= rows) return;
     const size_t from = (size_t)index[t] * n, to = (size_t)t * n;
     for (int j = threadIdx.x; j < n; j += 32) y[to + j] = x[from + j];
-}
-
-// Block (32, 8), grid (⌈rows/8⌉).
-extern "C" __global__ void embed(const float *__restrict__ x, const float *__restrict__ token,
-                                 const int *__restrict__ index, const float *__restrict__ positions,
-                                 const int *__restrict__ place, float *__restrict__ y, int rows, int n)
-{
-    const int t = blockIdx.x * 8 + threadIdx.y;
-    if (t >= rows) return;
-    const float *from = index[t] < 0 ? token : x + (size_t)index[t] * n;
-    const float *position = positions + (size_t)place[t] * n;
-    for (int j = threadIdx.x; j < n; j += 32) y[(size_t)t * n + j] = from[j] + position[j];
 }
 
 // Block (32, 1 to 32), grid (n_x, ⌈n/32⌉): the threads of a column share the list's members out.

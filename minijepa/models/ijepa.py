@@ -80,7 +80,7 @@ class IJEPA:
         """What the predictor expects at the target patches, (Tt, D); the context encoder sees context patches alone."""
         layout = self.layout(masks)
         patches = self._patches(images, layout)
-        pixels = patches.reshape(-1, patches.shape[-1])[layout.context_pixels]
+        pixels = ops.rows(patches.reshape(-1, patches.shape[-1]), layout.context_pixels)
         context = self.context_encoder(pixels, layout.context_positions, layout.context_packing)
         return self.predictor(context, layout)
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from minijepa import ops
-from minijepa.autograd import Parameter, Tensor
-from minijepa.backend import xp_of
+from minijepa.autograd import Parameter
+from minijepa.backend import device_of
 from minijepa.nn import Block, LayerNorm, Module, normal, standardise
 
 
@@ -53,6 +53,7 @@ class ViTEncoder(Module):
             Block(dim, config.encoder_num_heads, config.mlp_ratio, eps, rng) for _ in range(config.encoder_depth)
         ]
         self.norm = LayerNorm(dim, eps)
+        self._whole_images = {}
 
     def forward(self, pixels, positions, packing, keep=None, layers=1):
         """Tokens of chosen patches: pixel rows (T, 3p²) at ``positions`` (T,) of packed sequences -> (T, D).
@@ -65,7 +66,7 @@ class ViTEncoder(Module):
         the same; doing it after does not embed patches that nobody looks at.
         """
         positions = ops.rows(self.pos_embed.reshape(self.pos_embed.shape[1:]), positions)
-        x = self.patch_embed(Tensor(pixels)) + positions
+        x = self.patch_embed(pixels) + positions
         outputs = []
         for block in self.blocks[:-1]:
             x = block(x, packing)
@@ -79,5 +80,6 @@ class ViTEncoder(Module):
     def encode(self, patches, keep=None, layers=1):
         """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image; or of the rows ``keep``."""
         b, n, _ = patches.shape
-        positions = xp_of(patches).tile(xp_of(patches).arange(n), b)
-        return self(patches.reshape(b * n, -1), positions, ops.Packing([n] * b), keep, layers)
+        if b not in self._whole_images:  # positions and packing of all patches, made once for each size of batch
+            self._whole_images[b] = ops.RowIndex(np.tile(np.arange(n), b), device_of(patches)), ops.Packing([n] * b)
+        return self(patches.reshape(b * n, -1), *self._whole_images[b], keep, layers)

@@ -49,11 +49,12 @@ class LayerNorm(Function):
     def backward(ctx, dy):
         xhat, r, w = ctx.saved
         xp, n = xp_of(dy), len(w)
-        dx, dw, db = xp.empty(dy.shape, dy.dtype), xp.zeros_like(w), xp.zeros_like(w)
+        dx = xp.empty(dy.shape, dy.dtype)
         if n <= kernels.WIDEST and kernels.serve(dy, w):
             dw_db = xp.empty((2, n), dy.dtype)
             kernels.layer_norm_backward(dy, xhat, r, w, dx, dw_db)
             return dx, dw_db[0], dw_db[1]
+        dw, db = xp.zeros_like(w), xp.zeros_like(w)
         for dy_, dx_, xhat_, r_ in row_blocks(dy, dx, xhat, r):
             dy_xhat = dy_ * xhat_
             dw += column_sums(dy_xhat)

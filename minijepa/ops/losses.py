@@ -7,7 +7,7 @@ import numpy as np
 
 from minijepa import kernels
 from minijepa.autograd import Function
-from minijepa.backend import xp_of
+from minijepa.backend import is_array, xp_of
 from minijepa.errors import ShapeError
 
 
@@ -46,10 +46,11 @@ class SmoothL1Loss(Function):
     @staticmethod
     def forward(ctx, p, q, *, beta, count):
         rows = _count("smooth_l1_loss", count, p)
-        ctx.beta, ctx.count = beta, rows * p.shape[1]
+        ctx.beta = beta
         ctx.fused = kernels.serve(p, q)
         if ctx.fused:
             return _fused_forward(ctx, p, q, rows, beta)
+        ctx.count = rows * p.shape[1]
         e = p - q
         ctx.save(e)
         size = abs(e)
@@ -95,7 +96,7 @@ class CrossEntropy(Function):
 def _fused_forward(ctx, p, q, count, beta):
     """Both losses by one kernel (0 for ``beta``: the squared distance); p − q is computed again in backward."""
     xp = xp_of(p)
-    ctx.counts = xp.asarray(np.array([len(p), count], np.int32))
+    ctx.counts = count if is_array(count) else xp.asarray(np.array([len(p), count], np.int32))
     ctx.save(p, q)
     y = xp.empty((), p.dtype)
     kernels.loss_forward(p, q, ctx.counts, beta, y)
@@ -111,6 +112,8 @@ def _fused_backward(ctx, dy, beta):
 
 def _count(op, count, predictions):
     """What a sum of losses is divided by, as a Python number: NumPy's own would turn float32 into float64."""
+    if is_array(count):
+        return count
     count = len(predictions) if count is None else int(count)
     if count < 1:
         raise ShapeError(f"{op}: a mean needs at least one row, was given {predictions.shape} and count {count}")
@@ -135,7 +138,8 @@ def l2_loss(predictions, targets, count=None):
     """Σ over D of the squared error, mean over patches: (T, D), (T, D) -> scalar. The specification's section 7.
 
     ``count``: what the sum is divided by, T if None. A batch that is worked on in parts passes the whole batch's
-    number of target patches, so that the parts' losses and gradients add up to the batch's.
+    number of target patches, so that the parts' losses and gradients add up to the batch's. For the kernels it may lie
+    on the GPU, int32 (2,): how many rows count, of which those behind are spare; and what the sum is divided by.
     """
     return L2Loss.apply(predictions, targets, count=count)
 

@@ -12,6 +12,7 @@ from minijepa import kernels
 from minijepa.autograd import Function, Tensor
 from minijepa.backend import device_of, is_array, matmul, to_device, to_numpy, xp_of
 from minijepa.errors import ShapeError
+from minijepa.ragged import offsets_of
 
 
 class RowIndex:
@@ -43,16 +44,10 @@ class RowIndex:
         return self.array.astype(np.int32)
 
     def lists(self, n):
-        """For each row number i below n, the t with index[t] = i, in order: members[starts[i]:starts[i + 1]].
-
-        ``starts`` (n + 1,) and ``members`` (t,), int32, on the index's device.
-        """
-        if n not in self._lists:
-            members = np.argsort(self.host, kind="stable")
-            starts = np.searchsorted(self.host[members], np.arange(n + 1))
-            device = device_of(self.array)
-            self._lists[n] = [to_device(a.astype(np.int32), device) for a in (starts, members)]
-        return self._lists[n]
+        """``row_lists`` of the index on its device, or None where to make them would be to wait for a GPU."""
+        if n not in self._lists and self.on_host:
+            self._lists[n] = [to_device(a, device_of(self.array)) for a in row_lists(self.host, n)]
+        return self._lists.get(n)
 
     on_host = property(lambda self: "host" in vars(self))  # whether it is known without waiting for a GPU
 
@@ -66,6 +61,16 @@ class RowIndex:
         rank = np.arange(len(order)) - np.repeat(starts, counts)  # how often the same number stood before
         device = device_of(self.array)
         return [to_device(order[rank == r], device) for r in range(counts.max(initial=0))]
+
+
+def row_lists(index, n):
+    """For each row number i below n, the t with index[t] = i, in order: members[starts[i]:starts[i + 1]].
+
+    ``starts`` (n + 1,) and ``members`` (t,), int32.
+    """
+    small = index.astype(np.uint16) if n <= 2**16 else index  # 16 bits: NumPy sorts them by radix, in linear time
+    members = np.argsort(small, kind="stable").astype(np.int32)
+    return offsets_of(np.bincount(index, minlength=n)).astype(np.int32), members
 
 
 class Rows(Function):
@@ -102,9 +107,10 @@ def add_rows(dy, index, n):
     twice. Neither needs atomic additions, so the sum has the same bits every time.
     """
     xp, t = xp_of(dy), len(dy)
-    if dy.ndim == 2 and index.on_host and kernels.serve(dy):
+    lists = index.lists(n) if dy.ndim == 2 and kernels.serve(dy) else None
+    if lists:
         dx = xp.empty((n, dy.shape[1]), dy.dtype)
-        kernels.gather_sum(dy, *index.lists(n), dx)
+        kernels.gather_sum(dy, *lists, dx)
         return dx
     if n <= 256:
         selection = (xp.arange(n)[:, None] == index.array[None, :]).astype(dy.dtype)

@@ -1,0 +1,199 @@
+"""A training step on a GPU as one CUDA graph: recorded once, replayed for every batch that fits.
+
+A step is about 500 launches. Each costs the host some microseconds, together more than the card needs for the work; a
+graph is launched as a whole. What it replays is frozen: addresses, shapes, and every number that was an argument. So
+
+- whatever differs from step to step lies in arrays that stay (``FixedLayout``, ``images``, ``scalars``), which are
+  filled before the graph is launched;
+- every batch has the same number of rows: a capacity that nearly all batches stay below, with spare rows at the end.
+  Nothing that is wanted is computed from a spare row, so each brings a gradient of zero;
+- temporary arrays come from a memory pool that nobody else uses.
+
+A batch beyond the capacity, and all batches where no graph can be recorded, are computed launch by launch.
+"""
+
+import contextlib
+import math
+import os
+
+import numpy as np
+
+from minijepa import kernels
+from minijepa.backend import rng, xp_of
+from minijepa.errors import tell
+from minijepa.models.layout import TokenLayout, row_numbers
+from minijepa.ops import Packing, RowIndex
+from minijepa.ops.rows import row_lists
+from minijepa.ragged import offsets_of
+
+WARM_UP = 3  # steps before recording: they compile kernels, fill the pool, and let libraries allocate what they need
+DRAWN = 2048  # images whose masks tell how many rows a batch will have
+
+enabled = os.environ.get("MINIJEPA_GRAPH", "1") != "0"
+
+
+def capacity(masker, batch, num_patches):
+    """(rows of the context, target patches, distinct ones, rows of the predictor), (longest context, longest sequence).
+
+    Rows are the sum of ``batch`` images' own numbers, with mean B μ and deviation √B σ: B μ + 4 √B σ is exceeded once
+    in 30,000 batches.
+    """
+    masks = masker.sample(DRAWN, rng(0, "capacity of a CUDA graph"))
+    context, target = masks.context_lengths, masks.target_lengths.sum(axis=1)
+    patches = np.repeat(np.arange(DRAWN), target) * num_patches + masks.target_index
+    distinct = np.bincount(np.unique(patches) // num_patches, minlength=DRAWN)
+    each = np.stack([context, target, distinct, masks.num_targets * context + target])
+    most = batch * np.array([num_patches, num_patches * masks.num_targets, num_patches])
+    most = np.append(most, masks.num_targets * most[0] + most[1])
+    rows = batch * each.mean(axis=1) + 4 * math.sqrt(batch) * each.std(axis=1)
+    longest = int(context.max()), int((context[:, None] + masks.target_lengths).max())
+    return [int(n) for n in np.minimum(np.ceil(rows), most)], longest
+
+
+class FixedLayout(TokenLayout):
+    """A TokenLayout whose arrays lie at the same addresses, with the same lengths, for batch after batch.
+
+    ``load(masks)`` fills them, by one copy. Spare rows name row 0 of what they are taken from, are members of no list
+    and belong to no sequence. ``count`` is an array on the device, as the losses' kernels take it.
+    """
+
+    def __init__(self, masker, batch, num_patches, xp):
+        self.batch, self.num_patches = batch, num_patches
+        self.rows, longest = capacity(masker, batch, num_patches)
+        context, target, distinct, predictor = self.rows
+        sequences = batch * masker.num_targets
+        spans = {  # name: (rows, rows of what they are taken from, if backward sums over them)
+            "context_pixels": (context, None), "context_positions": (context, num_patches),
+            "target_rows": (distinct, None), "target_features": (target, None),
+            "target_positions": (target, num_patches),
+            "predictor_rows": (predictor, context + target), "prediction_rows": (target, predictor),
+        }  # fmt: skip
+        sizes = {"count": 2, "context_packing": batch + 1, "predictor_packing": sequences + 1}
+        self.taken_from = {name: n for name, (_, n) in spans.items() if n}
+        for name, (rows, n) in spans.items():
+            sizes[name] = rows
+            if n:
+                sizes[f"{name} starts"], sizes[f"{name} members"] = n + 1, rows
+        ends = np.cumsum(list(sizes.values())).tolist()
+        self.places = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
+        self.device = xp.zeros(ends[-1], np.int32)
+
+        view = {name: self.device[place] for name, place in self.places.items()}
+        self.count = view["count"]
+        self.context_packing = _FixedPacking(view["context_packing"], context, longest[0])
+        self.predictor_packing = _FixedPacking(view["predictor_packing"], predictor, longest[1])
+        for name, (_, n) in spans.items():
+            lists = {n: [view[f"{name} starts"], view[f"{name} members"]]} if n else {}
+            setattr(self, name, _FixedIndex(view[name], lists))
+
+    def fits(self, masks):
+        """Whether a batch has as many images and at most as many rows; :meth:`load` asks for that."""
+        if len(masks) != self.batch:
+            return False
+        context, target = len(masks.context_index), len(masks.target_index)
+        needed = context, target, 0, masks.num_targets * context + target
+        return all(n <= rows for n, rows in zip(needed, self.rows))
+
+    def load(self, masks):
+        """Fill the arrays for a batch. False, with nothing done, if it has too many distinct target patches."""
+        numbers = row_numbers(masks, self.num_patches, context_capacity=self.rows[0])
+        if len(numbers.target_rows) > self.rows[2]:
+            return False
+        host = np.zeros(self.device.size, np.int32)
+
+        def put(name, values):
+            host[self.places[name]][: len(values)] = values
+
+        put("count", [len(masks.target_index)] * 2)
+        for name, values in vars(numbers).items():
+            put(name, offsets_of(values) if name.endswith("packing") else values)
+        for name, n in self.taken_from.items():
+            starts, members = row_lists(getattr(numbers, name), n)
+            put(f"{name} starts", starts)
+            put(f"{name} members", members)
+        self.device[...] = xp_of(self.device).asarray(host)
+        return True
+
+
+class _FixedIndex(RowIndex):
+    """Row numbers that are on the device already."""
+
+    def __init__(self, array, lists):
+        self.array = self.int32 = array
+        self._lists = lists
+
+
+class _FixedPacking(Packing):
+    """What attention's kernels want to know of a packing. ``longest`` suits nearly all sequences."""
+
+    total = None  # a property of Packing's
+
+    def __init__(self, offsets, rows, longest):
+        self.device_offsets, self.total, self.longest = offsets, rows, longest
+
+
+class StepGraph:
+    """``trainer.update``, as a graph from the fourth call on. ``fits`` tells which batches it takes."""
+
+    def __init__(self, trainer):
+        model, config = trainer.model, trainer.config
+        self.trainer, self.update, self.xp = trainer, trainer.update, xp_of(model.flat.data)
+        xp = self.xp
+        xp.cuda.get_current_stream().synchronize()  # what was made so far was made on another stream
+        self.stream = xp.cuda.Stream(non_blocking=True)  # the default stream can't be recorded
+        self.stream.use()
+        self.pool = xp.cuda.MemoryPool()
+        self.layout = FixedLayout(trainer.masker, trainer.batch_size, config.num_patches, xp)
+        self.images = xp.empty((trainer.batch_size, *trainer.images.shape[1:]), model.dtype)
+        self.scalars = xp.empty(5, np.float32)  # AdamW's three and the EMA's two
+        self.results = xp.empty(2, np.float32)  # loss, norm of the gradient
+        self.calls, self.graph, self.usable = 0, None, True
+
+    @classmethod
+    def of(cls, trainer):
+        """A StepGraph, or None where the step can't be recorded: not on a GPU, or not by kernels alone."""
+        config, flat = trainer.config, trainer.model.flat
+        widths = config.encoder_embed_dim, config.predictor_embed_dim
+        heads = config.encoder_num_heads, config.predictor_num_heads
+        kernels_do = all(w <= kernels.WIDEST and w // h in kernels.HEAD_DIMS for w, h in zip(widths, heads))
+        return cls(trainer) if enabled and kernels_do and kernels.serve(flat.data, flat.grad) else None
+
+    def fits(self, masks):
+        return self.usable and self.layout.fits(masks)
+
+    def __call__(self, step, images, masks, scalars, momentum):
+        """As ``Trainer.update``."""
+        if not self.layout.load(masks):
+            return self.update(step, images, masks, scalars, momentum)
+        xp = self.xp
+        self.images[...] = images
+        self.scalars[...] = xp.asarray(np.array([*scalars, momentum, 1 - momentum], np.float32))
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            self._step(step)
+        else:
+            if self.graph is None and not self._record(step):
+                return self.update(step, images, masks, scalars, momentum)
+            self.graph.launch()
+        results = self.results.copy()
+        return results[0], results[1]
+
+    def _step(self, step):
+        """What is recorded: a step on the arrays that stay."""
+        with self.xp.cuda.using_allocator(self.pool.malloc):
+            results = self.update(step, self.images, self.layout, self.scalars[:3], self.scalars[3:])
+            for place, result in enumerate(results):
+                self.results[place] = result
+
+    def _record(self, step):
+        """Record the graph; nothing is computed by that. False, with a line to the user, if it can't be done."""
+        try:
+            self.stream.begin_capture()
+            self._step(step)
+            self.graph = self.stream.end_capture()
+        except Exception as error:  # of CuPy's many, or cuBLAS's: whatever it is, the steps can be done without
+            with contextlib.suppress(Exception):
+                self.stream.end_capture()
+            self.usable = False
+            tell(f"no CUDA graph, which makes steps slower: {type(error).__name__}: {error}")
+        return self.usable
