@@ -3,8 +3,8 @@
 #
 #     bash benchmarks/gpu.sh OUT [DATA_DIR]
 #
-# Tests on the card, the comparison with PyTorch (where it is installed), then the specification's 100 epochs with their
-# probe. Each part has a time limit and may fail without harm to the others. Tables are printed, logs go into OUT.
+# Tests and gradient checks on the card, the comparison with PyTorch (where it is installed) and with what the card can do
+# at best, then the specification's 100 epochs with their probe; nine minutes at most. Each part has a time limit and may fail without harm to the others. Tables are printed, logs go into OUT.
 # Without a GPU it says so; "REHEARSE=1 bash benchmarks/gpu.sh OUT" runs each part small, on the CPU.
 set -u
 out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR]"}
@@ -27,17 +27,19 @@ part() { # part NAME SECONDS COMMAND...: run it, log it, show the end of it
 }
 
 if [ "${REHEARSE:-}" ]; then
-    part tests 200 "$python" -m pytest tests/test_device.py tests/test_cublas.py
-    part step 200 "$python" benchmarks/step.py --rehearse --rounds 1 --limit 180
+    part tests 200 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py
+    part gradients 60 "$python" -m minijepa.gradcheck
+    part step 300 "$python" benchmarks/step.py --rehearse --rounds 1 --limit 240
     part train 100 "$python" train.py --preset smoke --device cpu --dataset shapes --run-dir "$out/run" --epochs 1 --set warmup_epochs=0
     part probe 100 "$python" probe.py "$out/run" --device cpu
 else
-    part machine 30 nvidia-smi
-    part versions 60 "$python" -c 'import cupy; cupy.show_config()'
-    part tests 120 "$python" -m pytest tests/test_device.py tests/test_cublas.py
-    part step 240 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 80
-    part train 200 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10"
-    part probe 60 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
+    part machine 20 nvidia-smi
+    part versions 30 "$python" -c 'import cupy; cupy.show_config()'
+    part tests 100 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card
+    part gradients 60 "$python" -m minijepa.gradcheck --device cuda attention layer_norm gelu linear rows l2_loss
+    part step 180 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 60
+    part train 120 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10"
+    part probe 40 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
 fi
 echo "== $failed of the parts failed; logs are in $out"
 [ "$failed" -eq 0 ]

@@ -247,7 +247,7 @@ def _operator(name):
     return operator
 
 
-for _name in "astype copy max mean min ravel reshape squeeze sum swapaxes take transpose".split():
+for _name in "all astype copy max mean min ravel reshape squeeze sum swapaxes take transpose".split():
     setattr(_Array, _name, _method(_name))
 _binary = "add sub mul truediv pow floordiv mod matmul and or xor".split()
 for _name in [

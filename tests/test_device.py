@@ -1,27 +1,23 @@
-"""The CUDA path without a GPU: on arrays that refuse to mix with NumPy's and count how often the host waits."""
+"""The CUDA path: on a card where there is one, and everywhere on a stand-in, whose arrays refuse to mix with NumPy's
+and count how often the host waits (strict_device.py)."""
 
 import emulator
 import numpy as np
 import pytest
-from fake_cublas import fake_cublas
+from devices import DEVICES, counts, no_cublas, prepare
 from strict_device import CUPY_HAS, StrictCupy
 
 from minijepa import Config, Tape, Tensor, backend, cublas, graph, ops, training
-from minijepa.cublas import Cublas
 from minijepa.data import Dataset
 from minijepa.errors import TrainingError
 from minijepa.features import extract_patches
+from minijepa.gradcheck.__main__ import main as gradcheck_command
 from minijepa.gradcheck.cases import CASES
 from minijepa.inspection import central_blocks, predicted_blocks, target_patches
 from minijepa.kernels import launcher
 from minijepa.training import Trainer
 
-ALL = [
-    pytest.param(case, id=f"{op}: {case.name}")
-    for op, cases in CASES.items()
-    for case in cases
-    if case.name not in ("an array in front", "fixed targets")  # their functions hold an array of the host
-]
+ALL = [pytest.param(case, id=f"{op}: {case.name}") for op, cases in CASES.items() for case in cases]
 FUSED = [p for p in ALL if p.id.split(":")[0] in "attention gelu l2_loss layer_norm linear rows smooth_l1_loss".split()]
 USED = {  # kernels of a training step
     "adamw", "attention_backward", "attention_forward", "column_sums", "ema", "gather", "gather_sum", "gelu_backward",
@@ -35,35 +31,22 @@ NETWORK = dict(
 )  # fmt: skip
 
 
-@pytest.fixture
-def cupy(monkeypatch):
-    """CuPy's stand-in, with kernels and cuBLAS's where they run, without CUDA graphs."""
-    cupy = StrictCupy()
-    monkeypatch.setattr(backend, "cupy", cupy)
-    monkeypatch.setattr(launcher, "enabled", emulator.RUNS_HERE)
-    monkeypatch.setattr(graph, "enabled", False)
-    call = Cublas._call
-    monkeypatch.setattr(Cublas, "_call", lambda *args: cupy.do(call, *args))  # recorded like everything else
-    monkeypatch.setattr(cublas, "load_library", fake_cublas if emulator.RUNS_HERE else no_cublas)
-    monkeypatch.setattr(backend, "_handles", {})
-    emulator.launches.clear()
-    return cupy
-
-
-def no_cublas():
-    raise OSError
+@pytest.fixture(params=DEVICES)
+def cupy(request, monkeypatch):
+    return prepare(request.param, monkeypatch)
 
 
 @pytest.fixture(params=["array code", "kernels"])
 def bodies(request, cupy, monkeypatch):
     """Both bodies of the operations."""
-    if request.param == "kernels" and not emulator.RUNS_HERE:
+    if request.param == "kernels" and not launcher.enabled:
         pytest.skip("kernels are emulated on Linux")
     monkeypatch.setattr(launcher, "enabled", request.param == "kernels")
     return request.param
 
 
-def test_the_stand_in_is_strict(cupy):
+def test_the_stand_in_is_strict():
+    cupy = StrictCupy()
     x = cupy.asarray(np.ones((2, 3), np.float32))
     for mix in (
         lambda: x + np.ones(3), lambda: np.ones(3) + x, lambda: x[np.array([0])], lambda: cupy.multiply(x, np.ones(3)),
@@ -103,6 +86,11 @@ def test_every_operation_gives_the_same_on_the_device(case, cupy):
 def test_every_fused_operation_gives_the_same_on_the_device(case, cupy):
     for here, there in zip(run(case, np.asarray, np.float32), run(case, cupy.asarray, np.float32)):
         np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-6 + 1e-4 * np.abs(here).max(initial=0))
+
+
+def test_gradients_can_be_checked_on_the_device(cupy, capsys):
+    assert gradcheck_command(["layer_norm", "rows", "l2_loss", "mul", "--device", "cuda"]) == 0
+    assert "all passed" in capsys.readouterr().out
 
 
 def trainer(device, **changes):
@@ -152,12 +140,11 @@ def test_what_the_kernels_need_to_know_of_an_index_or_a_packing_is_made_once(cup
     index, packing = ops.RowIndex([0, 2, 0], "cuda"), ops.Packing([2, 1])
     for uploads in (3, 0):  # offsets, starts and members
         x, dy = (Tensor(cupy.asarray(np.ones((3, 48), np.float32)), requires_grad=True), np.ones((3, 16), np.float32))
-        dy, before = cupy.asarray(dy), cupy.uploads
+        dy, before = cupy.asarray(dy), counts(cupy)[1]
         with Tape() as tape:
             y = ops.attention(ops.rows(x, index), packing, 1)
         tape.backward(y, dy)
-        assert cupy.uploads - before == uploads
-    assert cupy.synchronisations == 0
+        assert counts(cupy) == (0, before + uploads)
 
 
 def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
@@ -166,9 +153,9 @@ def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
     t = trainer("cuda")
     waits = []
     for step in range(6):
-        before = cupy.synchronisations
+        before = counts(cupy)[0]
         t.note(step, t.train_step(step))
-        waits.append(cupy.synchronisations - before)
+        waits.append(counts(cupy)[0] - before)
     assert waits == [0, 0, 1, 0, 0, 1]
     t.note(6, t.train_step(6))
     t.model.flat.data[...] = np.nan
@@ -210,7 +197,7 @@ def test_what_pictures_show_is_computed_on_the_device(cupy):
 
 @pytest.fixture
 def graphs(cupy, monkeypatch):
-    if not emulator.RUNS_HERE:
+    if not launcher.enabled:
         pytest.skip("kernels are emulated on Linux")
     monkeypatch.setattr(graph, "enabled", True)
     monkeypatch.setattr(graph, "WARM_UP", 1)
@@ -259,15 +246,14 @@ def test_spare_rows_change_nothing(graphs, monkeypatch):
 
 def test_a_replay_waits_for_nothing_and_copies_two_arrays(graphs):
     t = trainer("cuda")
-    counts = []
+    found = []
     for step in range(STEPS):
-        before = graphs.synchronisations, graphs.uploads
         images, masks = t.batch(step)
-        uploads = graphs.uploads
+        waits, uploads = counts(graphs)
         assert t.graph.fits(masks)
         t.graph(step, images, masks, t.optimizer.scalars(1e-3), 0.99)
-        counts.append((graphs.synchronisations - before[0], graphs.uploads - uploads))
-    assert counts[1:] == [(0, 2)] * 3
+        found.append((counts(graphs)[0] - waits, counts(graphs)[1] - uploads))
+    assert found[1:] == [(0, 2)] * 3
 
 
 def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs, monkeypatch):
@@ -296,8 +282,8 @@ def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, mon
     capsys.readouterr()
     found = state_after(t, STEPS)
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 1 and said[0].startswith("no CUDA graph, which makes steps slower: RuntimeError: CuPy's own")
-    assert t.graph.graph is None and graphs.recording is None
+    assert len(said) == 1 and said[0].startswith("no CUDA graph, which makes steps slower: ")
+    assert t.graph.graph is None
     for name in wanted:
         if not name.endswith("qkv.bias"):
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-4, err_msg=name)

@@ -1,4 +1,5 @@
-"""The CUDA kernels without a GPU: their text, compiled by g++, against the reference in float64 (see emulator.py).
+"""The CUDA kernels against the reference in float64: on a card where there is one, and everywhere as g++ compiles their
+text (see emulator.py).
 
 They have never run on a GPU. What can be known without one: that NVIDIA's compiler takes them without spilling
 registers (test_kernels_compile.py), that the numbers are right, that every element of a result is written and nothing
@@ -8,7 +9,7 @@ beside it, and that no result depends on which thread runs first.
 import emulator
 import numpy as np
 import pytest
-from strict_device import StrictCupy
+from devices import DEVICES, prepare
 
 from minijepa import Tape, Tensor, backend, kernels, ops
 from minijepa.ema import update_ema
@@ -19,13 +20,9 @@ from minijepa.optim import AdamW
 pytestmark = pytest.mark.skipif(not emulator.RUNS_HERE, reason="kernels are emulated on Linux")
 
 
-@pytest.fixture(autouse=True)
-def cupy(monkeypatch):
-    cupy = StrictCupy()
-    monkeypatch.setattr(backend, "cupy", cupy)
-    monkeypatch.setattr(launcher, "enabled", True)
-    emulator.launches.clear()
-    return cupy
+@pytest.fixture(autouse=True, params=DEVICES)
+def cupy(request, monkeypatch):
+    return prepare(request.param, monkeypatch)
 
 
 def draw(*shape, seed=0, scale=1.0):

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 
+from minijepa.backend import resolve_device, to_device
 from minijepa.errors import MinijepaError, exit_status, tell
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
@@ -19,17 +20,18 @@ def main(argv=None):
         epilog=f"Operations: {', '.join(CASES)}. Exit status: 0 passed, 1 failed, 2 unknown operation.",
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help="operations to check (default: all of them)")
-    names = parser.parse_args(argv).ops or list(CASES)
-    return exit_status("gradcheck", lambda: check_all(names))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto (default: cpu)")
+    args = parser.parse_args(argv)
+    return exit_status("gradcheck", lambda: check_all(args.ops or list(CASES), resolve_device(args.device)))
 
 
-def check_all(names):
+def check_all(names, device="cpu"):
     """Print the table and the reports for some operations; the exit status."""
     todo = [(name, case) for name in names for case in cases_of(name)]
     start, largest, failures = time.perf_counter(), 0.0, []
     tell(LINE.format("op", "input", "largest error", "verdict"))
     for name, case in todo:
-        error, report = check(case)
+        error, report = check(case, device)
         tell(LINE.format(name, case.name, "-" if error is None else f"{error:.1e}", "FAILED" if report else "passed"))
         largest = max(largest, error or 0.0)
         if report:
@@ -44,10 +46,10 @@ def check_all(names):
     return 1 if failures else 0
 
 
-def check(case):
+def check(case, device="cpu"):
     """(largest error, report) of a case. No report: it passed. No error: nothing could be compared."""
     try:
-        comparisons = compare_gradients(case.fn, *case.arrays)
+        comparisons = compare_gradients(case.fn, *(to_device(a, device) for a in case.arrays))
     except MinijepaError as error:  # a backward of the wrong shape, an input written into
         return None, str(error)
     worst = max(comparisons, key=lambda comparison: comparison.error)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minijepa import ops
-from minijepa.backend import rng
+from minijepa.backend import device_of, rng, to_device
 from minijepa.errors import ConfigError
 
 
@@ -31,6 +31,11 @@ def cases_of(op):
     close = difflib.get_close_matches(op, CASES, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(CASES))}"
     raise ConfigError(f"unknown operation {op!r}: {hint}")
+
+
+def beside(array, x):
+    """A constant of a case, in the dtype and on the device of the Tensor ``x``."""
+    return to_device(array.astype(x.dtype), device_of(x.data))
 
 
 # ---------------------------------------------------------------------------------------------------------------- draws
@@ -107,7 +112,7 @@ def binary(fn, draw=normal):
         case("lengths 1", fn, draw(1, 1), draw(1)),
         case("a number behind", lambda x: fn(x, 3.0), draw(2, 3)),
         case("a number in front", lambda x: fn(3.0, x), draw(2, 3)),
-        case("an array in front", lambda x: fn(a, x), draw(2, 3)),
+        case("an array in front", lambda x: fn(beside(a, x), x), draw(2, 3)),
         case("twice the same", lambda x: fn(x, x), draw(2, 3)),
         case("transposed, strided", fn, transposed(draw(3, 4)), strided(draw(3, 4))),
         case("negative strides", fn, backwards(draw(3, 4)), backwards(draw(4))),
@@ -420,7 +425,7 @@ def loss(fn, prediction_error):
         case("(2, 3)", fn, *pair(2, 3)),
         case("count = 10", lambda p, q: fn(p, q, count=10), *pair(2, 3)),
         case("lengths 1", fn, *pair(1, 1)),
-        case("fixed targets", lambda p: fn(p, q), p),
+        case("fixed targets", lambda p: fn(p, beside(q, p)), p),
         case("targets of the same x", lambda x: fn(x, x * x), 3 + distinct(2, 3)),
         case("transposed, strided", fn, transposed(p), strided(q)),
         case("negative strides", fn, backwards(p), backwards(q)),

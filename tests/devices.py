@@ -1,0 +1,47 @@
+"""The devices that the tests of the CUDA path run on: a stand-in everywhere, and the card itself where there is one."""
+
+import emulator
+import pytest
+from fake_cublas import fake_cublas
+from strict_device import StrictCupy
+
+from minijepa import backend, cublas, graph
+from minijepa.cublas import Cublas
+from minijepa.kernels import launcher
+
+DEVICES = ["stand-in", "card"] if backend.resolve_device("auto") == "cuda" else ["stand-in"]
+
+
+def prepare(device, monkeypatch):
+    """CuPy or its stand-in, with kernels and cuBLAS's products, without CUDA graphs; launches are written down."""
+    emulator.launches.clear()
+    monkeypatch.setattr(graph, "enabled", False)
+    if device == "card":
+        kernel = launcher._kernel
+
+        def noted(xp, file, name, options):
+            emulator.launches.append(name)
+            return kernel(xp, file, name, options)
+
+        monkeypatch.setattr(launcher, "_kernel", noted)
+        monkeypatch.setattr(launcher, "enabled", True)
+        return backend.cupy
+    cupy = StrictCupy()
+    monkeypatch.setattr(backend, "cupy", cupy)
+    monkeypatch.setattr(launcher, "enabled", emulator.RUNS_HERE)
+    monkeypatch.setattr(cublas, "load_library", fake_cublas if emulator.RUNS_HERE else no_cublas)
+    monkeypatch.setattr(backend, "_handles", {})
+    call = Cublas._call
+    monkeypatch.setattr(Cublas, "_call", lambda *args: cupy.do(call, *args))  # recorded like everything else
+    return cupy
+
+
+def no_cublas():
+    raise OSError
+
+
+def counts(cupy):
+    """(times that the host waited, copies to the device); only the stand-in can tell."""
+    if not isinstance(cupy, StrictCupy):
+        pytest.skip("a card does not count")
+    return cupy.synchronisations, cupy.uploads
