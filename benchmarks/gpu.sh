@@ -3,9 +3,10 @@
 #
 #     bash benchmarks/gpu.sh OUT [DATA_DIR]
 #
-# Tests and gradient checks on the card, the comparison with PyTorch (where it is installed) and with what the card can do
-# at best, then the specification's 100 epochs with their probe; nine minutes at most. Each part has a time limit and may fail without harm to the others. Tables are printed, logs go into OUT.
-# Without a GPU it says so; "REHEARSE=1 bash benchmarks/gpu.sh OUT" runs each part small, on the CPU.
+# Tests and gradient checks on the card; the comparison with PyTorch, where it is installed, and with what the card can do
+# at best; then the specification's 100 epochs with their probe. Nine minutes at most: each part has a time limit, and may
+# fail without harm to the others. Tables are printed, logs go into OUT.
+# "REHEARSE=1 bash benchmarks/gpu.sh OUT" runs each part small, on a CPU.
 set -u
 out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR]"}
 data=${2:-data}
@@ -33,6 +34,7 @@ if [ "${REHEARSE:-}" ]; then
     part train 100 "$python" train.py --preset smoke --device cpu --dataset shapes --run-dir "$out/run" --epochs 1 --set warmup_epochs=0
     part probe 100 "$python" probe.py "$out/run" --device cpu
 else
+    "$python" -c 'from minijepa.errors import *; from minijepa.backend import resolve_device as r; exit(exit_status("gpu.sh", lambda: r("cuda") and 0))' || exit 2
     part machine 20 nvidia-smi
     part versions 30 "$python" -c 'import cupy; cupy.show_config()'
     part tests 100 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card
