@@ -19,8 +19,9 @@ import threading
 
 import numpy as np
 
-from minijepa.backend import column_sums, device_of, is_array, to_numpy, xp_of
+from minijepa.backend import device_of, is_array, to_numpy, xp_of
 from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
+from minijepa.kernels import sum_columns
 from minijepa.signature import Signature
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -475,7 +476,7 @@ def unbroadcast(gradient, shape):
         return gradient
     added = gradient.ndim - len(shape)
     if gradient.shape[added:] == shape and gradient.size:  # the usual case, a bias
-        return column_sums(gradient.reshape(-1, math.prod(shape))).reshape(shape)
+        return sum_columns(gradient.reshape(-1, math.prod(shape))).reshape(shape)
     stretched = tuple(i for i in range(added, gradient.ndim) if shape[i - added] == 1 and gradient.shape[i] != 1)
     return gradient.sum(axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 

@@ -18,7 +18,7 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 
 from minijepa import cublas  # noqa: E402
-from minijepa.errors import DeviceError  # noqa: E402
+from minijepa.errors import DeviceError, tell  # noqa: E402
 
 try:  # CuPy imports without a GPU too; whether one can be used is asked in resolve_device
     import cupy
@@ -121,7 +121,19 @@ def matmul(a, b, out=None):
     return out
 
 
+_stream = None
 _handles = {}  # of cuBLAS: {stream: handle, or None where the library is not to be had}
+
+
+def use_own_stream():
+    """Let CuPy work on a stream of our own in this thread: the default one can't be recorded as a CUDA graph."""
+    global _stream
+    if _stream is None:
+        _stream = cupy.cuda.Stream(non_blocking=True)
+    current = cupy.cuda.get_current_stream()
+    if current.ptr != _stream.ptr:
+        current.synchronize()  # what it still computes may be needed
+        _stream.use()
 
 
 def _cublas():
@@ -130,7 +142,8 @@ def _cublas():
     if stream not in _handles:
         try:
             _handles[stream] = cublas.Cublas(cublas.load_library(), stream, cupy.empty(cublas.WORKSPACE, np.uint8))
-        except OSError:
+        except (OSError, DeviceError) as error:
+            tell(f"cuBLAS can't be used, so CuPy's own products are: {error}")
             _handles[stream] = None
     return _handles[stream]
 
@@ -190,7 +203,11 @@ def rng(seed, purpose, step=0):
 
 def set_precision(precision):
     """Matrix products on a GPU in "tf32" (10-bit mantissa inputs, float32 sums) or exact "fp32"."""
+    from cupy._core import _routines_linalg  # the only way there, but for the environment variable CUPY_TF32
+
     cublas.Cublas.compute = cublas.COMPUTE[precision]
-    core = cupy._core
-    kind = core.COMPUTE_TYPE_TF32 if precision == "tf32" else core.COMPUTE_TYPE_FP32
-    core.set_compute_type(np.dtype(np.float32), kind)
+    if precision == "tf32":
+        kind = _routines_linalg.COMPUTE_TYPE_TF32
+    else:
+        kind = _routines_linalg.COMPUTE_TYPE_FP32
+    _routines_linalg.set_compute_type(np.dtype(np.float32), kind)

@@ -1,8 +1,8 @@
 """cuBLAS by ctypes: the one matrix product that can stand in a CUDA graph, at a precision of our choice.
 
-CuPy refuses its own products while a stream is captured, and reaches TF32 by an environment variable alone. cuBLAS
-itself allows both (its manual, "CUDA Graphs Support"), if it has a workspace of the caller's: setting the stream resets
-that, so the stream is set once and the workspace after it.
+CuPy refuses its own products while a stream is captured. cuBLAS itself allows them (its manual, "CUDA Graphs Support"),
+if it has a workspace of the caller's: setting the stream resets that, so the stream is set once and the workspace after
+it.
 """
 
 import ctypes
@@ -29,9 +29,9 @@ def load_library():
                 pass
         raise OSError(f"none of {', '.join(NAMES)} was found") from None
     try:
-        return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+        return ctypes.CDLL(str(load_nvidia_dynamic_lib("cublas").abs_path))
     except Exception as error:  # the finder has errors of its own
-        raise OSError(str(error)) from None
+        raise OSError(" ".join(str(error).split())) from None
 
 
 class Cublas:

@@ -1,13 +1,14 @@
 """A training step on a GPU as one CUDA graph: recorded once, replayed for every batch that fits.
 
-A step is about 500 launches. Each costs the host some microseconds, together more than the card needs for the work; a
-graph is launched as a whole. What it replays is frozen: addresses, shapes, and every number that was an argument. So
+A step of the specification's network is about 640 launches. Each costs the host some microseconds, together more than
+the card needs for the work; a graph is launched as a whole. What it replays is frozen: addresses, shapes, and every
+number that was an argument. So
 
 - whatever differs from step to step lies in arrays that stay (``FixedLayout``, ``images``, ``scalars``), which are
   filled before the graph is launched;
 - every batch has the same number of rows: a capacity that nearly all batches stay below, with spare rows at the end.
   Nothing that is wanted is computed from a spare row, so each brings a gradient of zero;
-- temporary arrays come from a memory pool that nobody else uses.
+- temporary arrays come from a memory pool of their own, whose blocks nobody else is given.
 
 A batch beyond the capacity, and all batches where no graph can be recorded, are computed launch by launch.
 """
@@ -19,7 +20,7 @@ import os
 import numpy as np
 
 from minijepa import kernels
-from minijepa.backend import rng, xp_of
+from minijepa.backend import rng, use_own_stream, xp_of
 from minijepa.errors import tell
 from minijepa.models.layout import TokenLayout, row_numbers
 from minijepa.ops import Packing, RowIndex
@@ -139,9 +140,7 @@ class StepGraph:
         model, config = trainer.model, trainer.config
         self.trainer, self.update, self.xp = trainer, trainer.update, xp_of(model.flat.data)
         xp = self.xp
-        xp.cuda.get_current_stream().synchronize()  # what was made so far was made on another stream
-        self.stream = xp.cuda.Stream(non_blocking=True)  # the default stream can't be recorded
-        self.stream.use()
+        use_own_stream()
         self.pool = xp.cuda.MemoryPool()
         self.layout = FixedLayout(trainer.masker, trainer.batch_size, config.num_patches, xp)
         self.images = xp.empty((trainer.batch_size, *trainer.images.shape[1:]), model.dtype)
@@ -187,13 +186,15 @@ class StepGraph:
 
     def _record(self, step):
         """Record the graph; nothing is computed by that. False, with a line to the user, if it can't be done."""
+        stream = self.xp.cuda.get_current_stream()
         try:
-            self.stream.begin_capture()
+            stream.begin_capture()
             self._step(step)
-            self.graph = self.stream.end_capture()
+            self.graph = stream.end_capture()
         except Exception as error:  # of CuPy's many, or cuBLAS's: whatever it is, the steps can be done without
             with contextlib.suppress(Exception):
-                self.stream.end_capture()
+                stream.end_capture()
             self.usable = False
+            self.pool.free_all_blocks()
             tell(f"no CUDA graph, which makes steps slower: {type(error).__name__}: {error}")
         return self.usable

@@ -203,26 +203,28 @@ def _warning(row, epochs):
 class Clock:
     """Speed of an epoch, and one estimate of the whole run's time once a few steps were seen."""
 
-    ESTIMATE_AFTER = 6  # steps, the first of which warms up
-
     def __init__(self, trainer):
         self.trainer = trainer
-        self.started = self.first_step_done = self.last_step_done = time.perf_counter()
+        # A few steps warm up: on a CPU the first one, on a GPU those before its graph is recorded.
+        self.warm, self.seen = (1, 6) if trainer.device == "cpu" else (5, 45)
+        self.started = self.warm_step_done = self.last_step_done = time.perf_counter()
         self.steps = self.epoch_steps = 0
 
     def tick(self, say):
         self.steps += 1
         self.epoch_steps += 1
+        if self.steps in (self.warm, self.seen):
+            self.trainer.read()  # on a GPU: waits, so that the card's time is measured and not the host's
         self.last_step_done = time.perf_counter()
-        if self.steps == 1:
-            self.first_step_done = self.last_step_done
-        if self.steps == self.ESTIMATE_AFTER:
+        if self.steps == self.warm:
+            self.warm_step_done = self.last_step_done
+        if self.steps == self.seen:
             say(self._estimate())
 
     def start_epoch(self):
         """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
         self.started, self.epoch_steps = time.perf_counter(), 0
-        self.first_step_done += self.started - self.last_step_done
+        self.warm_step_done += self.started - self.last_step_done
 
     def seconds(self):
         return time.perf_counter() - self.started
@@ -232,7 +234,7 @@ class Clock:
 
     def _estimate(self):
         t = self.trainer
-        per_step = (time.perf_counter() - self.first_step_done) / (self.ESTIMATE_AFTER - 1)
+        per_step = (time.perf_counter() - self.warm_step_done) / (self.seen - self.warm)
         seconds = per_step * (t.total_steps - t.progress.step)
         text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps, evaluations apart"
         if t.device == "cpu" and seconds > 2 * 3600:

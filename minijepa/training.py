@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 
 from minijepa import checkpoint, schedules
-from minijepa.backend import rng, to_device, to_numpy, xp_of
+from minijepa.backend import rng, to_device, to_numpy, use_own_stream, xp_of
 from minijepa.config import masker_settings
 from minijepa.data import (
     MultiBlockMasker,
@@ -62,6 +62,8 @@ class Trainer:
 
         On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
         """
+        if self.graph is not None:
+            use_own_stream()
         images, masks = self.batch(step)
         self.optimizer.weight_decay = self.weight_decay(step)
         scalars, momentum = self.optimizer.scalars(self.learning_rate(step)), self.momentum(step)

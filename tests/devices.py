@@ -31,13 +31,14 @@ def prepare(device, monkeypatch):
     monkeypatch.setattr(launcher, "enabled", emulator.RUNS_HERE)
     monkeypatch.setattr(cublas, "load_library", fake_cublas if emulator.RUNS_HERE else no_cublas)
     monkeypatch.setattr(backend, "_handles", {})
+    monkeypatch.setattr(backend, "_stream", None)
     call = Cublas._call
     monkeypatch.setattr(Cublas, "_call", lambda *args: cupy.do(call, *args))  # recorded like everything else
     return cupy
 
 
 def no_cublas():
-    raise OSError
+    raise OSError("none was found")
 
 
 def counts(cupy):

@@ -15,6 +15,7 @@ It checks the plumbing of the CUDA path, not its speed and not CuPy itself.
 """
 
 import contextlib
+import itertools
 import numbers
 import types
 
@@ -37,14 +38,16 @@ class StrictCupy:
         self.synchronisations = self.uploads = 0
         self.recording = None  # a list, while a stream is recorded
         self.kept = []  # arrays that a recording may name by their address
+        self.allocator = None
         self.ndarray = type("ndarray", (_Array,), {"module": self})
-        self.stream = _Stream(self, 0)
+        self.stream = _Stream(self, 0, False)
+        numbers_of_streams = itertools.count(1)
         self.cuda = types.SimpleNamespace(
             runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError),
-            Stream=lambda non_blocking: _Stream(self, 1 + 2 * non_blocking),
+            Stream=lambda non_blocking: _Stream(self, next(numbers_of_streams), non_blocking),
             get_current_stream=lambda: self.stream,
-            MemoryPool=lambda: types.SimpleNamespace(malloc=None),
-            using_allocator=lambda malloc: contextlib.nullcontext(),
+            MemoryPool=lambda: types.SimpleNamespace(malloc=object(), free_all_blocks=lambda: None),
+            using_allocator=self.using_allocator,
         )
 
     def __getattr__(self, name):
@@ -77,7 +80,15 @@ class StrictCupy:
             self.record(lambda: np.copyto(result, function(*args, **kwargs)), result)
         return result
 
+    @contextlib.contextmanager
+    def using_allocator(self, malloc):
+        self.allocator = malloc
+        yield
+        self.allocator = None
+
     def record(self, action, written):
+        if self.allocator is None:
+            raise RuntimeError("an array of a graph comes from the pool that others are given blocks of")
         self.recording.append(action)
         if written.dtype.kind == "f":
             written[...] = np.nan
@@ -148,8 +159,8 @@ class StrictCupy:
 
 
 class _Stream:
-    def __init__(self, module, ptr):
-        self.module, self.ptr = module, ptr
+    def __init__(self, module, ptr, non_blocking):
+        self.module, self.ptr, self.non_blocking = module, ptr, non_blocking
 
     def use(self):
         self.module.stream = self
@@ -158,8 +169,10 @@ class _Stream:
         self.module.wait()
 
     def begin_capture(self):
-        if not self.ptr:
-            raise RuntimeError("the default stream can't be recorded")
+        if not self.non_blocking:
+            raise RuntimeError("the default stream can't be recorded, nor one that waits for it")
+        if self is not self.module.stream:
+            raise RuntimeError("a stream is recorded that is not the current one")
         self.module.recording = []
 
     def end_capture(self):
@@ -199,7 +212,10 @@ class _Array:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
-        return self.module.wrapped(self.module.computed(self.host.__getitem__, (self.module.unwrapped(index),)))
+        index = self.module.unwrapped(index)
+        if isinstance(index, int):  # without axes it is still a view, other than with NumPy
+            index = (index, ...)
+        return self.module.wrapped(self.module.computed(self.host.__getitem__, (index,)))
 
     def __setitem__(self, index, value):
         self.module.do(self.host.__setitem__, self.module.unwrapped(index), self.module.unwrapped(value))

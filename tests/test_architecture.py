@@ -13,8 +13,8 @@ PACKAGE = ROOT / "minijepa"
 FLOORS = [
     "errors files ragged cublas backend signature samples logistic",
     "config",
-    "autograd",
     "kernels",
+    "autograd",
     "ops",
     "nn gradcheck",
     "data models",

@@ -66,6 +66,20 @@ def test_cupy_has_what_the_stand_in_has():
     assert [name for name in CUPY_HAS if not hasattr(cupy, name)] == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_the_precision_reaches_both_kinds_of_products(precision, monkeypatch):
+    cupy = pytest.importorskip("cupy")
+    from cupy._core import _routines_linalg as linalg
+
+    asked = []
+    monkeypatch.setattr(linalg, "set_compute_type", lambda *args: asked.append(args))
+    monkeypatch.setattr(cublas.Cublas, "compute", None)
+    backend.set_precision(precision)
+    kind = {"fp32": linalg.COMPUTE_TYPE_FP32, "tf32": linalg.COMPUTE_TYPE_TF32}[precision]
+    assert asked == [(cupy.dtype("float32"), kind)]
+    assert cublas.Cublas.compute == {"fp32": 68, "tf32": 77}[precision]
+
+
 def run(case, convert, dtype):
     """Value and gradients."""
     tensors = [Tensor(convert(np.asarray(a, dtype)), requires_grad=True) for a in case.arrays]
@@ -244,6 +258,23 @@ def test_spare_rows_change_nothing(graphs, monkeypatch):
     assert float(loss) == pytest.approx(float(there.lanes.gradients(images, masks)), rel=1e-6)
 
 
+def test_graphs_of_two_trainers_do_not_meet(graphs):
+    """Trained in turns, and with another stream in use in between."""
+    wanted = state_after(trainer("cuda"), STEPS)
+    one, other = trainer("cuda"), trainer("cuda", seed=1)
+    losses = []
+    for step in range(STEPS):
+        values = [t.train_step(step) for t in (one, other)]
+        losses.append(values[0]["loss"])
+        one.note(step, values[0])
+        graphs.cuda.Stream(non_blocking=True).use()
+    one.read()
+    assert one.graph.graph is not None and other.graph.graph is not None
+    for name, value in {**one.model.state_dict(), **one.progress.sums}.items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+    assert len({float(loss) for loss in losses}) == STEPS  # each step's own, although the graph writes to one place
+
+
 def test_a_replay_waits_for_nothing_and_copies_two_arrays(graphs):
     t = trainer("cuda")
     found = []
@@ -272,6 +303,7 @@ def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs, monke
         assert full.graph.fits(masks)
         full.graph.layout.rows[i] = 10
         assert not full.graph.fits(masks)
+    assert not trainer("cuda").graph.fits(masks.select(range(10)))
 
 
 def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, monkeypatch, capsys):
@@ -282,7 +314,8 @@ def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, mon
     capsys.readouterr()
     found = state_after(t, STEPS)
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 1 and said[0].startswith("no CUDA graph, which makes steps slower: ")
+    assert said[0] == "cuBLAS can't be used, so CuPy's own products are: none was found"
+    assert said[1].startswith("no CUDA graph, which makes steps slower: ") and len(said) == 2
     assert t.graph.graph is None
     for name in wanted:
         if not name.endswith("qkv.bias"):

@@ -45,6 +45,15 @@ def column_sums(x, y):
     _add_up(partials, y)
 
 
+def sum_columns(x):
+    """Σ over the rows of a matrix (t, n) -> (n,): by ``column_sums`` where it serves, else by the reference."""
+    if not serve(x):
+        return backend.column_sums(x)
+    y = backend.xp_of(x).empty(x.shape[1:], x.dtype)
+    column_sums(x, y)
+    return y
+
+
 def sum_of_squares(x, y):
     """y = Σ x²: (...) -> one element"""
     partials = _partials(x, _chunks(x.size, 1024, 1024))
@@ -155,5 +164,5 @@ def ema(target, source, scalars):
 __all__ = [
     "HEAD_DIMS", "WIDEST", "adamw", "attention_backward", "attention_forward", "column_sums", "ema", "gather",
     "gather_sum", "gelu_backward", "gelu_forward", "layer_norm_backward", "layer_norm_forward", "loss_backward",
-    "loss_forward", "serve", "suited", "sum_of_squares",
+    "loss_forward", "serve", "suited", "sum_columns", "sum_of_squares",
 ]  # fmt: skip
