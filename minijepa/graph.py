@@ -20,7 +20,7 @@ import os
 import numpy as np
 
 from minijepa import kernels
-from minijepa.backend import rng, use_own_stream, xp_of
+from minijepa.backend import rng, xp_of
 from minijepa.errors import tell
 from minijepa.models.layout import TokenLayout, row_numbers
 from minijepa.ops import Packing, RowIndex
@@ -140,7 +140,6 @@ class StepGraph:
         model, config = trainer.model, trainer.config
         self.trainer, self.update, self.xp = trainer, trainer.update, xp_of(model.flat.data)
         xp = self.xp
-        use_own_stream()
         self.pool = xp.cuda.MemoryPool()
         self.layout = FixedLayout(trainer.masker, trainer.batch_size, config.num_patches, xp)
         self.images = xp.empty((trainer.batch_size, *trainer.images.shape[1:]), model.dtype)

@@ -63,7 +63,7 @@ class Trainer:
         On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
         """
         if self.graph is not None:
-            use_own_stream()
+            use_own_stream()  # the current one is the thread's own affair, and may have changed
         images, masks = self.batch(step)
         self.optimizer.weight_decay = self.weight_decay(step)
         scalars, momentum = self.optimizer.scalars(self.learning_rate(step)), self.momentum(step)
