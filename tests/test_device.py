@@ -277,6 +277,7 @@ def test_graphs_of_two_trainers_do_not_meet(graphs):
 
 def test_a_replay_waits_for_nothing_and_copies_two_arrays(graphs):
     t = trainer("cuda")
+    backend.use_own_stream()
     found = []
     for step in range(STEPS):
         images, masks = t.batch(step)
