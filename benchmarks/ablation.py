@@ -33,6 +33,26 @@ from minijepa.probing import knn_accuracy, linear_probe  # noqa: E402
 
 SETTINGS = {  # what differs from the base
     "base": {},
+    "specification": dict(  # of the specification all but the network, the batches and the rate
+        augment_flip=False,
+        augment_crop=0,
+        target_norm="none",
+        target_scale=(0.15, 0.25),
+        context_scale=(0.75, 0.95),
+        ema_momentum_start=0.996,
+    ),
+    "gain 2, crops": dict(
+        patch_embed_gain=2,
+        augment_crop=0,
+        augment_scale=(0.5, 1.0),
+        ema_momentum_start=0.98,
+    ),
+    "gain 4, crops": dict(
+        patch_embed_gain=4,
+        augment_crop=0,
+        augment_scale=(0.5, 1.0),
+        ema_momentum_start=0.98,
+    ),
     "targets of 3 blocks": dict(target_layers=3),
     "raw targets": dict(target_norm="none"),
     "smooth-L1 loss": dict(loss="smooth_l1"),

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Which of many settings matter? All of them at once, in twenty runs: a Plackett-Burman design.
 
-    python benchmarks/screen.py                       # twenty runs, two at a time
-    python benchmarks/screen.py --set epochs=4 --out runs/screen-4
+    python benchmarks/screen.py recipe                # twenty runs, two at a time
+    python benchmarks/screen.py refined --set epochs=4 --out runs/refined-4
 
 In each run half of the factors are off and half on, so arranged that between any two factors all four combinations
 occur five times. The effect of a factor is the mean of its ten runs with it less the mean of the ten without: ten
@@ -28,7 +28,7 @@ from minijepa.config import Config, parse_assignment
 from minijepa.data import load_dataset
 from minijepa.errors import exit_status, tell
 
-FACTORS = {  # name: (off, on)
+RECIPE = {  # name: (off, on)
     "normalised targets": (dict(target_norm="none"), dict(target_norm="layer_norm")),
     "targets of 3 blocks": (dict(target_layers=1), dict(target_layers=3)),
     "smooth-L1 loss": (dict(loss="l2"), dict(loss="smooth_l1")),
@@ -49,20 +49,32 @@ FACTORS = {  # name: (off, on)
     "beta2 0.95": (dict(adam_beta2=0.999), dict(adam_beta2=0.95)),
     "predictor of 4 blocks": (dict(predictor_depth=2), dict(predictor_depth=4)),
 }
+REFINED = {  # around what the first one found
+    "patch gain 2": (dict(patch_embed_gain=1), dict(patch_embed_gain=2)),
+    "rate x 0.5": (dict(), dict(base_lr=0.5)),
+    "EMA from 0.96": (dict(ema_momentum_start=0.98), dict(ema_momentum_start=0.96)),
+    "batches of 32": (dict(batch_size=64), dict(batch_size=32)),
+    "resized crops": (dict(augment_scale=(1, 1)), dict(augment_scale=(0.5, 1))),
+    "targets of 3 blocks": (dict(target_layers=1), dict(target_layers=3)),
+    "normalised targets": (dict(target_norm="none"), dict(target_norm="layer_norm")),
+    "tight masks": RECIPE["tight masks"],
+}
+SCREENS = {"recipe": (19, RECIPE), "refined": (11, REFINED)}  # runs less one, a prime 4k - 1; factors
 # The laptop preset, narrower, on fewer images: four minutes a run on one core.
 REDUCED = ["encoder_embed_dim=96", "predictor_embed_dim=48", "max_train_images=35000", "epochs=2", "warmup_epochs=0.3",
-           "knn_every=2"]  # fmt: skip
+           "knn_every=2", "augment_crop=0", "augment_flip=False"]  # fmt: skip
 
 
-def design(p=19):
+def design(p):
     """The (p+1, p) matrix of ±1 with orthogonal, balanced columns of a prime p = 4k - 1 (Paley's construction)."""
     squares = {k * k % p for k in range(p)}
     return [[1 if (j - i) % p in squares else -1 for j in range(p)] for i in range(p)] + [[-1] * p]
 
 
-def changes_of(run, base):
+def changes_of(run, factors, base):
+    """The config fields of a run: ±1 for each factor."""
     changes = {}
-    for (off, on), sign in zip(FACTORS.values(), run):
+    for (off, on), sign in zip(factors.values(), run):
         changes.update(on if sign > 0 else off)
     if "base_lr" in changes:
         changes["base_lr"] *= base.base_lr
@@ -74,17 +86,17 @@ def effects(values, runs):
     return [2 / len(runs) * sum(run[j] * value for run, value in zip(runs, values)) for j in range(len(runs[0]))]
 
 
-def table(rows, runs):
+def table(rows, runs, factors):
     """Effects and their standard errors, the largest on the probe first, as Markdown."""
     columns = {}
     for name, scale in (("linear_probe", 100), ("knn", 100), ("minutes", 1)):
         found = effects([scale * row[name] for row in rows], runs)
-        chance = found[len(FACTORS) :]
+        chance = found[len(factors) :]
         columns[name] = found, (sum(e * e for e in chance) / len(chance)) ** 0.5
     lines = ["| factor | linear probe, points | kNN, points | minutes |", "|---|---|---|---|"]
-    order = sorted(range(len(FACTORS)), key=lambda j: -columns["linear_probe"][0][j])
+    order = sorted(range(len(factors)), key=lambda j: -columns["linear_probe"][0][j])
     for j in order:
-        lines.append("| " + " | ".join([list(FACTORS)[j], *(f"{columns[c][0][j]:+.2f}" for c in columns)]) + " |")
+        lines.append("| " + " | ".join([list(factors)[j], *(f"{columns[c][0][j]:+.2f}" for c in columns)]) + " |")
     lines.append("| *standard error* | " + " | ".join(f"{columns[c][1]:.2f}" for c in columns) + " |")
     mean = [f"{sum(scale * row[c] for row in rows) / len(rows):.2f}" for c, scale in zip(columns, (100, 100, 1))]
     return "\n".join([*lines, "| *mean of all runs* | " + " | ".join(mean) + " |"])
@@ -97,24 +109,26 @@ def main(args):
     dataset = load_dataset("cifar10", args.data_dir)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    runs = design()
+    prime, factors = SCREENS[args.screen]
+    runs = design(prime)
 
     def run(i):
-        return ablation.result(args, dataset, f"run {i}", i, changes_of(runs[i], base))
+        return ablation.result(args, dataset, f"run {i}", i, changes_of(runs[i], factors, base))
 
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(run, range(len(runs))))
     with open(out / "screen.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, [*FACTORS, *ablation.COLUMNS[1:]])
+        writer = csv.DictWriter(file, [*factors, *ablation.COLUMNS[1:]])
         writer.writeheader()
         for signs, row in zip(runs, rows):
             row = {name: row[name] for name in ablation.COLUMNS[1:]}
-            writer.writerow({**{name: int(sign > 0) for name, sign in zip(FACTORS, signs)}, **row})
-    tell(table(rows, runs))
+            writer.writerow({**{name: int(sign > 0) for name, sign in zip(factors, signs)}, **row})
+    tell(table(rows, runs, factors))
     return 0
 
 
 if __name__ == "__main__":
     p = ablation.parser(__doc__.splitlines()[0], out="runs/screen")
+    p.add_argument("screen", choices=SCREENS, help="which factors")
     args = p.parse_args()
     sys.exit(exit_status("screen.py", lambda: main(args)))
