@@ -264,13 +264,17 @@ def test_the_time_is_estimated_once_without_the_first_step_and_hours_on_a_cpu_na
 ):
     now, said, progress = [0.0], [], checkpoint.Progress()
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    clock = Clock(SimpleNamespace(device=device, total_steps=steps + 6, progress=progress))
-    for seconds in (60, 2, 2, 2, 2, 2, 2, 2):
+    waits = []
+    trainer = SimpleNamespace(device=device, total_steps=steps, progress=progress, read=lambda: waits.append(now[0]))
+    clock = Clock(trainer)
+    trainer.total_steps += clock.seen
+    for seconds in (60, *[2] * (clock.seen + 2)):
         now[0] += seconds
         progress.step += 1
         clock.tick(said.append)
     assert len(said) == 1 and said[0].startswith(text)
     assert ("--preset laptop" in said[0]) == hint
+    assert len(waits) == 2  # so that on a GPU both times are the card's
 
 
 # ---------------------------------------------------------------------------------------------- run folders, resuming
