@@ -13,7 +13,7 @@ from minijepa.config import masker_settings
 from minijepa.data import Dataset, normalise
 from minijepa.training import Trainer
 
-STEPS = 20
+STEPS = {"cuda": 20, "cpu": 1}  # in a turn; on a CPU it is a rehearsal
 PREPARED = 8  # batches that PyTorch goes round
 
 
@@ -34,9 +34,9 @@ def minijepa_cuda_step(config, device="cuda"):
     if device == "cuda":
         backend.set_precision("tf32")
     trainer, step = noise_trainer(config, 16, device), 0
-    yield {"steps": STEPS}
+    yield {"steps": STEPS[device]}
     while True:
-        for _ in range(STEPS):
+        for _ in range(STEPS[device]):
             trainer.note(step, trainer.train_step(step))
             step += 1
         trainer.read()  # waits for the card
@@ -67,9 +67,9 @@ def torch_cuda_step(config, mode, device="cuda"):
     if mode != "eager":
         graphs = dict(mode="reduce-overhead", dynamic=False)
         loss_of = torch.compile(model.loss, **graphs if mode == "graphs" else dict(dynamic=True))
-    yield {"steps": STEPS}
+    yield {"steps": STEPS[device]}
     while True:
-        for i in range(STEPS):
+        for i in range(STEPS[device]):
             model.optimizer.zero_grad(set_to_none=True)
             (loss_of(images, batches[i % PREPARED]) / counts[i % PREPARED]).backward()
             model.update()

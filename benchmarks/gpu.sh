@@ -36,10 +36,10 @@ if [ "${REHEARSE:-}" ]; then
 else
     "$python" -c 'from minijepa.errors import *; from minijepa.backend import resolve_device as r; exit(exit_status("gpu.sh", lambda: r("cuda") and 0))' || exit 2
     part machine 20 nvidia-smi
-    part versions 30 "$python" -c 'import cupy; cupy.show_config()'
-    part tests 150 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card
+    part versions 20 "$python" -c 'import cupy; cupy.show_config()'
+    part tests 120 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card
     part gradients 50 "$python" -m minijepa.gradcheck --device cuda attention layer_norm gelu linear rows l2_loss
-    part step 150 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 50
+    part step 180 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 60
     part train 110 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10"
     part probe 40 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
 fi

@@ -228,12 +228,13 @@ def cuda_contest(rounds, device, limit):
                 contender.turn()
             contender.end()
             runs[name] = contender
+            print(f"{name}: {1e3 * contender.median() / contender.start['steps']:.2f} ms", file=sys.stderr)  # already
         except ContenderFailed as error:
             print(f"{name}: {error} (or it took more than {limit:g} s)", file=sys.stderr)
     return runs
 
 
-def cuda_report(runs, rounds, as_json):
+def cuda_report(runs, rounds, device, as_json):
     """Milliseconds a step, 100 epochs' worth of them, and how we compare."""
     batch, steps = Config().batch_size, 100 * (50_000 // Config().batch_size)
     ceilings = runs.pop("ceilings", None)
@@ -248,7 +249,7 @@ def cuda_report(runs, rounds, as_json):
     if as_json:
         print(json.dumps(result))
         return
-    print(f"batch {batch}, TF32, medians of {rounds} turns of {cuda_contenders.STEPS} steps")
+    print(f"batch {batch}, TF32, medians of {rounds} turns of {cuda_contenders.STEPS[device]} steps")
     print(f"{'':30}{'ms/step':>9}{'img/s':>9}{'100 epochs':>12}{'memory MB':>11}{'ours is':>10}")
     for name, c in runs.items():
         row = f"{name:30}{ms[name]:9.2f}{1e3 * batch / ms[name]:9.0f}{steps * ms[name] / 1e3:10.0f} s"
@@ -275,7 +276,7 @@ def main():
 
     if args.device == "cuda" or args.rehearse:
         device = "cpu" if args.rehearse else backend.resolve_device("cuda")
-        return cuda_report(cuda_contest(args.rounds, device, args.limit), args.rounds, args.json)
+        return cuda_report(cuda_contest(args.rounds, device, args.limit), args.rounds, device, args.json)
 
     batch = Config().batch_size
     runs = {}
