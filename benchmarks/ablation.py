@@ -85,12 +85,14 @@ def parser(description, out):
     return p
 
 
-def changes_of(setting, base):
-    """The config fields of a setting; a rate is a factor of the base's."""
-    changes = dict(SETTINGS[setting])
-    if "base_lr" in changes:
-        changes["base_lr"] *= base.base_lr
-    return changes
+def base_of(args):
+    """The Config that settings change. Raises ConfigError before anything runs."""
+    return Config.preset(args.base, **dict(map(parse_assignment, args.set)))
+
+
+def scaled(changes, base):
+    """The config fields of a setting, whose rate is a factor of the base's."""
+    return {**changes, "base_lr": changes["base_lr"] * base.base_lr} if "base_lr" in changes else changes
 
 
 def train(args, folder, changes):
@@ -133,6 +135,21 @@ def result(args, dataset, setting, seed, changes):
     return row
 
 
+def results(args, jobs):
+    """The rows of all jobs (setting, seed, changes), so many at a time as asked."""
+    dataset = load_dataset("cifar10", args.data_dir)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        return list(pool.map(lambda job: result(args, dataset, *job), jobs))
+
+
+def write_csv(file, columns, rows):
+    with open(file, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def table(rows):
     """Mean and range over the seeds, the best first, as Markdown."""
     lines = ["| setting | seeds | linear probe, % | range | kNN, % | range |", "|---|---|---|---|---|---|"]
@@ -155,17 +172,11 @@ def main(args):
     unknown = [name for name in args.settings if name not in SETTINGS]
     if unknown:
         raise SystemExit(f"ablation.py: error: no setting {unknown[0]!r}: choose among {', '.join(SETTINGS)}")
-    base = Config.preset(args.base, **dict(map(parse_assignment, args.set)))  # refuses bad changes before anything runs
-    dataset = load_dataset("cifar10", args.data_dir)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    jobs = [(setting, seed) for seed in args.seeds for setting in args.settings or SETTINGS]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda job: result(args, dataset, *job, changes_of(job[0], base)), jobs))
-    with open(out / "ablation.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    base = base_of(args)
+    settings = args.settings or SETTINGS
+    jobs = [(setting, seed, scaled(SETTINGS[setting], base)) for seed in args.seeds for setting in settings]
+    rows = results(args, jobs)
+    write_csv(Path(args.out) / "ablation.csv", COLUMNS, rows)
     tell(table(rows))
     return 0
 

@@ -1,31 +1,27 @@
 #!/usr/bin/env python3
-"""Which of many settings matter? All of them at once, in twenty runs: a Plackett-Burman design.
+"""Which of many settings matter? All of them at once, in twelve or twenty runs: a Plackett-Burman design.
 
-    python benchmarks/screen.py recipe                # twenty runs, two at a time
+    python benchmarks/screen.py recipe                # twenty runs, two at a time, in runs/screen-recipe
     python benchmarks/screen.py refined --set epochs=4 --out runs/refined-4
 
-In each run half of the factors are off and half on, so arranged that between any two factors all four combinations
-occur five times. The effect of a factor is the mean of its ten runs with it less the mean of the ten without: ten
-against ten, where the same twenty runs spent on one factor after another would leave one against one. Every run has a
-seed of its own. The columns of the design that carry no factor measure what chance does to such a difference: their
-root mean square is the standard error. (Effects are those beside a mixture of all the others; two factors that need
-each other look like two half effects. R. L. Plackett, J. P. Burman, The design of optimum multifactorial experiments,
-1946.)
+In each of twenty runs half of the factors are off and half on, so arranged that between any two factors all four
+combinations occur five times. The effect of a factor is the mean of its ten runs with it less the mean of the ten
+without: ten against ten, where the same twenty runs spent on one factor after another would leave one against one.
+Every run has a seed of its own. The columns of the design that carry no factor measure what chance does to such a
+difference: their root mean square is the standard error. (Effects are those beside a mixture of all the others; two
+factors that need each other look like two half effects. R. L. Plackett, J. P. Burman, The design of optimum
+multifactorial experiments, 1946.)
 
 The held-back images are probed, as in ablation.py, whose options this has and whose runs it restarts in the same way.
 Writes OUT/screen.csv, and prints the effects.
 """
 
-import csv
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ablation
 
 from minijepa.backend import resolve_device
-from minijepa.config import Config, parse_assignment
-from minijepa.data import load_dataset
 from minijepa.errors import exit_status, tell
 
 RECIPE = {  # name: (off, on)
@@ -76,9 +72,7 @@ def changes_of(run, factors, base):
     changes = {}
     for (off, on), sign in zip(factors.values(), run):
         changes.update(on if sign > 0 else off)
-    if "base_lr" in changes:
-        changes["base_lr"] *= base.base_lr
-    return changes
+    return ablation.scaled(changes, base)
 
 
 def effects(values, runs):
@@ -105,30 +99,22 @@ def table(rows, runs, factors):
 def main(args):
     args.device = resolve_device(args.device)
     args.set = REDUCED + args.set
-    base = Config.preset(args.base, **dict(map(parse_assignment, args.set)))
-    dataset = load_dataset("cifar10", args.data_dir)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    args.out = args.out or f"runs/screen-{args.screen}"
+    base = ablation.base_of(args)
     prime, factors = SCREENS[args.screen]
     runs = design(prime)
-
-    def run(i):
-        return ablation.result(args, dataset, f"run {i}", i, changes_of(runs[i], factors, base))
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(run, range(len(runs))))
-    with open(out / "screen.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, [*factors, *ablation.COLUMNS[1:]])
-        writer.writeheader()
-        for signs, row in zip(runs, rows):
-            row = {name: row[name] for name in ablation.COLUMNS[1:]}
-            writer.writerow({**{name: int(sign > 0) for name, sign in zip(factors, signs)}, **row})
+    rows = ablation.results(args, [(f"run {i}", i, changes_of(run, factors, base)) for i, run in enumerate(runs)])
+    columns, written = ablation.COLUMNS[1:], []
+    for signs, row in zip(runs, rows):
+        on = {name: int(sign > 0) for name, sign in zip(factors, signs)}
+        written.append({**on, **{name: row[name] for name in columns}})
+    ablation.write_csv(Path(args.out) / "screen.csv", [*factors, *columns], written)
     tell(table(rows, runs, factors))
     return 0
 
 
 if __name__ == "__main__":
-    p = ablation.parser(__doc__.splitlines()[0], out="runs/screen")
+    p = ablation.parser(__doc__.splitlines()[0], out=None)
     p.add_argument("screen", choices=SCREENS, help="which factors")
     args = p.parse_args()
     sys.exit(exit_status("screen.py", lambda: main(args)))

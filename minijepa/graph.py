@@ -138,7 +138,7 @@ class StepGraph:
 
     def __init__(self, trainer):
         model, config = trainer.model, trainer.config
-        self.trainer, self.update, self.xp = trainer, trainer.update, xp_of(model.flat.data)
+        self.update, self.xp = trainer.update, xp_of(model.flat.data)
         xp = self.xp
         self.pool = xp.cuda.MemoryPool()
         self.layout = FixedLayout(trainer.masker, trainer.batch_size, config.num_patches, xp)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from minijepa import ops
-from minijepa.backend import device_of, rng, to_device
+from minijepa.backend import device_of, to_device
 from minijepa.errors import ConfigError
+from minijepa.gradcheck.draws import backwards, distinct, generator, normal, positive, signed, strided, transposed
 
 
 class Case(NamedTuple):
@@ -36,45 +37,6 @@ def cases_of(op):
 def beside(array, x):
     """A constant of a case, in the dtype and on the device of the Tensor ``x``."""
     return to_device(array.astype(x.dtype), device_of(x.data))
-
-
-# ---------------------------------------------------------------------------------------------------------------- draws
-
-_draws = rng(0, "gradcheck cases")
-
-
-def normal(*shape):
-    return _draws.standard_normal(shape)
-
-
-def positive(*shape):
-    return _draws.uniform(0.5, 2.0, shape)
-
-
-def signed(*shape):
-    """Of both signs, and away from 0."""
-    return positive(*shape) * _draws.choice([-1.0, 1.0], shape)
-
-
-def distinct(*shape):
-    """Multiples of 0.1 without ties, so that a maximum stays the maximum under a finite difference."""
-    return 0.1 * _draws.permutation(np.prod(shape, dtype=int)).reshape(shape)
-
-
-def transposed(x):
-    """The same values in Fortran order: the first axis is the one that lies together in memory."""
-    return np.ascontiguousarray(x.T).T
-
-
-def strided(x):
-    """The same values, each second element of a longer row."""
-    return np.repeat(x, 2, axis=-1)[..., ::2]
-
-
-def backwards(x):
-    """The same values with negative strides along every axis."""
-    flip = (slice(None, None, -1),) * x.ndim
-    return np.ascontiguousarray(x[flip])[flip]
 
 
 # --------------------------------------------------------------------------------------------------- families of cases
@@ -252,7 +214,7 @@ def rows_cases():
     def at(*index):
         return lambda x: ops.rows(x, np.array(index, int))
 
-    many = _draws.integers(0, 260, 30)
+    many = generator.integers(0, 260, 30)
     return [
         case("each once", at(2, 0, 1), normal(3, 2)),
         case("repeated", at(1, 1, 0, 1), normal(3, 2)),
@@ -437,7 +399,7 @@ def loss(fn, prediction_error):
 def smooth_l1_cases():
     def both_branches(*shape):
         """Errors on both sides of β = 1, none of them near it."""
-        return (0.25 + distinct(*shape)) * _draws.choice([-1.0, 1.0], shape)
+        return (0.25 + distinct(*shape)) * generator.choice([-1.0, 1.0], shape)
 
     def inside(p, q):
         return ops.smooth_l1_loss(p, q, beta=100.0)
