@@ -25,11 +25,12 @@ from minijepa import checkpoint  # noqa: E402
 from minijepa.backend import resolve_device  # noqa: E402
 from minijepa.config import Config, parse_assignment  # noqa: E402
 from minijepa.data import load_dataset  # noqa: E402
-from minijepa.errors import exit_status, tell  # noqa: E402
+from minijepa.errors import ConfigError, exit_status, tell  # noqa: E402
 from minijepa.evaluation import labelled_images  # noqa: E402
 from minijepa.features import extract_features  # noqa: E402
 from minijepa.files import replaced  # noqa: E402
 from minijepa.probing import knn_accuracy, linear_probe  # noqa: E402
+from minijepa.run import read_run  # noqa: E402
 
 SETTINGS = {  # what differs from the base
     "base": {},
@@ -68,6 +69,9 @@ SETTINGS = {  # what differs from the base
     "weight decay 0.04 to 0.4": dict(weight_decay=0.04, weight_decay_growth=10),
     "clipped gradient": dict(grad_clip=1.0),
     "rate x 1.5": dict(base_lr=1.5),  # times the base's
+    "rate x 2": dict(base_lr=2),
+    "gain 2": dict(patch_embed_gain=2),
+    "weights from 0.08": dict(init_std=0.08),
 }
 COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content_r2 loss_per_dim minutes".split()
 
@@ -108,13 +112,17 @@ def train(args, folder, changes):
             raise RuntimeError(f"training failed, see {folder}.log")
 
 
+def folder_of(args, setting, seed):
+    return Path(args.out) / f"{setting.replace(' ', '-')}-seed{seed}"
+
+
 def result(args, dataset, setting, seed, changes):
-    """The row of one run, from its folder if it was probed before; `changes` are those to the base, beside --set."""
-    folder = Path(args.out) / f"{setting.replace(' ', '-')}-seed{seed}"
+    """The row of one run, from its folder if it was probed before."""
+    folder = folder_of(args, setting, seed)
     file = folder / "ablation.json"
     if file.exists():
         return json.loads(file.read_text())
-    train(args, folder, {**dict(map(parse_assignment, args.set)), **changes, "val_size": 5000, "seed": seed})
+    train(args, folder, changes)
     about, arrays = checkpoint.read(folder)
     model = checkpoint.model_of(about, arrays, folder, args.device)
     train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")
@@ -136,7 +144,17 @@ def result(args, dataset, setting, seed, changes):
 
 
 def results(args, jobs):
-    """The rows of all jobs (setting, seed, changes), so many at a time as asked."""
+    """The rows of all jobs (setting, seed, changes to the base beside --set), so many at a time as asked.
+
+    Raises ConfigError, before anything runs, where a run of that name has other settings.
+    """
+    common = dict(map(parse_assignment, args.set))
+    jobs = [(s, seed, {**common, **changes, "val_size": 5000, "seed": seed}) for s, seed, changes in jobs]
+    for setting, seed, changes in jobs:
+        folder = folder_of(args, setting, seed)
+        config = Config.preset(args.base, **changes)
+        if folder.exists() and Config.from_dict(read_run(folder)["config"]) != config:
+            raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
     dataset = load_dataset("cifar10", args.data_dir)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(args.jobs) as pool:

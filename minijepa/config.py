@@ -31,6 +31,7 @@ class Config:
     mlp_ratio: float = 4.0
     layer_norm_eps: float = 1e-6
     patch_embed_gain: float = 1.0  # patch projection ~ Normal(0, gain / √(3 p²))
+    init_std: float = 0.02  # all other weights, of the predictor too, ~ Normal(0, init_std), cut at two of it
 
     # Predictor
     predictor_embed_dim: int = 96
@@ -153,8 +154,8 @@ def _check_values(c):
 
     positive = (
         "image_size patch_size encoder_embed_dim encoder_depth encoder_num_heads mlp_ratio layer_norm_eps "
-        "patch_embed_gain predictor_embed_dim predictor_depth predictor_num_heads num_target_blocks min_context "
-        "epochs batch_size base_lr adam_eps target_layers"
+        "patch_embed_gain init_std predictor_embed_dim predictor_depth predictor_num_heads num_target_blocks "
+        "min_context epochs batch_size base_lr adam_eps target_layers"
     )
     for name in positive.split():
         require(getattr(c, name) > 0, f"{name} must be above 0, got {getattr(c, name)}")

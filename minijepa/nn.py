@@ -48,8 +48,8 @@ def _items(attributes):
 class Linear(Module):
     """y = x wᵀ + b: (..., in) -> (..., out)"""
 
-    def __init__(self, in_features, out_features, rng):
-        self.weight = Parameter(trunc_normal(rng, (out_features, in_features)), decay=True)
+    def __init__(self, in_features, out_features, rng, std=0.02):
+        self.weight = Parameter(trunc_normal(rng, (out_features, in_features), std), decay=True)
         self.bias = Parameter(np.zeros(out_features))
 
     def forward(self, x):
@@ -78,9 +78,9 @@ class GELU(Module):
 class Attention(Module):
     """Multi-head self-attention within each sequence of a packing: (T, dim) -> (T, dim), or of the rows ``keep``."""
 
-    def __init__(self, dim, num_heads, rng):
-        self.qkv = Linear(dim, 3 * dim, rng)
-        self.proj = Linear(dim, dim, rng)
+    def __init__(self, dim, num_heads, rng, std):
+        self.qkv = Linear(dim, 3 * dim, rng, std)
+        self.proj = Linear(dim, dim, rng, std)
         self.num_heads = num_heads
 
     def forward(self, x, packing, keep=None):
@@ -91,10 +91,10 @@ class Attention(Module):
 class Mlp(Module):
     """fc2(gelu(fc1(x))): (T, dim) -> (T, dim), with ``hidden`` features in between"""
 
-    def __init__(self, dim, hidden, rng):
-        self.fc1 = Linear(dim, hidden, rng)
+    def __init__(self, dim, hidden, rng, std):
+        self.fc1 = Linear(dim, hidden, rng, std)
         self.act = GELU()
-        self.fc2 = Linear(hidden, dim, rng)
+        self.fc2 = Linear(hidden, dim, rng, std)
 
     def forward(self, x):
         return self.fc2(self.act(ops.linear(x, self.fc1.weight), self.fc1.bias))
@@ -107,11 +107,11 @@ class Block(Module):
     the others need not be computed: three quarters of a block's matrix products stand there.
     """
 
-    def __init__(self, dim, num_heads, mlp_ratio, eps, rng):
+    def __init__(self, dim, num_heads, mlp_ratio, eps, rng, std):
         self.norm1 = LayerNorm(dim, eps)
-        self.attn = Attention(dim, num_heads, rng)
+        self.attn = Attention(dim, num_heads, rng, std)
         self.norm2 = LayerNorm(dim, eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), rng)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), rng, std)
 
     def forward(self, x, packing, keep=None):
         y = self.attn(self.norm1(x), packing, keep)

@@ -14,14 +14,16 @@ class Predictor(Module):
 
     def __init__(self, config, rng):
         outer, dim, eps = config.encoder_embed_dim, config.predictor_embed_dim, config.layer_norm_eps
-        self.predictor_embed = Linear(outer, dim, rng)
+        std = config.init_std
+        self.predictor_embed = Linear(outer, dim, rng, std)
         self.mask_token = Parameter(normal(rng, (1, 1, dim)))
         self.predictor_pos_embed = Parameter(normal(rng, (1, config.num_patches, dim)))
         self.predictor_blocks = [
-            Block(dim, config.predictor_num_heads, config.mlp_ratio, eps, rng) for _ in range(config.predictor_depth)
+            Block(dim, config.predictor_num_heads, config.mlp_ratio, eps, rng, std)
+            for _ in range(config.predictor_depth)
         ]
         self.predictor_norm = LayerNorm(dim, eps)
-        self.predictor_proj = Linear(dim, outer, rng)
+        self.predictor_proj = Linear(dim, outer, rng, std)
 
     def forward(self, context, layout):
         """context (Tc, D) -> predictions (Tt, D): rows image by image, block by block. ``layout``: a TokenLayout."""

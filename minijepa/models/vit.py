@@ -50,7 +50,8 @@ class ViTEncoder(Module):
         self.patch_embed = PatchEmbed(dim, config.patch_size, config.patch_embed_gain, rng)
         self.pos_embed = Parameter(normal(rng, (1, config.num_patches, dim)))
         self.blocks = [
-            Block(dim, config.encoder_num_heads, config.mlp_ratio, eps, rng) for _ in range(config.encoder_depth)
+            Block(dim, config.encoder_num_heads, config.mlp_ratio, eps, rng, config.init_std)
+            for _ in range(config.encoder_depth)
         ]
         self.norm = LayerNorm(dim, eps)
         self._whole_images = {}
