@@ -32,46 +32,46 @@ from minijepa.files import replaced  # noqa: E402
 from minijepa.probing import knn_accuracy, linear_probe  # noqa: E402
 from minijepa.run import read_run  # noqa: E402
 
-SETTINGS = {  # what differs from the base
+SETTINGS = {  # what differs from the base, whose comments below are for `laptop`
     "base": {},
     "specification": dict(  # of the specification all but the network, the batches and the rate
+        patch_embed_gain=1,
+        init_std=0.02,
         augment_flip=False,
-        augment_crop=0,
+        augment_scale=(1, 1),
         target_norm="none",
         target_scale=(0.15, 0.25),
         context_scale=(0.75, 0.95),
         ema_momentum_start=0.996,
     ),
-    "gain 2, crops": dict(
-        patch_embed_gain=2,
-        augment_crop=0,
-        augment_scale=(0.5, 1.0),
-        ema_momentum_start=0.98,
-    ),
-    "gain 4, crops": dict(
-        patch_embed_gain=4,
-        augment_crop=0,
-        augment_scale=(0.5, 1.0),
-        ema_momentum_start=0.98,
-    ),
-    "targets of 3 blocks": dict(target_layers=3),
+    # What the base consists of, a part at a time taken out of it
+    "weights from 0.02": dict(init_std=0.02),
+    "patch gain 1": dict(patch_embed_gain=1),
+    "flips alone": dict(augment_scale=(1, 1)),
+    "shifts for crops": dict(augment_crop=4, augment_scale=(1, 1)),
     "raw targets": dict(target_norm="none"),
-    "smooth-L1 loss": dict(loss="smooth_l1"),
-    "patch gain 0.14": dict(patch_embed_gain=0.14),  # about 0.02 for each weight, like the other layers
     "wide masks": dict(target_scale=(0.15, 0.25), context_scale=(0.75, 0.95)),  # the specification's
-    "tight masks": dict(target_scale=(0.15, 0.2), context_scale=(0.85, 1.0)),  # the I-JEPA paper's
+    "first recipe": dict(
+        patch_embed_gain=1, init_std=0.02, augment_crop=4, augment_scale=(1, 1), ema_momentum_start=0.99
+    ),
+    "first recipe, weights from 0.08": dict(
+        patch_embed_gain=1, augment_crop=4, augment_scale=(1, 1), ema_momentum_start=0.99
+    ),
+    # More of it, or something else
+    "weights from 0.12": dict(init_std=0.12),
+    "patch gain 4": dict(patch_embed_gain=4),
+    "crops from 0.3": dict(augment_scale=(0.3, 1.0)),
     "EMA from 0.99": dict(ema_momentum_start=0.99),
     "EMA from 0.996": dict(ema_momentum_start=0.996),
-    "EMA from 0.998": dict(ema_momentum_start=0.998),
-    "no augmentation": dict(augment_flip=False, augment_crop=0),
-    "flips alone": dict(augment_flip=True, augment_crop=0),
-    "resized crops": dict(augment_crop=0, augment_scale=(0.5, 1.0)),
+    "targets of 3 blocks": dict(target_layers=3),
+    "smooth-L1 loss": dict(loss="smooth_l1"),
     "weight decay 0.04 to 0.4": dict(weight_decay=0.04, weight_decay_growth=10),
     "clipped gradient": dict(grad_clip=1.0),
-    "rate x 1.5": dict(base_lr=1.5),  # times the base's
+    "rate x 0.7": dict(base_lr=0.7),  # times the base's
     "rate x 2": dict(base_lr=2),
-    "gain 2": dict(patch_embed_gain=2),
-    "weights from 0.08": dict(init_std=0.08),
+    # Other networks of about the same cost
+    "144 wide, 2 deep": dict(encoder_embed_dim=144, encoder_depth=2),
+    "128 wide, 3 deep": dict(encoder_embed_dim=128, encoder_depth=3),
 }
 COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content_r2 loss_per_dim minutes".split()
 
