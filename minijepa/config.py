@@ -143,7 +143,8 @@ def _checked_type(field, value):
 
 LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
-    mlp_ratio=16, num_target_blocks=64, batch_size=2**20, epochs=10**6, warmup_epochs=10**6, num_patches=4096,
+    mlp_ratio=16, patch_embed_gain=1000, init_std=10, num_target_blocks=64, batch_size=2**20, epochs=10**6,
+    warmup_epochs=10**6, num_patches=4096,
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def run(*command):
 
 
 if not (root / "runs/shapes").exists():
-    run("train.py", "--preset", "laptop", "--dataset", "shapes", "--run-dir", "runs/shapes")
+    run("train.py", "--preset", "laptop", "--dataset", "shapes", "--set", "epochs=6", "--run-dir", "runs/shapes")
 with tempfile.TemporaryDirectory() as drawings:
     for i, image in enumerate(make_shapes(4, seed=7)[0], start=1):
         Image.fromarray(image.transpose(1, 2, 0)).resize((320, 240)).save(Path(drawings) / f"drawing {i}.png")
