@@ -129,11 +129,12 @@ def restore(path, model, optimizer, data):
     """Fill a run's model and optimizer from its checkpoint; return its Progress.
 
     Raises CheckpointError if the checkpoint was written with other settings than the model's, or on other ``data``
-    (see :func:`save`): going on would be another run.
+    (see :func:`save`): going on would be another run. A setting that the checkpoint does not know, being younger, has
+    its default.
     """
     about, arrays = read(path)
     here = {**model.config.to_dict(), **data}
-    there = {**about["config"], **{name: about[name] for name in data}}
+    there = {**Config().to_dict(), **about["config"], **{name: about[name] for name in data}}
     for name in {**there, **here}:
         if there.get(name) != here.get(name):
             then, now = (textwrap.shorten(str(values.get(name)), 100) for values in (there, here))

@@ -279,6 +279,17 @@ def test_going_on_with_other_settings_or_other_images_is_refused(saved, config, 
     assert optimizer.steps == 0
 
 
+def test_a_setting_younger_than_the_checkpoint_has_its_default(saved):
+    path, model, optimizer = saved
+    config = model.config.to_dict()
+    del config["init_std"]
+    rewritten(path, {"config": config})
+    assert checkpoint.restore(path, model, optimizer, DATA).step == 123
+    other = IJEPA(Config(**(SMALL | {"init_std": 0.08})))
+    with pytest.raises(CheckpointError, match=r"written with init_std 0\.02, not 0\.08"):
+        checkpoint.restore(path, other, optimizer, DATA)
+
+
 def test_a_checkpoint_of_another_network_is_refused(saved):
     other = IJEPA(Config(**(SMALL | {"encoder_embed_dim": 16})))
     optimizer = AdamW(other.flat.data, other.flat.grad, other.decayed, 0.05)
