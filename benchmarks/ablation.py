@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Which settings help? Trains each with several seeds, on the same images for as long, and probes held-back images.
 
-    python benchmarks/ablation.py                                   # every setting of SETTINGS, three seeds
-    python benchmarks/ablation.py base "resized crops" --seeds 0 --set epochs=2
+    python benchmarks/ablation.py base "flips alone" --seeds 0 --set epochs=6 --set warmup_epochs=0.5
     python benchmarks/ablation.py --base best --jobs 1 --set epochs=20
+    python benchmarks/ablation.py                 # every setting of SETTINGS, three seeds: days on a CPU
 
 5,000 training images are held back and probed (45,000 for training and for the probe's fit); the test set is not looked
 at. A run that was finished is not run again, one that was interrupted goes on, so the same command may be given again
@@ -32,30 +32,33 @@ from minijepa.files import replaced  # noqa: E402
 from minijepa.probing import knn_accuracy, linear_probe  # noqa: E402
 from minijepa.run import read_run  # noqa: E402
 
-SETTINGS = {  # what differs from the base, whose comments below are for `laptop`
+SETTINGS = {  # what differs from the base
     "base": {},
     "specification": dict(  # of the specification all but the network, the batches and the rate
         patch_embed_gain=1,
         init_std=0.02,
         augment_flip=False,
+        augment_crop=0,
         augment_scale=(1, 1),
         target_norm="none",
         target_scale=(0.15, 0.25),
         context_scale=(0.75, 0.95),
         ema_momentum_start=0.996,
     ),
-    # What the base consists of, a part at a time taken out of it
+    # What `laptop` and `best` consist of, a part at a time taken out of them
     "weights from 0.02": dict(init_std=0.02),
     "patch gain 1": dict(patch_embed_gain=1),
-    "flips alone": dict(augment_scale=(1, 1)),
-    "shifts for crops": dict(augment_crop=4, augment_scale=(1, 1)),
+    "flips alone": dict(augment_flip=True, augment_crop=0, augment_scale=(1, 1)),
+    "shifts for crops": dict(augment_flip=True, augment_crop=4, augment_scale=(1, 1)),
+    "no augmentation": dict(augment_flip=False, augment_crop=0, augment_scale=(1, 1)),
     "raw targets": dict(target_norm="none"),
     "wide masks": dict(target_scale=(0.15, 0.25), context_scale=(0.75, 0.95)),  # the specification's
+    # The recipe with which `laptop` began, in the base's network
     "first recipe": dict(
         patch_embed_gain=1, init_std=0.02, augment_crop=4, augment_scale=(1, 1), ema_momentum_start=0.99
     ),
     "first recipe, weights from 0.08": dict(
-        patch_embed_gain=1, augment_crop=4, augment_scale=(1, 1), ema_momentum_start=0.99
+        patch_embed_gain=1, init_std=0.08, augment_crop=4, augment_scale=(1, 1), ema_momentum_start=0.99
     ),
     # More of it, or something else
     "weights from 0.12": dict(init_std=0.12),
@@ -69,15 +72,15 @@ SETTINGS = {  # what differs from the base, whose comments below are for `laptop
     "clipped gradient": dict(grad_clip=1.0),
     "rate x 0.7": dict(base_lr=0.7),  # times the base's
     "rate x 2": dict(base_lr=2),
-    # Other networks of about the same cost
-    "144 wide, 2 deep": dict(encoder_embed_dim=144, encoder_depth=2),
-    "128 wide, 3 deep": dict(encoder_embed_dim=128, encoder_depth=3),
+    # Networks of about the cost of laptop's
+    "144 wide, 2 deep": dict(encoder_embed_dim=144, encoder_depth=2, encoder_num_heads=4),
+    "128 wide, 3 deep": dict(encoder_embed_dim=128, encoder_depth=3, encoder_num_heads=4),
 }
 COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content_r2 loss_per_dim minutes".split()
 
 
-def parser(description, out):
-    """The options, which benchmarks/screen.py shares."""
+def common_parser(description, out):
+    """The options that benchmarks/screen.py has too."""
     p = argparse.ArgumentParser(description=description)
     p.add_argument("--base", default="laptop", help="the preset that they change (default: laptop)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change to all settings")
@@ -86,6 +89,13 @@ def parser(description, out):
     p.add_argument("--device", default="cpu")
     p.add_argument("--data-dir", default="data")
     p.add_argument("--out", default=out, help="a folder for the runs and the table")
+    return p
+
+
+def parser():
+    p = common_parser(__doc__.splitlines()[0], "runs/ablation")
+    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return p
 
 
@@ -153,7 +163,7 @@ def results(args, jobs):
     for setting, seed, changes in jobs:
         folder = folder_of(args, setting, seed)
         config = Config.preset(args.base, **changes)
-        if folder.exists() and Config.from_dict(read_run(folder)["config"]) != config:
+        if folder.exists() and {**Config().to_dict(), **read_run(folder)["config"]} != config.to_dict():
             raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
     dataset = load_dataset("cifar10", args.data_dir)
     Path(args.out).mkdir(parents=True, exist_ok=True)
@@ -200,8 +210,5 @@ def main(args):
 
 
 if __name__ == "__main__":
-    p = parser(__doc__.splitlines()[0], "runs/ablation")
-    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    args = p.parse_args()
+    args = parser().parse_args()
     sys.exit(exit_status("ablation.py", lambda: main(args)))

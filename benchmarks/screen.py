@@ -56,7 +56,7 @@ REFINED = {  # around what the first one found
     "tight masks": RECIPE["tight masks"],
 }
 SCREENS = {"recipe": (19, RECIPE), "refined": (11, REFINED)}  # runs less one, a prime 4k - 1; factors
-# The laptop preset, narrower, on fewer images: four minutes a run on one core.
+# The network of `laptop` on fewer images, its weights as they were first: five minutes a run on one core.
 REDUCED = ["encoder_embed_dim=96", "predictor_embed_dim=48", "max_train_images=35000", "epochs=2", "warmup_epochs=0.3",
            "knn_every=2", "augment_crop=0", "augment_flip=False", "init_std=0.02"]  # fmt: skip
 
@@ -114,7 +114,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    p = ablation.parser(__doc__.splitlines()[0], out=None)
+    p = ablation.common_parser(__doc__.splitlines()[0], out=None)
     p.add_argument("screen", choices=SCREENS, help="which factors")
     args = p.parse_args()
     sys.exit(exit_status("screen.py", lambda: main(args)))

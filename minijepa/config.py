@@ -31,7 +31,7 @@ class Config:
     mlp_ratio: float = 4.0
     layer_norm_eps: float = 1e-6
     patch_embed_gain: float = 1.0  # patch projection ~ Normal(0, gain / √(3 p²))
-    init_std: float = 0.02  # all other weights, of the predictor too, ~ Normal(0, init_std), cut at two of it
+    init_std: float = 0.02  # weights of all linear layers ~ Normal(0, init_std), cut at two deviations
 
     # Predictor
     predictor_embed_dim: int = 96
@@ -141,7 +141,7 @@ def _checked_type(field, value):
     raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {reprlib.repr(value)}")
 
 
-LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory
+LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory, or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
     mlp_ratio=16, patch_embed_gain=1000, init_std=10, num_target_blocks=64, batch_size=2**20, epochs=10**6,
     warmup_epochs=10**6, num_patches=4096,
@@ -217,7 +217,7 @@ def masker_settings(config):
 
 PRESETS = {
     "cifar10": {},
-    # The specification's network, with what raised the probe in docs/results.md.
+    # The specification's network with laptop's recipe, but for its EMA, batches and rate.
     "best": dict(
         patch_embed_gain=2, init_std=0.06, augment_flip=True, augment_scale=(0.5, 1.0), target_norm="layer_norm",
         target_scale=(0.15, 0.2), context_scale=(0.85, 1.0),

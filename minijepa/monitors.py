@@ -68,6 +68,6 @@ def warning(feature_std, rank_me, content_r2, done):
     if content_r2 < LOWEST_R2 and done >= FROM:
         return (
             f"warning: the predictor knows where a block is, but not what is in it (content R² {content_r2:+.3f}): try "
-            "patch_embed_gain=1, a higher --lr, smaller targets (target_scale) or a larger context (context_scale)"
+            "patch_embed_gain=2, a higher --lr, smaller targets (target_scale) or a larger context (context_scale)"
         )
     return None

@@ -8,7 +8,7 @@ from minijepa.backend import to_device, xp_of
 from minijepa.errors import CheckpointError
 
 
-def trunc_normal(rng, shape, std=0.02):
+def trunc_normal(rng, shape, std):
     """Normal(0, std), redrawn outside of ±2 std: what timm and Meta's I-JEPA use for weights."""
     values = rng.standard_normal(shape)
     while (outside := np.abs(values) > 2).any():
@@ -48,7 +48,7 @@ def _items(attributes):
 class Linear(Module):
     """y = x wᵀ + b: (..., in) -> (..., out)"""
 
-    def __init__(self, in_features, out_features, rng, std=0.02):
+    def __init__(self, in_features, out_features, rng, std):
         self.weight = Parameter(trunc_normal(rng, (out_features, in_features), std), decay=True)
         self.bias = Parameter(np.zeros(out_features))
 

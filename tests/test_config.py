@@ -22,6 +22,7 @@ def test_the_default_is_the_specifications_section_9():
     assert (c.weight_decay, c.ema_momentum_start, c.ema_momentum_end) == (0.05, 0.996, 1.0)
     assert (c.adam_beta1, c.adam_beta2, c.adam_eps, c.layer_norm_eps) == (0.9, 0.999, 1e-8, 1e-6)
     assert (c.augment_flip, c.augment_crop, c.loss, c.target_norm) == (False, 0, "l2", "none")
+    assert (c.augment_scale, c.patch_embed_gain, c.init_std, c.target_layers) == ((1, 1), 1, 0.02, 1)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -70,6 +71,9 @@ def test_an_assignment_needs_an_equals_sign():
         (dict(epochs=0), "epochs must be above 0"),
         (dict(batch_size=-4), "batch_size must be above 0"),
         (dict(base_lr=0), "base_lr must be above 0"),
+        (dict(init_std=0), "init_std must be above 0"),
+        (dict(init_std=11), "init_std must be at most 10, got 11"),
+        (dict(patch_embed_gain=2000), "patch_embed_gain must be at most 1,000"),
         (dict(val_size=-1), "val_size must not be negative"),
         (dict(seed=-1), "seed must not be negative"),
         (dict(patch_size=5), "patch_size must divide image_size"),

@@ -467,7 +467,7 @@ def test_modules_are_found_in_lists_and_tuples():
     class Net(Module):
         def __init__(self):
             self.sizes = [1, 2]
-            self.pair = (Parameter([1.0]), Linear(1, 1, np.random.default_rng(0)))
+            self.pair = (Parameter([1.0]), Linear(1, 1, np.random.default_rng(0), 0.02))
 
     assert [name for name, _ in Net().named_parameters()] == ["pair.0", "pair.1.weight", "pair.1.bias"]
 

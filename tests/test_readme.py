@@ -2,13 +2,14 @@
 
 import doctest
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import probe
 import train
-from minijepa.config import PRESETS, Config
+from minijepa.config import PRESETS, Config, parse_assignment
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -61,14 +62,31 @@ def test_every_picture_is_explained_and_small():
     assert max(files.values()) < 100_000
 
 
+PAGES = TEXT + "".join((ROOT / page).read_text() for page in ("docs/pictures.md", "docs/results.md"))
+PAGES = PAGES.replace("\\\n", " ")  # a command may go on in the next line
+
+
 def test_every_command_parses():
     parsers = {"train.py": train.parser(), "probe.py": probe.parser()}
-    commands = re.findall(r"python (train|probe)\.py([^#\n`]*)", TEXT + (ROOT / "docs/pictures.md").read_text())
-    assert len(commands) >= 6
+    commands = re.findall(r"python (train|probe)\.py([^#\n`&]*)", PAGES)
+    assert len(commands) >= 8
     for program, line in commands:
-        args = parsers[f"{program}.py"].parse_args(line.split())
-        for change in getattr(args, "changes", []):
-            assert hasattr(Config(), change.partition("=")[0])
+        args = parsers[f"{program}.py"].parse_args(shlex.split(line))
+        if program == "train":
+            Config.preset(args.preset or "cifar10", **dict(map(parse_assignment, args.changes)))
+
+
+def test_every_ablation_that_is_quoted_can_be_run_again(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import ablation
+
+    commands = re.findall(r"python benchmarks/ablation\.py([^#\n`]*)", PAGES + ablation.__doc__)
+    assert len(commands) >= 5
+    for line in commands:
+        args = ablation.parser().parse_args(shlex.split(line.replace("$shared", "")))
+        base = ablation.base_of(args)
+        for setting in args.settings or ablation.SETTINGS:
+            base.from_dict({**base.to_dict(), **ablation.scaled(ablation.SETTINGS[setting], base)})
 
 
 @pytest.mark.parametrize("preset", PRESETS)
