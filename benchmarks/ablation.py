@@ -99,9 +99,14 @@ def parser():
     return p
 
 
+def common_changes(args):
+    """The config fields of --set."""
+    return dict(map(parse_assignment, args.set))
+
+
 def base_of(args):
     """The Config that settings change. Raises ConfigError before anything runs."""
-    return Config.preset(args.base, **dict(map(parse_assignment, args.set)))
+    return Config.preset(args.base, **common_changes(args))
 
 
 def scaled(changes, base):
@@ -158,7 +163,7 @@ def results(args, jobs):
 
     Raises ConfigError, before anything runs, where a run of that name has other settings.
     """
-    common = dict(map(parse_assignment, args.set))
+    common = common_changes(args)
     jobs = [(s, seed, {**common, **changes, "val_size": 5000, "seed": seed}) for s, seed, changes in jobs]
     for setting, seed, changes in jobs:
         folder = folder_of(args, setting, seed)

@@ -13,6 +13,8 @@ from minijepa.config import PRESETS, Config, parse_assignment
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
+PAGES = TEXT + "".join((ROOT / page).read_text() for page in ("docs/pictures.md", "docs/results.md"))
+PAGES = PAGES.replace("\\\n", " ")  # a command may go on in the next line
 
 
 def code_blocks():
@@ -62,10 +64,6 @@ def test_every_picture_is_explained_and_small():
     assert max(files.values()) < 100_000
 
 
-PAGES = TEXT + "".join((ROOT / page).read_text() for page in ("docs/pictures.md", "docs/results.md"))
-PAGES = PAGES.replace("\\\n", " ")  # a command may go on in the next line
-
-
 def test_every_command_parses():
     parsers = {"train.py": train.parser(), "probe.py": probe.parser()}
     commands = re.findall(r"python (train|probe)\.py([^#\n`&]*)", PAGES)
@@ -86,7 +84,7 @@ def test_every_ablation_that_is_quoted_can_be_run_again(monkeypatch):
         args = ablation.parser().parse_args(shlex.split(line.replace("$shared", "")))
         base = ablation.base_of(args)
         for setting in args.settings or ablation.SETTINGS:
-            base.from_dict({**base.to_dict(), **ablation.scaled(ablation.SETTINGS[setting], base)})
+            Config.from_dict({**base.to_dict(), **ablation.scaled(ablation.SETTINGS[setting], base)})
 
 
 @pytest.mark.parametrize("preset", PRESETS)

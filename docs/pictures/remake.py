@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Remake the pictures beside this file, from the built-in shapes alone: python docs/pictures/remake.py
 
-Trains runs/shapes if that is not there (5 minutes on 2 cores), probes it, and saves its pictures with few colours.
+Trains runs/shapes if that is not there (some minutes on 2 cores), probes it, and saves its pictures with few colours.
 """
 
 import subprocess
