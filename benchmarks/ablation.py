@@ -25,7 +25,7 @@ from minijepa import checkpoint  # noqa: E402
 from minijepa.backend import resolve_device  # noqa: E402
 from minijepa.config import Config, parse_assignment  # noqa: E402
 from minijepa.data import load_dataset  # noqa: E402
-from minijepa.errors import ConfigError, exit_status, tell  # noqa: E402
+from minijepa.errors import ConfigError, TrainingError, exit_status, tell  # noqa: E402
 from minijepa.evaluation import labelled_images  # noqa: E402
 from minijepa.features import extract_features  # noqa: E402
 from minijepa.files import replaced  # noqa: E402
@@ -63,6 +63,7 @@ SETTINGS = {  # what differs from the base
     # More of it, or something else
     "weights from 0.12": dict(init_std=0.12),
     "patch gain 4": dict(patch_embed_gain=4),
+    "targets of 0.1 to 0.15": dict(target_scale=(0.1, 0.15)),
     "crops from 0.3": dict(augment_scale=(0.3, 1.0)),
     "EMA from 0.99": dict(ema_momentum_start=0.99),
     "EMA from 0.996": dict(ema_momentum_start=0.996),
@@ -72,6 +73,7 @@ SETTINGS = {  # what differs from the base
     "clipped gradient": dict(grad_clip=1.0),
     "rate x 0.7": dict(base_lr=0.7),  # times the base's
     "rate x 2": dict(base_lr=2),
+    "batches of 128, rate x 1.4": dict(batch_size=128, base_lr=1.4),
     # Networks of about the cost of laptop's
     "144 wide, 2 deep": dict(encoder_embed_dim=144, encoder_depth=2, encoder_num_heads=4),
     "128 wide, 3 deep": dict(encoder_embed_dim=128, encoder_depth=3, encoder_num_heads=4),
@@ -124,7 +126,7 @@ def train(args, folder, changes):
         command += ["--preset", args.base, *(f"--set={name}={value}" for name, value in changes.items())]
     with open(f"{folder}.log", "a") as log:
         if subprocess.run(command, stdout=log, stderr=log).returncode:
-            raise RuntimeError(f"training failed, see {folder}.log")
+            raise TrainingError(f"training failed: see {folder}.log")
 
 
 def folder_of(args, setting, seed):
@@ -168,7 +170,7 @@ def results(args, jobs):
     for setting, seed, changes in jobs:
         folder = folder_of(args, setting, seed)
         config = Config.preset(args.base, **changes)
-        if folder.exists() and {**Config().to_dict(), **read_run(folder)["config"]} != config.to_dict():
+        if folder.exists() and Config.from_dict(read_run(folder)["config"]) != config:
             raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
     dataset = load_dataset("cifar10", args.data_dir)
     Path(args.out).mkdir(parents=True, exist_ok=True)

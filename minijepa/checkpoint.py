@@ -116,28 +116,35 @@ def load(path, device="cpu"):
 
 def model_of(about, arrays, path, device="cpu"):
     """The model of what :func:`read` gave for ``path``."""
+    model = IJEPA(_config(about, path), device=device)
     try:
-        model = IJEPA(Config.from_dict(about["config"]), device=device)
         model.load_state_dict(_part(arrays, "model/"))
-        model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
-    except (ConfigError, KeyError, TypeError) as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
     return model
+
+
+def _config(about, path):
+    """The Config of a checkpoint. A setting that it does not know, being younger, has its default."""
+    try:
+        return Config.from_dict(about["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def restore(path, model, optimizer, data):
     """Fill a run's model and optimizer from its checkpoint; return its Progress.
 
     Raises CheckpointError if the checkpoint was written with other settings than the model's, or on other ``data``
-    (see :func:`save`): going on would be another run. A setting that the checkpoint does not know, being younger, has
-    its default.
+    (see :func:`save`): going on would be another run.
     """
     about, arrays = read(path)
     here = {**model.config.to_dict(), **data}
-    there = {**Config().to_dict(), **about["config"], **{name: about[name] for name in data}}
-    for name in {**there, **here}:
-        if there.get(name) != here.get(name):
-            then, now = (textwrap.shorten(str(values.get(name)), 100) for values in (there, here))
+    there = {**_config(about, path).to_dict(), **{name: about[name] for name in data}}
+    for name in here:
+        if there[name] != here[name]:
+            then, now = (textwrap.shorten(str(values[name]), 100) for values in (there, here))
             raise CheckpointError(f"{path} was written with {name} {then}, not {now}")
     model.load_state_dict(_part(arrays, "model/"))
     for name in ("m", "v"):
