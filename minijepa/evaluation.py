@@ -90,7 +90,8 @@ def subject_of_run(path, data_dir="data", device="cpu", threads=None, split="tes
     model = checkpoint.model_of(about, arrays, file, device)
     dataset = load_dataset(about["dataset"], data_dir, download=False)
     images = labelled_images(model.config, dataset, split)
-    suffix = "" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}"
+    kept = file.stem.removeprefix("checkpoint") if file.stem.startswith("checkpoint-") else ""  # as of epoch: -0005
+    suffix = kept + ("" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}")
     subject = Subject(model, dataset.classes, *images, split, about["step"], file, encoder, threads, suffix)
     return subject, about, training_images(model.config, dataset)[0]
 

@@ -108,6 +108,19 @@ def test_a_checkpoint_file_will_do(run, overlapping_cifar_folder, capsys):
     assert (run / "probe.json").exists()
 
 
+def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, overlapping_cifar_folder, capsys):
+    (run / "checkpoint-0002.npz").write_bytes((run / "checkpoint.npz").read_bytes())
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    for split in ("test", "val"):
+        args = ("--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--split={split}")
+        assert probe_cli(capsys, run / "checkpoint-0002.npz", *args)[0] == 0
+    after = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert {name: after[name] for name in before} == before
+    endings = ("-0002", "-0002-val-target")
+    written = {name for end in endings for name in (f"probe{end}.json", f"confusion{end}.png")}
+    assert after.keys() - before.keys() == written
+
+
 def test_features_are_the_mean_over_patches_whatever_the_threads(run):
     model = load(run)
     images = np.random.default_rng(0).integers(0, 256, (37, 3, 32, 32), np.uint8)
