@@ -67,10 +67,7 @@ SETTINGS = {  # what differs from the base
     "crops from 0.3": dict(augment_scale=(0.3, 1.0)),
     "EMA from 0.99": dict(ema_momentum_start=0.99),
     "EMA from 0.996": dict(ema_momentum_start=0.996),
-    "targets of 3 blocks": dict(target_layers=3),
     "smooth-L1 loss": dict(loss="smooth_l1"),
-    "weight decay 0.04 to 0.4": dict(weight_decay=0.04, weight_decay_growth=10),
-    "clipped gradient": dict(grad_clip=1.0),
     "rate x 0.7": dict(base_lr=0.7),  # times the base's
     "rate x 2": dict(base_lr=2),
     "batches of 128, rate x 1.4": dict(batch_size=128, base_lr=1.4),

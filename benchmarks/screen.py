@@ -26,7 +26,6 @@ from minijepa.errors import exit_status, tell
 
 RECIPE = {  # name: (off, on)
     "normalised targets": (dict(target_norm="none"), dict(target_norm="layer_norm")),
-    "targets of 3 blocks": (dict(target_layers=1), dict(target_layers=3)),
     "smooth-L1 loss": (dict(loss="l2"), dict(loss="smooth_l1")),
     "patch gain 0.14": (dict(patch_embed_gain=1), dict(patch_embed_gain=0.14)),
     "tight masks": (
@@ -35,8 +34,6 @@ RECIPE = {  # name: (off, on)
     ),
     "EMA from 0.98": (dict(ema_momentum_start=0.99), dict(ema_momentum_start=0.98)),
     "EMA to 0.999": (dict(ema_momentum_end=1.0), dict(ema_momentum_end=0.999)),
-    "weight decay grows": (dict(weight_decay_growth=1), dict(weight_decay_growth=10)),
-    "clipped gradient": (dict(grad_clip=0), dict(grad_clip=1)),
     "flips": (dict(augment_flip=False), dict(augment_flip=True)),
     "shifts by 4": (dict(augment_crop=0), dict(augment_crop=4)),
     "resized crops": (dict(augment_scale=(1, 1)), dict(augment_scale=(0.5, 1))),
@@ -51,7 +48,6 @@ REFINED = {  # around what the first one found
     "EMA from 0.96": (dict(ema_momentum_start=0.98), dict(ema_momentum_start=0.96)),
     "batches of 32": (dict(batch_size=64), dict(batch_size=32)),
     "resized crops": (dict(augment_scale=(1, 1)), dict(augment_scale=(0.5, 1))),
-    "targets of 3 blocks": (dict(target_layers=1), dict(target_layers=3)),
     "normalised targets": (dict(target_norm="none"), dict(target_norm="layer_norm")),
     "tight masks": RECIPE["tight masks"],
 }

@@ -48,7 +48,6 @@ class Config:
     # Loss
     loss: str = "l2"  # "l2": the specification's section 7; "smooth_l1": Meta's code
     target_norm: str = "none"  # "layer_norm": each target to mean 0 and variance 1 over D, as in Meta's code
-    target_layers: int = 1  # 1: the encoder's output; K > 1: the mean of its last K blocks' normalised outputs
 
     # Training
     epochs: int = 100
@@ -57,8 +56,6 @@ class Config:
     min_lr: float = 1e-5
     warmup_epochs: float = 10
     weight_decay: float = 0.05
-    weight_decay_growth: float = 1.0  # along a cosine to so many times weight_decay (Meta's code: 10)
-    grad_clip: float = 0.0  # the largest norm of the gradient, which is scaled down to it; 0: any
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1e-8
@@ -88,12 +85,15 @@ class Config:
 
     @classmethod
     def from_dict(cls, values):
-        """A Config from {field: value}; an unknown field is a ConfigError."""
+        """A Config from {field: value}; an unknown field is a ConfigError. A field of RETIRED may have its value."""
         known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
+        for name, value in values.items():
+            if name in RETIRED and value != RETIRED[name]:
+                found = reprlib.repr(value)
+                raise ConfigError(f"{name} is no setting any more: it is always {RETIRED[name]:g}, got {found}")
+            if name not in known and name not in RETIRED:
                 raise ConfigError(f"unknown setting {reprlib.repr(name)}{_suggestion(name, known)}")
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if name not in RETIRED})
 
     def to_dict(self):
         """{field: value}, with lists for tuples, so that it survives JSON."""
@@ -117,7 +117,7 @@ def _suggestion(name, known):
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else "; the fields are listed in minijepa/config.py"
+    return f": did you mean {close[0]!r}?" if close else "; docs/settings.md explains them all"
 
 
 def _is_number(value):
@@ -141,6 +141,10 @@ def _checked_type(field, value):
     raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {reprlib.repr(value)}")
 
 
+# Settings of earlier versions, which brought nothing (docs/results.md), and the values that stayed: older checkpoints
+# name them.
+RETIRED = dict(target_layers=1, weight_decay_growth=1, grad_clip=0)
+
 LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory, or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
     mlp_ratio=16, patch_embed_gain=1000, init_std=10, num_target_blocks=64, batch_size=2**20, epochs=10**6,
@@ -156,16 +160,13 @@ def _check_values(c):
     positive = (
         "image_size patch_size encoder_embed_dim encoder_depth encoder_num_heads mlp_ratio layer_norm_eps "
         "patch_embed_gain init_std predictor_embed_dim predictor_depth predictor_num_heads num_target_blocks "
-        "min_context epochs batch_size base_lr adam_eps target_layers"
+        "min_context epochs batch_size base_lr adam_eps"
     )
     for name in positive.split():
         require(getattr(c, name) > 0, f"{name} must be above 0, got {getattr(c, name)}")
     for name, largest in LARGEST.items():
         require(getattr(c, name) <= largest, f"{name} must be at most {largest:,}, got {getattr(c, name):,}")
-    not_negative = (
-        "val_size augment_crop min_lr warmup_epochs weight_decay weight_decay_growth grad_clip seed "
-        "knn_every keep_every max_train_images"
-    )
+    not_negative = "val_size augment_crop min_lr warmup_epochs weight_decay seed knn_every keep_every max_train_images"
     for name in not_negative.split():
         require(getattr(c, name) >= 0, f"{name} must not be negative, got {getattr(c, name)}")
     require(
@@ -184,10 +185,6 @@ def _check_values(c):
     require(c.loss in ("l2", "smooth_l1"), f"loss must be l2 or smooth_l1, got {reprlib.repr(c.loss)}")
     norm = reprlib.repr(c.target_norm)
     require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {norm}")
-    require(
-        c.target_layers <= c.encoder_depth,
-        f"target_layers must not exceed encoder_depth, got {c.target_layers} of {c.encoder_depth}",
-    )
     for name in ("adam_beta1", "adam_beta2"):
         require(0 <= getattr(c, name) < 1, f"{name} must be in [0, 1), got {getattr(c, name)}")
     require(

@@ -165,7 +165,7 @@ class Run:
         every = t.config.knn_every
         row = {
             "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
-            "lr": t.learning_rate(step), "weight_decay": t.weight_decay(step), "ema_momentum": t.momentum(step),
+            "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
             "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
             "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
         }  # fmt: skip

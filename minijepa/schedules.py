@@ -1,4 +1,4 @@
-"""Learning rate, weight decay and EMA momentum as functions of the step (specification, section 9)."""
+"""Learning rate and EMA momentum as functions of the step (specification, section 9)."""
 
 import math
 
@@ -14,12 +14,6 @@ def learning_rate(step, total_steps, warmup_steps, base_lr, min_lr):
         return base_lr * (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return min_lr + 0.5 * (base_lr - min_lr) * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def weight_decay(step, total_steps, start, end):
-    """A cosine from ``start`` at the first step to exactly ``end`` at the last (Meta's I-JEPA, 0.04 to 0.4)."""
-    progress = step / max(1, total_steps - 1)
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def ema_momentum(step, total_steps, start, end):

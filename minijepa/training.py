@@ -65,7 +65,6 @@ class Trainer:
         if self.graph is not None:
             use_own_stream()  # the current one is the thread's own affair, and may have changed
         images, masks = self.batch(step)
-        self.optimizer.weight_decay = self.weight_decay(step)
         scalars, momentum = self.optimizer.scalars(self.learning_rate(step)), self.momentum(step)
         update = self.graph if self.graph is not None and self.graph.fits(masks) else self.update
         loss, grad_norm = update(step, images, masks, scalars, momentum)
@@ -88,9 +87,6 @@ class Trainer:
             _check_finite(step, loss, grad_norm)
         if step == 0:
             self._check_all_reached()
-        if self.config.grad_clip:
-            largest = self.config.grad_clip
-            model.flat.grad *= largest / xp_of(grad_norm).maximum(grad_norm, largest)
         self.optimizer.update(scalars)  # this step's rate, eps and decay
         update_ema(model.target_flat.data, model.flat.data[: model.encoder_size], momentum)
         return loss, grad_norm
@@ -139,10 +135,6 @@ class Trainer:
         c = self.config
         warmup = round(c.warmup_epochs * self.steps_per_epoch)
         return schedules.learning_rate(step, self.total_steps, warmup, c.base_lr, c.min_lr)
-
-    def weight_decay(self, step):
-        start = self.config.weight_decay
-        return schedules.weight_decay(step, self.total_steps, start, start * self.config.weight_decay_growth)
 
     def momentum(self, step):
         c = self.config

@@ -22,7 +22,7 @@ def test_the_default_is_the_specifications_section_9():
     assert (c.weight_decay, c.ema_momentum_start, c.ema_momentum_end) == (0.05, 0.996, 1.0)
     assert (c.adam_beta1, c.adam_beta2, c.adam_eps, c.layer_norm_eps) == (0.9, 0.999, 1e-8, 1e-6)
     assert (c.augment_flip, c.augment_crop, c.loss, c.target_norm) == (False, 0, "l2", "none")
-    assert (c.augment_scale, c.patch_embed_gain, c.init_std, c.target_layers) == ((1, 1), 1, 0.02, 1)
+    assert (c.augment_scale, c.patch_embed_gain, c.init_std) == ((1, 1), 1, 0.02)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -83,9 +83,8 @@ def test_an_assignment_needs_an_equals_sign():
         (dict(target_scale=(0.3, 0.2)), "two rising numbers"),
         (dict(context_scale=(0.5, 1.5)), "at most 1"),
         (dict(loss="l1"), "loss must be l2 or smooth_l1"),
-        (dict(target_layers=7), "target_layers must not exceed encoder_depth, got 7 of 6"),
         (dict(augment_scale=(0.5, 1.2)), "augment_scale is a part of the image: at most 1"),
-        (dict(grad_clip=-1), "grad_clip must not be negative"),
+        (dict(grad_clip=0.5), "grad_clip is no setting any more: it is always 0, got 0.5"),
         (dict(target_norm="batch"), "target_norm must be none or layer_norm"),
         (dict(adam_beta2=1.0), r"adam_beta2 must be in \[0, 1\)"),
         (dict(ema_momentum_start=0.9, ema_momentum_end=0.8), "EMA momentum must rise"),
@@ -101,6 +100,11 @@ def test_what_is_refused_and_in_which_words(changes, words):
     with pytest.raises(ConfigError, match=words) as error:
         Config.from_dict(changes)
     assert "\n" not in str(error.value)
+
+
+def test_settings_of_older_versions_are_read_where_they_had_the_value_that_stays():
+    older = {**Config(seed=3).to_dict(), "target_layers": 1, "weight_decay_growth": 1.0, "grad_clip": 0.0}
+    assert Config.from_dict(older) == Config(seed=3)
 
 
 def test_an_unknown_preset_names_the_others():

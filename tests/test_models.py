@@ -470,28 +470,3 @@ def test_modules_are_found_in_lists_and_tuples():
             self.pair = (Parameter([1.0]), Linear(1, 1, np.random.default_rng(0), 0.02))
 
     assert [name for name, _ in Net().named_parameters()] == ["pair.0", "pair.1.weight", "pair.1.bias"]
-
-
-@pytest.mark.parametrize("layers", [2, 3])
-def test_targets_of_the_last_blocks_are_the_mean_of_their_standardised_outputs(layers):
-    config = Config(**TINY | dict(encoder_depth=3, target_layers=layers))
-    model = lively(IJEPA(config, dtype=np.float64))
-    images, masks = np.random.default_rng(0).standard_normal((2, 3, 8, 8)), masks_of(2)
-    encoder, layout = model.target_encoder, model.layout(masks)
-    x = encoder.patch_embed(Tensor(patchify(images, 2).reshape(32, -1))) + np.tile(encoder.pos_embed.data[0], (2, 1))
-    outputs = []
-    for block in encoder.blocks:
-        x = block(x, [16, 16])
-        y = x.data - x.data.mean(axis=1, keepdims=True)
-        outputs.append(y / np.sqrt((y**2).mean(axis=1, keepdims=True) + 1e-5))
-    wanted = np.mean(outputs[-layers:], axis=0)[to_patches(masks)]
-    np.testing.assert_allclose(model.targets(images, layout).data, wanted, rtol=1e-9, atol=1e-12)
-    norm = model.target_encoder.norm
-    norm.weight.data[...] = 7.0  # is not used
-    np.testing.assert_allclose(model.targets(images, layout).data, wanted, rtol=1e-9, atol=1e-12)
-
-
-def to_patches(masks):
-    """The row, of all patches of all images, of each target patch."""
-    image = np.repeat(np.arange(len(masks)), masks.target_lengths.sum(axis=1))
-    return image * 16 + masks.target_index

@@ -8,7 +8,7 @@ import pytest
 from minijepa import optim
 from minijepa.ema import update_ema
 from minijepa.optim import AdamW
-from minijepa.schedules import ema_momentum, learning_rate, weight_decay
+from minijepa.schedules import ema_momentum, learning_rate
 
 
 def test_the_learning_rate_warms_up_and_ends_exactly_at_its_minimum():
@@ -56,13 +56,6 @@ def test_adamw_is_the_formula(rng, monkeypatch, block):
     np.testing.assert_allclose(
         data, textbook_adamw(theta, gradients, decays, 0.01, 0.05, 0.8, 0.95, 1e-4), rtol=1e-12
     )  # fmt: skip
-
-
-def test_weight_decay_rises_along_a_cosine():
-    values = [weight_decay(step, 101, 0.04, 0.4) for step in range(101)]
-    assert values[0] == pytest.approx(0.04) and values[50] == pytest.approx(0.22) and values[100] == 0.4
-    assert np.diff(values).min() > 0 and values[25] == pytest.approx(0.4 - 0.36 * 0.5 * (1 + np.sqrt(0.5)))
-    assert weight_decay(7, 10, 0.05, 0.05) == 0.05 and weight_decay(0, 1, 0.1, 0.2) == pytest.approx(0.1)
 
 
 def test_the_first_step_moves_by_the_learning_rate_whatever_the_gradients_size():

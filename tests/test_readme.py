@@ -3,6 +3,7 @@
 import doctest
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,30 @@ def test_every_ablation_that_is_quoted_can_be_run_again(monkeypatch):
         base = ablation.base_of(args)
         for setting in args.settings or ablation.SETTINGS:
             Config.from_dict({**base.to_dict(), **ablation.scaled(ablation.SETTINGS[setting], base)})
+
+
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+
+
+def test_every_setting_is_explained_once():
+    rows = re.findall(r"^\| (`.*?`) \|", SETTINGS, re.MULTILINE)
+    assert sorted(", ".join(rows).split(", ")) == sorted(f"`{field.name}`" for field in fields(Config))
+
+
+def test_what_the_settings_page_says_of_presets_is_so():
+    """Its table has every setting in which ``best`` is not ``cifar10``, and the three presets' values."""
+    header, *rows = re.findall(r"^\| (.*?) \|.*\| (.*) \| (.*) \| (.*) \|$", SETTINGS, re.MULTILINE)
+    presets = {name.strip("`"): Config.preset(name.strip("`")) for name in header[1:]}
+    assert set(presets) == {"cifar10", "best", "laptop"}
+    shown = {name for names, *_ in rows for name in re.findall(r"\w+", names)}
+    assert {f.name for f in fields(Config) if getattr(presets["best"], f.name) != getattr(Config(), f.name)} <= shown
+    words = {False: "no", True: "yes"}
+    for names, *told in rows:
+        for config, text in zip(presets.values(), told):
+            values = [getattr(config, name) for name in re.findall(r"\w+", names)]
+            wanted = [words[v] if type(v) is bool else v for v in values]
+            found = parse_assignment(f"value={text}")[1]
+            assert found == (tuple(wanted) if len(wanted) > 1 else wanted[0]), (names, text)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

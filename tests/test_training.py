@@ -101,11 +101,9 @@ def test_an_error_in_a_worker_reaches_the_caller(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- the step
 
 
-@pytest.mark.parametrize("changes", [{}, dict(grad_clip=0.5, weight_decay_growth=10)], ids=["", "clipped, more decay"])
-def test_a_step_is_the_specifications_section_8(dataset, changes):
+def test_a_step_is_the_specifications_section_8(dataset):
     """Masks, targets, predictions, loss, backward, AdamW at the schedule's rate, then the EMA with the new weights."""
-    settings = SETTINGS | dict(epochs=6, warmup_epochs=2, weight_decay=0.3, adam_beta2=0.95, adam_eps=1e-6) | changes
-    config = Config(**settings)
+    config = Config(**SETTINGS | dict(epochs=6, warmup_epochs=2, weight_decay=0.3, adam_beta2=0.95, adam_eps=1e-6))
     trainer = Trainer(config, dataset)
     model = trainer.model
     encoder, size = model.encoder_size, model.flat.data.size
@@ -124,18 +122,12 @@ def test_a_step_is_the_specifications_section_8(dataset, changes):
         row = trainer.train_step(step)
 
         assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
-        norm = np.sqrt((g**2).sum())
-        assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
-        if config.grad_clip:
-            assert norm > config.grad_clip
-            g *= config.grad_clip / norm
-        decay = trainer.weight_decay(step)
-        assert decay == 0.3 if not changes else 0.299 < decay < 0.4
+        assert row["grad_norm"] == pytest.approx(np.sqrt((g**2).sum()), rel=1e-4)
         assert row["context_tokens"] == masks.context_lengths.mean()
         assert row["target_tokens"] == masks.target_lengths.sum(axis=1).mean()
         rate = config.base_lr * (step + 1) / (2 * trainer.steps_per_epoch + 1)  # still warming up
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
-        wanted = before * (1 - rate * decay * decayed)
+        wanted = before * (1 - rate * 0.3 * decayed)
         wanted -= rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
         np.testing.assert_allclose(model.flat.data, wanted, rtol=2e-6, atol=2e-3 * rate)
         momentum = trainer.momentum(step)

@@ -69,8 +69,7 @@ class IJEPA:
         """
         layout = self.layout(masks)
         with no_tape():
-            patches, layers = self._patches(images, layout), self.config.target_layers
-            features = self.target_encoder.encode(patches, layout.target_rows, layers)
+            features = self.target_encoder.encode(self._patches(images, layout), layout.target_rows)
             targets = ops.rows(features, layout.target_features)  # a patch stands in as many blocks as cover it
             if self.config.target_norm == "layer_norm":
                 targets = standardise(targets)

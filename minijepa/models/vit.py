@@ -7,7 +7,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Parameter
 from minijepa.backend import device_of
-from minijepa.nn import Block, LayerNorm, Module, normal, standardise
+from minijepa.nn import Block, LayerNorm, Module, normal
 
 
 def patchify(images, patch_size):
@@ -56,31 +56,23 @@ class ViTEncoder(Module):
         self.norm = LayerNorm(dim, eps)
         self._whole_images = {}
 
-    def forward(self, pixels, positions, packing, keep=None, layers=1):
+    def forward(self, pixels, positions, packing, keep=None):
         """Tokens of chosen patches: pixel rows (T, 3p²) at ``positions`` (T,) of packed sequences -> (T, D).
 
-        ``keep`` (K,): the rows whose tokens are wanted, as (K, D); all if None. ``layers``: with more than 1, the mean
-        of so many last blocks' outputs, each normalised by its own mean and deviation, as targets; the final LayerNorm
-        is not used then (Baevski et al., "data2vec", 2022, arXiv:2202.03555, section 3.3).
+        ``keep`` (K,): the rows whose tokens are wanted, as (K, D); all if None.
 
         Embedding and position are added to each patch alone, so adding them before or after the choice of patches is
         the same; doing it after does not embed patches that nobody looks at.
         """
         positions = ops.rows(self.pos_embed.reshape(self.pos_embed.shape[1:]), positions)
         x = self.patch_embed(pixels) + positions
-        outputs = []
         for block in self.blocks[:-1]:
             x = block(x, packing)
-            outputs.append(x)
-        x = self.blocks[-1](x, packing, keep)
-        if layers == 1:
-            return self.norm(x)
-        outputs = [y if keep is None else ops.rows(y, keep) for y in outputs[len(outputs) + 1 - layers :]]
-        return sum(map(standardise, outputs), standardise(x)) / layers
+        return self.norm(self.blocks[-1](x, packing, keep))
 
-    def encode(self, patches, keep=None, layers=1):
+    def encode(self, patches, keep=None):
         """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image; or of the rows ``keep``."""
         b, n, _ = patches.shape
         if b not in self._whole_images:  # positions and packing of all patches, made once for each size of batch
             self._whole_images[b] = ops.RowIndex(np.tile(np.arange(n), b), device_of(patches)), ops.Packing([n] * b)
-        return self(patches.reshape(b * n, -1), *self._whole_images[b], keep, layers)
+        return self(patches.reshape(b * n, -1), *self._whole_images[b], keep)
