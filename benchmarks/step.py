@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""One training step of the specification's config: minijepa against PyTorch, in one run on one machine.
+"""One training step, of the specification's config or another: minijepa against PyTorch, in one run on one machine.
 
-    python benchmarks/step.py [--threads N] [--rounds N] [--json]
+    python benchmarks/step.py [--threads N] [--rounds N] [--preset NAME] [--alone] [--json]
     python benchmarks/step.py --device cuda       # the contenders of cuda_contenders.py: eager, compiled, CUDA graphs
 
 Every contender is a process of its own; they take turns, one step at a time, so that a machine that slows down slows
@@ -30,11 +30,12 @@ import numpy as np
 import cuda_contenders
 from cuda_contenders import noise, noise_trainer
 from minijepa import Config, MultiBlockMasker
-from minijepa.config import masker_settings
+from minijepa.config import PRESETS, masker_settings
 from minijepa.data import normalise
 from minijepa.features import extract_features
 
 MICRO = (32, 64, 128, 256)
+KINDS = ("padded", "sorted", "shared", "encode")  # of PyTorch contenders
 
 
 # ---------------------------------------------------------------------------------------------------------- contenders
@@ -44,15 +45,16 @@ MICRO = (32, 64, 128, 256)
 def minijepa_step(config, threads):
     trainer = noise_trainer(config, 4, "cpu", threads)
     step = 0
-    yield {"flops": counted_flops(trainer)}
+    yield {}
+    yield {"flops": counted_flops(lambda: trainer.train_step(0)) / config.batch_size}
     while True:
         trainer.train_step(step)
         step += 1
         yield {}
 
 
-def counted_flops(trainer):
-    """Floating-point operations of all matrix products of one step, an image."""
+def counted_flops(work):
+    """Floating-point operations of all matrix products in ``work()``."""
     total, real, lock = 0, backend.matmul, threading.Lock()
 
     def counting(a, b, out=None):
@@ -65,13 +67,14 @@ def counted_flops(trainer):
     patched = [m for name, m in sys.modules.items() if name.startswith("minijepa") and vars(m).get("matmul") is real]
     for module in patched:
         module.matmul = counting
-    trainer.train_step(0)
+    work()
     for module in patched:
         module.matmul = real
-    return total / trainer.batch_size
+    return total
 
 
-def torch_step(config, threads, shared, micro):
+def torch_step(config, threads, masking, micro):
+    """``masking``: "padded", "sorted" (padded, images of similar context length in one micro-batch) or "shared"."""
     import torch
     from torch_ijepa import TorchIJEPA
 
@@ -79,6 +82,7 @@ def torch_step(config, threads, shared, micro):
     model = TorchIJEPA(config)
     images = torch.from_numpy(normalise(noise(config.batch_size), (0.5,) * 3, (0.25,) * 3))
     masker, draw = MultiBlockMasker(**masker_settings(config)), np.random.default_rng(0)
+    shared = masking == "shared"
     yield {}
     while True:
         if shared:
@@ -87,6 +91,9 @@ def torch_step(config, threads, shared, micro):
                 masks = masker.sample(1, draw)
         else:
             masks = masker.sample(len(images), draw)
+        if masking == "sorted":
+            order = np.argsort(masks.context_lengths)
+            images, masks = images[torch.from_numpy(order)], masks.select(order)
         model.step(images, masks, micro, shared)
         yield {}
 
@@ -95,9 +102,11 @@ def minijepa_encode(config, threads):
     from minijepa import IJEPA
 
     model, images = IJEPA(config), noise(config.batch_size)
+    yield {}
+    yield {"flops": counted_flops(lambda: extract_features(model, images, threads=threads)) / len(images)}
     while True:
-        yield {}
         extract_features(model, images, threads=threads)
+        yield {}
 
 
 def torch_encode(config, threads, micro):
@@ -106,11 +115,12 @@ def torch_encode(config, threads, micro):
 
     torch.set_num_threads(threads)
     encoder, images = Encoder(config).eval(), noise(config.batch_size)
+    yield {}
     while True:
-        yield {}
         with torch.inference_mode():
             for i in range(0, len(images), micro):
                 encoder(torch.from_numpy(normalise(images[i : i + micro], (0.5,) * 3, (0.25,) * 3))).mean(1)
+        yield {}
 
 
 def gemm(config, threads):
@@ -140,18 +150,19 @@ def gemm(config, threads):
         yield {"flops_per_s": threads * repeat * flops / (time.perf_counter() - started)}
 
 
-def contenders(threads):
-    """{name: (function, its arguments)}"""
+def contenders(preset, threads, alone):
+    """{name: (function, its arguments)}; ``alone``: without PyTorch's."""
     found = {"minijepa": ("minijepa_step", {}), "minijepa encode": ("minijepa_encode", {}), "gemm": ("gemm", {})}
     if threads > 1:
         found["minijepa, 1 thread"] = ("minijepa_step", {"threads": 1})
         found["gemm, 1 thread"] = ("gemm", {"threads": 1})
-    if importlib.util.find_spec("torch"):
+    if importlib.util.find_spec("torch") and not alone:
         for micro in MICRO:
-            found[f"torch padded {micro}"] = ("torch_step", {"shared": False, "micro": micro})
-            found[f"torch shared {micro}"] = ("torch_step", {"shared": True, "micro": micro})
+            for masking in ("padded", "sorted", "shared"):
+                found[f"torch {masking} {micro}"] = ("torch_step", {"masking": masking, "micro": micro})
             found[f"torch encode {micro}"] = ("torch_encode", {"micro": micro})
-    return {name: (function, {"threads": threads, **arguments}) for name, (function, arguments) in found.items()}
+    common = {"preset": preset, "threads": threads}
+    return {name: (function, {**common, **arguments}) for name, (function, arguments) in found.items()}
 
 
 # --------------------------------------------------------------------------------------------------------- the contest
@@ -160,10 +171,10 @@ def contenders(threads):
 def worker(function, arguments):
     """In a process of its own: a unit of work for each line on stdin, a line of JSON on stdout for each."""
     functions = vars(cuda_contenders) if hasattr(cuda_contenders, function) else globals()
-    work = functions[function](Config(), **arguments)
+    work = functions[function](Config.preset(arguments.pop("preset", "cifar10")), **arguments)
     extra = next(work)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    next(work)  # warm up
+    extra |= next(work)  # warm up
     print(json.dumps(extra), flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -265,6 +276,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--threads", type=int, default=backend.available_cores(), help="default: all cores")
     p.add_argument("--rounds", type=int, default=7, help="turns that every contender gets (default: 7)")
+    p.add_argument("--preset", choices=PRESETS, default="cifar10", help="of the config, on a CPU (default: cifar10)")
+    p.add_argument("--alone", action="store_true", help="without PyTorch, even if it is installed")
     p.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     p.add_argument("--limit", type=float, metavar="S", default=150, help="on a GPU: seconds a contender may take")
@@ -278,9 +291,9 @@ def main():
         device = "cpu" if args.rehearse else backend.resolve_device("cuda")
         return cuda_report(cuda_contest(args.rounds, device, args.limit), args.rounds, device, args.json)
 
-    batch = Config().batch_size
+    batch = Config.preset(args.preset).batch_size
     runs = {}
-    for name, contender in contenders(args.threads).items():
+    for name, contender in contenders(args.preset, args.threads, args.alone).items():
         runs[name] = Contender(*contender)
     for _ in range(args.rounds):
         for contender in runs.values():
@@ -291,12 +304,14 @@ def main():
     ours = runs["minijepa"]
     speed = {name: batch / c.median() for name, c in runs.items() if not name.startswith("gemm")}
     ceiling = runs["gemm"].median("flops_per_s")
-    flops = ours.start["flops"]
+    flops, encode_flops = ours.start["flops"], runs["minijepa encode"].start["flops"]
     result = {
         "threads": args.threads, "rounds": args.rounds, "img_s": speed["minijepa"],
         "encode_img_s": speed["minijepa encode"], "gflop_per_image": flops / 1e9, "gemm_gflop_s": ceiling / 1e9,
         "gemm_share": speed["minijepa"] * flops / ceiling, "peak_mb": ours.median("peak_mb"),
         "step_mb": ours.median("step_mb"),
+        "encode_gflop_per_image": encode_flops / 1e9,
+        "encode_gemm_share": speed["minijepa encode"] * encode_flops / ceiling,
     }  # fmt: skip
     if args.threads > 1:
         one = speed["minijepa, 1 thread"]
@@ -304,7 +319,8 @@ def main():
             "img_s_1_thread": one, "gemm_share_1_thread": one * flops / runs["gemm, 1 thread"].median("flops_per_s"),
             "threads_speedup": speed["minijepa"] / one,
         }  # fmt: skip
-    for kind in ("padded", "shared", "encode"):
+    for kind in KINDS:
+        result |= {f"torch_{kind}_img_s": None, f"ratio_{kind}": None}  # without torch
         if found := best(runs, f"torch {kind}"):
             name, contender = found
             result |= {
@@ -316,17 +332,21 @@ def main():
     if args.json:
         print(json.dumps(result))
         return None
-    print(f"batch {batch}, {args.threads} threads, medians of {args.rounds} steps, taking turns")
+    print(f"{args.preset}, batch {batch}, {args.threads} threads, medians of {args.rounds} steps, taking turns")
     print(f"{'':24}{'img/s':>8}{'peak MB':>9}{'of the step':>13}")
     for name, c in runs.items():
         if name in speed:
             print(f"{name:24}{speed[name]:8.1f}{c.median('peak_mb'):9.0f}{c.median('step_mb'):13.0f}")
     print(f"matrix products: {flops / 1e9:.2f} GFLOP an image; {ceiling / 1e9:.0f} GFLOP/s is this machine's ceiling,")
-    print(f"at which they would take {100 * result['gemm_share']:.0f}% of our step's time")
-    if "ratio_padded" not in result:
-        print("torch is not installed: minijepa was measured alone")
-    for kind in ("padded", "shared", "encode"):
-        if f"ratio_{kind}" in result:
+    shares = [f"{100 * result[name]:.0f}%" for name in ("gemm_share", "encode_gemm_share")]
+    print(f"at which they would take {shares[0]} of our step's time, and {shares[1]} of encoding's")
+    if args.threads > 1:
+        print(f"one thread: {100 * result['gemm_share_1_thread']:.0f}% of its own ceiling;", end=" ")
+        print(f"{args.threads} threads are {result['threads_speedup']:.2f} times as fast")
+    if not result["ratio_padded"]:
+        print("minijepa was measured alone" + ("" if args.alone else ": torch is not installed"))
+    for kind in KINDS:
+        if result[f"ratio_{kind}"]:
             micro = result[f"torch_{kind}_micro_batch"]
             print(f"minijepa / torch {kind:7} {result[f'ratio_{kind}']:5.2f}   (its best micro-batch: {micro})")
     return None

@@ -7,7 +7,7 @@ import numpy as np
 from minijepa.autograd import Tape
 from minijepa.backend import BLOCK
 
-CHUNK_IMAGES = 16  # so few that a chunk's activations stay in the cache
+CHUNK_IMAGES = 16  # so few that what one operation hands to the next is still in the cache
 LANES = 8
 
 

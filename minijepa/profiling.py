@@ -13,13 +13,14 @@ PREPARATION = ("masks", "data", "layout")  # what is done before any network run
 
 
 class Profile:
-    """Seconds, calls and bytes saved, added up over steps.
+    """Seconds, calls and bytes saved, added up over steps, of which ``str()`` gives the mean.
 
     ``phases``: {name: seconds}, each without the phases inside of it. ``ops``: {name: [calls, forward seconds, backward
     seconds, bytes saved for backward]}.
     """
 
-    def __init__(self):
+    def __init__(self, steps):
+        self.steps = steps
         self.phases = defaultdict(float)
         self.ops = defaultdict(lambda: [0, 0.0, 0.0, 0])
         self._inside = [0.0]  # seconds of the phases inside of each open one
@@ -63,20 +64,18 @@ class Profile:
         return timed
 
     def __str__(self):
-        total = sum(self.phases.values())
-        rows = [f"{'phase':22}{'ms':>9}{'share':>8}"]
+        n, total = self.steps, sum(self.phases.values())
+        rows = [f"a step, mean of {n}, on one thread", f"{'phase':22}{'ms':>9}{'share':>8}"]
         for name, seconds in sorted(self.phases.items(), key=lambda item: -item[1]):
-            rows.append(f"{name:22}{1e3 * seconds:9.1f}{100 * seconds / total:7.1f}%")
+            rows.append(f"{name:22}{1e3 * seconds / n:9.1f}{100 * seconds / total:7.1f}%")
         preparation = sum(self.phases[name] for name in PREPARATION)
-        rows.append(f"{' + '.join(PREPARATION):22}{1e3 * preparation:9.1f}{100 * preparation / total:7.1f}%")
+        rows.append(f"{' + '.join(PREPARATION):22}{1e3 * preparation / n:9.1f}{100 * preparation / total:7.1f}%")
         rows += ["", f"{'operation':22}{'calls':>9}{'forward ms':>12}{'backward ms':>13}{'share':>8}{'saved MB':>10}"]
         for name, (calls, forward, backward, saved) in sorted(self.ops.items(), key=lambda r: -r[1][1] - r[1][2]):
-            share = 100 * (forward + backward) / total
-            rows.append(
-                f"{name:22}{calls:9}{1e3 * forward:12.1f}{1e3 * backward:13.1f}{share:7.1f}%{saved / 1e6:10.1f}"
-            )
+            times = f"{1e3 * forward / n:12.1f}{1e3 * backward / n:13.1f}{100 * (forward + backward) / total:7.1f}%"
+            rows.append(f"{name:22}{calls // n:9}{times}{saved / n / 1e6:10.1f}")
         rest = total - sum(forward + backward for _, forward, backward, _ in self.ops.values())
-        rows.append(f"{'everything else':43}{1e3 * rest:13.1f}{100 * rest / total:7.1f}%")
+        rows.append(f"{'outside of operations':43}{1e3 * rest / n:13.1f}{100 * rest / total:7.1f}%")
         return "\n".join(rows)
 
 
@@ -84,9 +83,9 @@ def profile_steps(trainer, steps):
     """A :class:`Profile` of ``steps`` training steps of ``trainer``, after one that warms up.
 
     On one thread, whatever the trainer's number, so that times add up. "saved MB" is what operations keep for backward,
-    in all chunks of the steps together; a chunk frees its part before the next one starts.
+    in all chunks of a step together; a chunk frees its part before the next one starts.
     """
-    profile, model = Profile(), trainer.model
+    profile, model = Profile(steps), trainer.model
     trainer.train_step(0)
     with ExitStack() as changes:
 
@@ -101,7 +100,7 @@ def profile_steps(trainer, steps):
             ("target encoder", model, "targets"), ("context encoder", model.context_encoder, "forward"),
             ("predictor", model.predictor, "forward"), ("optimiser", trainer.optimizer, "update"),
             ("backward", lanes.Tape, "backward"), ("EMA", training, "update_ema"),
-            ("lanes", trainer.lanes, "gradients"), ("everything else", trainer, "train_step"),
+            ("lanes", trainer.lanes, "gradients"), ("outside of these", trainer, "train_step"),
         ]:  # fmt: skip
             replace(owner, method, profile.phase(name, getattr(owner, method)))
         replace(trainer.lanes, "pool", _SameThread())

@@ -78,7 +78,8 @@ class Attention(Function):
         ctx.packing, ctx.num_heads = packing, num_heads
         ctx.fused = kernels.serve(qkv) and qkv.shape[1] // (3 * num_heads) in kernels.HEAD_DIMS
         if ctx.fused:
-            y, lse = xp.empty((t, qkv.shape[1] // 3), qkv.dtype), xp.empty((t, num_heads), qkv.dtype)
+            y = xp.empty((t, qkv.shape[1] // 3), qkv.dtype)
+            lse = xp.empty((t, num_heads), qkv.dtype)  # ln Σⱼ e^A[:, j], by which the backward makes P anew
             kernels.attention_forward(qkv, packing.device_offsets, num_heads, packing.longest, y, lse)
             ctx.save(qkv, y, lse)
             return y
@@ -99,14 +100,15 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        qkv, y, r, *exponentials = ctx.saved
+        qkv, y = ctx.saved[:2]
         dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)
-        if ctx.fused:  # r is ln Σ e^A
-            packing, heads = ctx.packing, ctx.num_heads
+        if ctx.fused:
+            packing, lse, dy = ctx.packing, ctx.saved[2], kernels.suited(dy)
             kernels.attention_backward(
-                qkv, packing.device_offsets, heads, packing.longest, y, r, kernels.suited(dy), dqkv
+                qkv, packing.device_offsets, ctx.num_heads, packing.longest, y, lse, dy, dqkv
             )
             return (dqkv,)
+        r, *exponentials = ctx.saved[2:]
         t, heads, _ = y.shape
         q, k, v = qkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
         dq, dk, dv = dqkv.reshape(t, 3, heads, -1).swapaxes(0, 1)

@@ -42,19 +42,19 @@ class Gelu(Function):
             return y
         for x_, y_, g_ in row_blocks(x, y, g):
             z = x_ if bias is None else x_ + bias
-            w = z * z  # from here on in place: few passes over memory, the formulas above
-            w *= C * A
+            w = z * z  # in place from here on, for few passes over memory
+            w *= C * A  # CA z²
             s = w + C
-            s *= z  # u
+            s *= z  # u = C z + CA z³
             xp.tanh(s, out=s)
             s += 1
-            s *= 0.5
+            s *= 0.5  # s
             xp.multiply(z, s, out=y_)
             if g is not None:
                 w *= 6
-                w += 2 * C  # 2u'
+                w += 2 * C  # 2u' = 2C + 6CA z²
                 w *= z - y_
-                w += 1
+                w += 1  # 1 + 2u' (z − y)
                 xp.multiply(w, s, out=g_)
         return y
 

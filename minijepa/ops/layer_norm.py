@@ -30,11 +30,12 @@ class LayerNorm(Function):
     @staticmethod
     def forward(ctx, x, w, b, *, eps):
         xp, n = xp_of(x), x.shape[-1]
-        y, xhat = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype)
+        y = xp.empty(x.shape, x.dtype)
+        xhat = xp.empty(x.shape, x.dtype) if any(ctx.needs) else y  # y has room for it where no backward will read it
         r = xp.empty((*x.shape[:-1], 1), x.dtype)
         ctx.save(xhat, r, w)
         if n <= kernels.WIDEST and kernels.serve(x, w, b):
-            kept = (xhat, r) if any(ctx.needs) else (None, None)
+            kept = (None, None) if xhat is y else (xhat, r)
             kernels.layer_norm_forward(x, w, b, eps, y, *kept)
             return y
         for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):
