@@ -72,12 +72,9 @@ SETTINGS = {  # what differs from the base
     "rate x 2": dict(base_lr=2),
     "batches of 128, rate x 1.4": dict(batch_size=128, base_lr=1.4),
     # Networks of about the cost of laptop's
+    "96 wide, 4 deep": dict(encoder_embed_dim=96, encoder_depth=4, encoder_num_heads=4),
     "144 wide, 2 deep": dict(encoder_embed_dim=144, encoder_depth=2, encoder_num_heads=4),
-    "128 wide, 3 deep": dict(encoder_embed_dim=128, encoder_depth=3, encoder_num_heads=4),
     "160 wide, 3 deep": dict(encoder_embed_dim=160, encoder_depth=3, encoder_num_heads=4),
-    "128 wide, 3 deep, batches of 128": dict(
-        encoder_embed_dim=128, encoder_depth=3, encoder_num_heads=4, batch_size=128, base_lr=1.4
-    ),
     "128 wide, 4 deep, MLP of 2": dict(encoder_embed_dim=128, encoder_depth=4, encoder_num_heads=4, mlp_ratio=2),
     "192 wide, 2 deep, MLP of 2": dict(encoder_embed_dim=192, encoder_depth=2, encoder_num_heads=4, mlp_ratio=2),
 }
