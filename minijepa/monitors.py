@@ -8,7 +8,7 @@ from minijepa.features import extract_features
 from minijepa.probing import content_r2, feature_std, knn_accuracy, rank_me
 
 WATCHED = 512  # images of the collapse monitors
-LOWEST_STD, LOWEST_RANK = 0.05, 3.0  # below: collapse; healthy runs keep above 0.2 and 10
+LOWEST_STD, LOWEST_RANK = 0.05, 3.0  # below: collapse; `smoke` begins near 0.8 and 6, `laptop` near 0.6 and 40
 LOWEST_R2, FROM = 0.02, 0.3  # below, after so much of the run: positions without content
 BANK, QUERIES = 5000, 1000  # labelled images of the kNN, and images that it guesses
 
@@ -58,16 +58,22 @@ class Monitors:
         return knn_accuracy(bank, self.bank_labels, queries, self.query_labels, classes)
 
 
-def warning(feature_std, rank_me, content_r2, done):
+def warning(feature_std, rank_me, content_r2, done, config):
     """What the collapse monitors warn of, with what to try, or None. ``done``: the part of the run that is over."""
-    if feature_std < LOWEST_STD or rank_me < LOWEST_RANK:
-        return (
-            f"warning: the features are collapsing, all images look alike to the encoder (deviation {feature_std:.3f}, "
-            f"RankMe {rank_me:.1f}): try target_norm=layer_norm, a lower --lr, an ema_momentum_start nearer to 1"
-        )
-    if content_r2 < LOWEST_R2 and done >= FROM:
-        return (
-            f"warning: the predictor knows where a block is, but not what is in it (content R² {content_r2:+.3f}): try "
-            "patch_embed_gain=2, a higher --lr, smaller targets (target_scale) or a larger context (context_scale)"
-        )
-    return None
+    normalise_targets = [] if config.target_norm == "layer_norm" else ["target_norm=layer_norm"]
+    larger_weights = [] if config.patch_embed_gain >= 2 else ["patch_embed_gain=2"]
+    larger_weights += [] if config.init_std >= 0.06 else ["init_std=0.06"]
+    if feature_std < LOWEST_STD:
+        sees, remedies = "the features are collapsing, all images look alike to the encoder", normalise_targets
+        remedies = [*remedies, "a lower --lr", "an ema_momentum_start nearer to 1"]
+    elif rank_me < LOWEST_RANK:
+        sees = "the features are collapsing, to a direction or two in which images differ"
+        remedies = [*normalise_targets, *larger_weights, "a lower --lr", "an ema_momentum_start nearer to 1"]
+    elif content_r2 < LOWEST_R2 and done >= FROM:
+        sees = "the predictor knows where a block is, but not what is in it"
+        remedies = [*larger_weights, "a higher --lr", "smaller targets (target_scale)"]
+        remedies.append("a larger context (context_scale)")
+    else:
+        return None
+    found = f"deviation {feature_std:.3f}, RankMe {rank_me:.1f}, content R² {content_r2:+.3f}"
+    return f"warning: {sees} ({found}): try {', '.join(remedies[:-1])} or {remedies[-1]}"

@@ -125,7 +125,7 @@ class Run:
                     self.save()  # before anything of less importance can fail
                     self._keep(row["epoch"])
                     _say(bar, say, _epoch_line(row, t.config.epochs))
-                    if text := _warning(row, t.config.epochs):
+                    if text := _warning(row, t.config):
                         _say(bar, say, text)
                     draw_curves(self.folder, self.metrics)
                     clock.start_epoch()
@@ -195,9 +195,9 @@ def _epoch_line(row, epochs):
     return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] is not None else "")
 
 
-def _warning(row, epochs):
+def _warning(row, config):
     monitored = (float(row[name]) for name in ("feature_std", "rank_me", "content_r2"))
-    return warning(*monitored, done=row["epoch"] / epochs)
+    return warning(*monitored, row["epoch"] / config.epochs, config)
 
 
 class Clock:

@@ -78,19 +78,28 @@ def test_knn_of_one_image_is_none_and_of_two_a_figure(model, rng):
 
 
 def test_a_collapse_is_told_with_what_to_try():
-    assert warning(0.4, 16.0, 0.3, 0.5) is None
-    for std, rank in ((0.01, 16.0), (0.4, 1.1)):
-        text = warning(std, rank, 0.3, 0.0)
-        assert text.startswith("warning: the features are collapsing") and "target_norm" in text and "--lr" in text
-    assert warning(0.4, 16.0, 0.0, 0.1) is None  # early on, knowing positions alone is no fault
-    assert "not what is in it (content R² -0.010)" in warning(0.4, 16.0, -0.01, 0.3)
+    config = Config()
+    assert warning(0.4, 16.0, 0.3, 0.5, config) is None
+    for std, rank, why in ((0.01, 16.0, "look alike"), (0.4, 1.1, "a direction or two")):
+        text = warning(std, rank, 0.3, 0.0, config)
+        assert text.startswith("warning: the features are collapsing") and why in text
+        assert "target_norm" in text and "a lower --lr" in text
+    assert warning(0.4, 16.0, 0.0, 0.1, config) is None  # early on, knowing positions alone is no fault
+    text = warning(0.4, 16.0, -0.01, 0.3, config)
+    assert "not what is in it (" in text and "content R² -0.010" in text and "init_std" in text
+
+
+@pytest.mark.parametrize("found", [(0.01, 16.0, 0.3), (0.4, 1.1, 0.3), (0.4, 16.0, 0.0)])
+def test_what_a_run_has_already_is_not_advised(found):
+    text = warning(*found, 1.0, Config.preset("best"))
+    assert not any(name in text for name in ("target_norm", "patch_embed_gain", "init_std")) and " or " in text
 
 
 def test_collapsed_features_are_below_the_limits():
     draw = np.random.default_rng(0)
     healthy = draw.standard_normal((512, 64))
     one_direction = draw.standard_normal((512, 1)) * draw.standard_normal(64)
-    assert warning(feature_std(healthy), rank_me(healthy), 0.3, 1.0) is None
-    assert "collapsing" in warning(feature_std(one_direction), rank_me(one_direction), 0.3, 1.0)
+    assert warning(feature_std(healthy), rank_me(healthy), 0.3, 1.0, Config()) is None
+    assert "collapsing" in warning(feature_std(one_direction), rank_me(one_direction), 0.3, 1.0, Config())
     alike = 1 + 1e-3 * healthy
-    assert "collapsing" in warning(feature_std(alike), rank_me(alike), 0.3, 1.0)
+    assert "collapsing" in warning(feature_std(alike), rank_me(alike), 0.3, 1.0, Config())
