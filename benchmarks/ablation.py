@@ -7,7 +7,7 @@
 
 5,000 training images are held back and probed (45,000 for training and for the probe's fit); the test set is not looked
 at. A run that was finished is not run again, one that was interrupted goes on, so the same command may be given again
-until all is done. Writes OUT/ablation.csv, a line for each run there, and prints a table: mean and range over the seeds.
+until all is done. Writes OUT/ablation.csv, a line for each run in it, and prints a table: mean and range of the seeds.
 """
 
 import argparse
