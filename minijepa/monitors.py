@@ -64,15 +64,15 @@ def warning(feature_std, rank_me, content_r2, done, config):
     larger_weights = [] if config.patch_embed_gain >= 2 else ["patch_embed_gain=2"]
     larger_weights += [] if config.init_std >= 0.06 else ["init_std=0.06"]
     if feature_std < LOWEST_STD:
-        sees, remedies = "the features are collapsing, all images look alike to the encoder", normalise_targets
-        remedies = [*remedies, "a lower --lr", "an ema_momentum_start nearer to 1"]
+        sees = "the features are collapsing, all images look alike to the encoder"
+        remedies = [*normalise_targets, "a lower --lr", "an ema_momentum_start nearer to 1"]
     elif rank_me < LOWEST_RANK:
         sees = "the features are collapsing, to a direction or two in which images differ"
         remedies = [*normalise_targets, *larger_weights, "a lower --lr", "an ema_momentum_start nearer to 1"]
     elif content_r2 < LOWEST_R2 and done >= FROM:
         sees = "the predictor knows where a block is, but not what is in it"
-        remedies = [*larger_weights, "a higher --lr", "smaller targets (target_scale)"]
-        remedies.append("a larger context (context_scale)")
+        more = ["a higher --lr", "smaller targets (target_scale)", "a larger context (context_scale)"]
+        remedies = [*larger_weights, *more]
     else:
         return None
     found = f"deviation {feature_std:.3f}, RankMe {rank_me:.1f}, content R² {content_r2:+.3f}"
