@@ -7,7 +7,8 @@
 
 5,000 training images are held back and probed (45,000 for training and for the probe's fit); the test set is not looked
 at. A run that was finished is not run again, one that was interrupted goes on, so the same command may be given again
-until all is done. Writes OUT/ablation.csv, a line for each run in it, and prints a table: mean and range of the seeds.
+until all is done. Writes OUT/ablation.csv, a line for each run in OUT, and prints a table of those that were asked for:
+mean and range over the seeds.
 """
 
 import argparse
@@ -210,10 +211,10 @@ def main(args):
     base = base_of(args)
     settings = args.settings or SETTINGS
     jobs = [(setting, seed, scaled(SETTINGS[setting], base)) for seed in args.seeds for setting in settings]
-    results(args, jobs)
-    rows = [json.loads(file.read_text()) for file in sorted(Path(args.out).glob("*/ablation.json"))]  # of all commands
-    write_csv(Path(args.out) / "ablation.csv", COLUMNS, rows)
-    tell(table(rows))
+    rows = results(args, jobs)
+    of_all_commands = [json.loads(file.read_text()) for file in sorted(Path(args.out).glob("*/ablation.json"))]
+    write_csv(Path(args.out) / "ablation.csv", COLUMNS, of_all_commands)
+    tell(table(rows))  # which may be compared: their epochs are the same
     return 0
 
 

@@ -86,7 +86,7 @@ def test_a_collapse_is_told_with_what_to_try():
         assert "target_norm" in text and "a lower --lr" in text
     assert warning(0.4, 16.0, 0.0, 0.1, config) is None  # early on, knowing positions alone is no fault
     text = warning(0.4, 16.0, -0.01, 0.3, config)
-    assert "not what is in it (" in text and "content R² -0.010" in text and "init_std" in text
+    assert "not what is in it (deviation 0.400, RankMe 16.0, content R² -0.010)" in text and "init_std" in text
 
 
 @pytest.mark.parametrize("found", [(0.01, 16.0, 0.3), (0.4, 1.1, 0.3), (0.4, 16.0, 0.0)])

@@ -100,15 +100,13 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        qkv, y = ctx.saved[:2]
+        qkv, y, *rest = ctx.saved
         dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)
         if ctx.fused:
-            packing, lse, dy = ctx.packing, ctx.saved[2], kernels.suited(dy)
-            kernels.attention_backward(
-                qkv, packing.device_offsets, ctx.num_heads, packing.longest, y, lse, dy, dqkv
-            )
+            (lse,), packing, dy = rest, ctx.packing, kernels.suited(dy)
+            kernels.attention_backward(qkv, packing.device_offsets, ctx.num_heads, packing.longest, y, lse, dy, dqkv)
             return (dqkv,)
-        r, *exponentials = ctx.saved[2:]
+        r, *exponentials = rest
         t, heads, _ = y.shape
         q, k, v = qkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
         dq, dk, dv = dqkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
