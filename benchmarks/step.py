@@ -276,8 +276,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--threads", type=int, default=backend.available_cores(), help="default: all cores")
     p.add_argument("--rounds", type=int, default=7, help="turns that every contender gets (default: 7)")
-    p.add_argument("--preset", choices=PRESETS, default="cifar10", help="of the config, on a CPU (default: cifar10)")
-    p.add_argument("--alone", action="store_true", help="without PyTorch, even if it is installed")
+    p.add_argument("--preset", choices=PRESETS, default="cifar10", help="the network, on a CPU (default: cifar10)")
+    p.add_argument("--alone", action="store_true", help="on a CPU, without PyTorch even if it is installed")
     p.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     p.add_argument("--limit", type=float, metavar="S", default=150, help="on a GPU: seconds a contender may take")
@@ -286,6 +286,10 @@ def main():
     args = p.parse_args()
     if args.worker:
         return worker(*json.loads(args.worker))
+    if min(args.threads, args.rounds) < 1:
+        p.error("--threads and --rounds: at least 1")
+    if args.device == "cuda" and (args.alone or args.preset != "cifar10"):
+        p.error("--alone and --preset are for the CPU: leave them out with --device cuda")
 
     if args.device == "cuda" or args.rehearse:
         device = "cpu" if args.rehearse else backend.resolve_device("cuda")

@@ -26,3 +26,9 @@ def test_step_measures_this_project_alone():
     encoding = c.encoder_depth * (layers + attention) + 2 * n * 3 * c.patch_size**2 * d
     assert 1e9 * found["encode_gflop_per_image"] == pytest.approx(encoding, rel=0.02)  # the rest: sums as products
     assert found["gflop_per_image"] > 2 * found["encode_gflop_per_image"]
+
+
+@pytest.mark.parametrize("options", ["--rounds 0", "--device cuda --alone", "--device cuda --preset smoke"])
+def test_step_refuses_what_it_cannot_do(options):
+    done = subprocess.run([sys.executable, str(STEP), *options.split()], capture_output=True, text=True)
+    assert done.returncode == 2 and "step.py: error: --" in done.stderr and not done.stdout
