@@ -97,7 +97,7 @@ def common_parser(description, out):
 
 def parser():
     p = common_parser(__doc__.splitlines()[0], "runs/ablation")
-    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {', '.join(SETTINGS)}")
+    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {'; '.join(SETTINGS)}")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return p
 
@@ -166,6 +166,8 @@ def results(args, jobs):
 
     Raises ConfigError, before anything runs, where a run of that name has other settings.
     """
+    if min(args.jobs, args.threads) < 1:
+        raise ConfigError(f"--jobs {args.jobs}, --threads {args.threads}: at least 1")
     common = common_changes(args)
     jobs = [(s, seed, {**common, **changes, "val_size": 5000, "seed": seed}) for s, seed, changes in jobs]
     for setting, seed, changes in jobs:
@@ -207,7 +209,7 @@ def main(args):
     args.device = resolve_device(args.device)
     unknown = [name for name in args.settings if name not in SETTINGS]
     if unknown:
-        raise SystemExit(f"ablation.py: error: no setting {unknown[0]!r}: choose among {', '.join(SETTINGS)}")
+        raise ConfigError(f"no setting {unknown[0]!r}: choose among {'; '.join(SETTINGS)}")
     base = base_of(args)
     settings = args.settings or SETTINGS
     jobs = [(setting, seed, scaled(SETTINGS[setting], base)) for seed in args.seeds for setting in settings]
