@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Which settings help? Trains each with several seeds, on the same images for as long, and probes held-back images.
+"""Which settings help? Trains each with several seeds, all for the same number of epochs, and probes held-back images.
 
-    python benchmarks/ablation.py base "flips alone" --seeds 0 --set epochs=6 --set warmup_epochs=0.5
-    python benchmarks/ablation.py --base best --jobs 1 --set epochs=20
+    python benchmarks/ablation.py base "flips alone" --seeds 0 --set epochs=6 --set warmup_epochs=0.5 --out runs/six
+    python benchmarks/ablation.py --base best --jobs 1 --set epochs=20 --out runs/twenty
     python benchmarks/ablation.py                 # every setting of SETTINGS, three seeds: days on a CPU
 
 5,000 training images are held back and probed (45,000 for training and for the probe's fit); the test set is not looked
 at. A run that was finished is not run again, one that was interrupted goes on, so the same command may be given again
-until all is done. Writes OUT/ablation.csv, a line for each run in OUT, and prints a table of those that were asked for:
-mean and range over the seeds.
+until all is done; one that fails (a loss that is not finite) leaves the others alone, and the exit status is 1. Writes
+OUT/ablation.csv, a line for each run in OUT, and prints a table of those that were asked for: mean and range over the
+seeds.
 """
 
 import argparse
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -79,113 +81,94 @@ SETTINGS = {  # what differs from the base
     "128 wide, 4 deep, MLP of 2": dict(encoder_embed_dim=128, encoder_depth=4, encoder_num_heads=4, mlp_ratio=2),
     "192 wide, 2 deep, MLP of 2": dict(encoder_embed_dim=192, encoder_depth=2, encoder_num_heads=4, mlp_ratio=2),
 }
+HELD_BACK = 5000  # training images
 COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content_r2 loss_per_dim minutes".split()
 
 
-def common_parser(description, out):
-    """The options that benchmarks/screen.py has too."""
-    p = argparse.ArgumentParser(description=description)
+def parser():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {'; '.join(SETTINGS)}")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--base", default="laptop", help="the preset that they change (default: laptop)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change to all settings")
     p.add_argument("--jobs", type=int, default=2, help="runs at the same time (default: 2)")
     p.add_argument("--threads", type=int, default=1, help="of each run (default: 1)")
     p.add_argument("--device", default="cpu")
     p.add_argument("--data-dir", default="data")
-    p.add_argument("--out", default=out, help="a folder for the runs and the table")
+    p.add_argument("--out", default="runs/ablation", help="a folder for the runs and the table")
     return p
 
 
-def parser():
-    p = common_parser(__doc__.splitlines()[0], "runs/ablation")
-    p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {'; '.join(SETTINGS)}")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    return p
-
-
-def common_changes(args):
-    """The config fields of --set."""
-    return dict(map(parse_assignment, args.set))
-
-
-def base_of(args):
-    """The Config that settings change. Raises ConfigError before anything runs."""
-    return Config.preset(args.base, **common_changes(args))
-
-
-def scaled(changes, base):
-    """The config fields of a setting, whose rate is a factor of the base's."""
-    return {**changes, "base_lr": changes["base_lr"] * base.base_lr} if "base_lr" in changes else changes
-
-
-def train(args, folder, changes):
-    """Train one run to its end, or go on with it."""
-    command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(folder), "--threads", str(args.threads)]
-    command += ["--device", args.device, "--data-dir", args.data_dir]
-    if (folder / checkpoint.FILE).exists():
-        command.append("--resume")
-    else:
-        command += ["--preset", args.base, *(f"--set={name}={value}" for name, value in changes.items())]
-    with open(f"{folder}.log", "a") as log:
-        if subprocess.run(command, stdout=log, stderr=log).returncode:
-            raise TrainingError(f"training failed: see {folder}.log")
+def configs(args):
+    """{(setting, seed): its Config}. Raises ConfigError."""
+    base = Config.preset(args.base, **dict(map(parse_assignment, args.set), val_size=HELD_BACK))
+    found = {}
+    for seed in args.seeds:
+        for setting in args.settings or SETTINGS:
+            if setting not in SETTINGS:
+                raise ConfigError(f"no setting {setting!r}: choose among {'; '.join(SETTINGS)}")
+            changes = dict(SETTINGS[setting], seed=seed)
+            if "base_lr" in changes:
+                changes["base_lr"] *= base.base_lr
+            found[setting, seed] = dataclasses.replace(base, **changes)
+    return found
 
 
 def folder_of(args, setting, seed):
     return Path(args.out) / f"{setting.replace(' ', '-')}-seed{seed}"
 
 
-def result(args, dataset, setting, seed, changes):
-    """The row of one run, from its folder if it was probed before."""
-    folder = folder_of(args, setting, seed)
-    file = folder / "ablation.json"
-    if file.exists():
-        return json.loads(file.read_text())
-    train(args, folder, changes)
+def train(args, folder, config):
+    """Train one run to its end, or go on with it."""
+    command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(folder), "--threads", str(args.threads)]
+    command += ["--device", args.device, "--data-dir", args.data_dir]
+    if (folder / checkpoint.FILE).exists():
+        command.append("--resume")
+    else:
+        preset = Config.preset(args.base).to_dict()
+        changes = {name: value for name, value in config.to_dict().items() if value != preset[name]}
+        command += ["--preset", args.base, *(f"--set={name}={value}" for name, value in changes.items())]
+    with open(f"{folder}.log", "a") as log:
+        if subprocess.run(command, stdout=log, stderr=log).returncode:
+            raise TrainingError(f"training failed: see {folder}.log")
+
+
+def probed(args, folder, dataset):
+    """What was found of a run that is trained: the columns behind ``setting`` and ``seed``."""
     about, arrays = checkpoint.read(folder)
     model = checkpoint.model_of(about, arrays, folder, args.device)
     train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")
     features, val_features = (extract_features(model, x, threads=args.threads) for x in (train_x, val_x))
     classes = len(dataset.classes)
-    with open(folder / "metrics.csv") as rows:
+    with open(folder / "metrics.csv", newline="") as rows:
         rows = list(csv.DictReader(rows))
-    row = {
-        "setting": setting, "seed": seed, "epochs": model.config.epochs, "step": about["step"],
+    images = about["step"] // len(rows) * model.config.batch_size  # of an epoch
+    return {
+        "epochs": model.config.epochs, "step": about["step"],
         "linear_probe": linear_probe(features, train_y, val_features, val_y, classes).accuracy,
         "knn": knn_accuracy(features, train_y, val_features, val_y, classes),
         **{name: float(rows[-1][name]) for name in ("feature_std", "rank_me", "content_r2", "loss_per_dim")},
-        "minutes": round(sum(float(r["seconds"]) for r in rows) / 60, 1),
+        # not the sum of the seconds, which an interrupted epoch counts from its resumption
+        "minutes": round(sum(images / float(row["images_per_s"]) for row in rows) / 60, 1),
     }  # fmt: skip
+
+
+def result(args, dataset, setting, seed, config):
+    """The row of one run, from its folder if it was probed before; None if its training failed."""
+    folder = folder_of(args, setting, seed)
+    file = folder / "ablation.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    try:
+        train(args, folder, config)
+    except TrainingError as error:  # the others go on
+        tell(f"{setting}, seed {seed}: {error}")
+        return None
+    row = {"setting": setting, "seed": seed, **probed(args, folder, dataset)}
     with replaced(file, "w") as written:
         written.write(json.dumps(row) + "\n")
     tell(f"{setting}, seed {seed}: linear probe {100 * row['linear_probe']:.2f}%, kNN {100 * row['knn']:.2f}%")
     return row
-
-
-def results(args, jobs):
-    """The rows of all jobs (setting, seed, changes to the base beside --set), so many at a time as asked.
-
-    Raises ConfigError, before anything runs, where a run of that name has other settings.
-    """
-    if min(args.jobs, args.threads) < 1:
-        raise ConfigError(f"--jobs {args.jobs}, --threads {args.threads}: at least 1")
-    common = common_changes(args)
-    jobs = [(s, seed, {**common, **changes, "val_size": 5000, "seed": seed}) for s, seed, changes in jobs]
-    for setting, seed, changes in jobs:
-        folder = folder_of(args, setting, seed)
-        config = Config.preset(args.base, **changes)
-        if folder.exists() and Config.from_dict(read_run(folder)["config"]) != config:
-            raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
-    dataset = load_dataset("cifar10", args.data_dir)
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        return list(pool.map(lambda job: result(args, dataset, *job), jobs))
-
-
-def write_csv(file, columns, rows):
-    with open(file, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def table(rows):
@@ -207,17 +190,25 @@ def table(rows):
 
 def main(args):
     args.device = resolve_device(args.device)
-    unknown = [name for name in args.settings if name not in SETTINGS]
-    if unknown:
-        raise ConfigError(f"no setting {unknown[0]!r}: choose among {'; '.join(SETTINGS)}")
-    base = base_of(args)
-    settings = args.settings or SETTINGS
-    jobs = [(setting, seed, scaled(SETTINGS[setting], base)) for seed in args.seeds for setting in settings]
-    rows = results(args, jobs)
-    of_all_commands = [json.loads(file.read_text()) for file in sorted(Path(args.out).glob("*/ablation.json"))]
-    write_csv(Path(args.out) / "ablation.csv", COLUMNS, of_all_commands)
-    tell(table(rows))  # which may be compared: their epochs are the same
-    return 0
+    if min(args.jobs, args.threads) < 1:
+        raise ConfigError(f"--jobs {args.jobs}, --threads {args.threads}: at least 1")
+    asked = configs(args)
+    for job, config in asked.items():
+        folder = folder_of(args, *job)
+        if folder.exists() and Config.from_dict(read_run(folder)["config"]) != config:
+            raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
+    dataset = load_dataset("cifar10", args.data_dir)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = list(pool.map(lambda job: result(args, dataset, *job, asked[job]), asked))
+    with replaced(out / "ablation.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()  # and the rows of all commands
+        writer.writerows(json.loads(row.read_text()) for row in sorted(out.glob("*/ablation.json")))
+    rows = [row for row in found if row]
+    tell(table(rows))  # of this command alone: their epochs are the same
+    return int(len(rows) < len(found))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def draw_curves(folder, rows):
 
 
 def draw_masks(path, config, images):
-    """masks.png: the first images with the masks that images at the front of the first batch get."""
+    """masks.png: the first images, with masks drawn like those of training."""
     images = images[:PICTURED]
     masks = MultiBlockMasker(**masker_settings(config)).sample(len(images), rng(config.seed, "masks", 0))
     masks_picture(images, masks, config.patch_size, path)

@@ -25,13 +25,6 @@ def ablation(monkeypatch):
     return ablation
 
 
-@pytest.fixture
-def screen(ablation):
-    import screen
-
-    return screen
-
-
 def test_step_measures_this_project_alone():
     command = [sys.executable, str(STEP), "--preset", "smoke", "--rounds", "1", "--threads", "2", "--alone"]
     found = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
@@ -54,36 +47,69 @@ def test_step_refuses_what_it_cannot_do(options):
     assert done.returncode == 2 and "step.py: error: --" in done.stderr and not done.stdout
 
 
-def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, ablation, monkeypatch):
-    out = tmp_path / "out"
+def small_ablation(ablation, tmp_path, *options):
+    """main() of an ablation of a tiny network on noise around a grey that tells the class: its status."""
     small = dict(encoder_embed_dim=24, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=16, predictor_depth=1,
                  predictor_num_heads=2, epochs=1, warmup_epochs=0)  # fmt: skip
-    options = [f"--set={name}={value}" for name, value in small.items()]
-    options += ["--data-dir", str(write_cifar(tmp_path, 1040, 20, spread=60)), "--out", str(out)]
+    if not (tmp_path / "data").exists():
+        write_cifar(tmp_path, 1040, 20, spread=60)
+    arguments = [f"--set={name}={value}" for name, value in small.items()]
+    arguments += ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--seeds", "0", *options]
+    return ablation.main(ablation.parser().parse_args(arguments))
 
-    def run(*extra):
-        assert ablation.main(ablation.parser().parse_args([*options, *extra])) == 0
-        with open(out / "ablation.csv", newline="") as file:
-            return {row["setting"]: row for row in csv.DictReader(file)}
 
-    rows = run("base", "rate x 2", "--seeds", "0")
+def rows_of(folder):
+    with open(folder / "ablation.csv", newline="") as file:
+        return {row["setting"]: row for row in csv.DictReader(file)}
+
+
+def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, ablation, monkeypatch):
+    probe, probed_labels = ablation.linear_probe, []
+    monkeypatch.setattr(ablation, "linear_probe", lambda *args: [probed_labels.append(args[3]), probe(*args)][1])
+    out = tmp_path / "out"
+
+    assert small_ablation(ablation, tmp_path, "--", "base", "rate x 2") == 0
+    rows = rows_of(out)
     assert rows.keys() == {"base", "rate x 2"}
     for setting, row in rows.items():
         assert row["step"] == "3" and row["seed"] == "0"  # 200 of 5,200 images in batches of 64: the rest is held back
-        assert 0.2 < float(row["linear_probe"]) < 0.9 and 0.2 < float(row["knn"]) < 0.9  # grey tells the class, nearly
+        assert 0.2 < float(row["linear_probe"]) < 0.9 and 0.2 < float(row["knn"]) < 0.9
         config = json.loads((out / f"{setting.replace(' ', '-')}-seed0" / "config.json").read_text())["config"]
         assert config["val_size"] == 5000
         assert config["base_lr"] == Config.preset("laptop").base_lr * (2 if setting == "rate x 2" else 1)
+    for labels in probed_labels:  # and not the test set
+        np.testing.assert_array_equal(np.sort(labels), np.repeat(np.arange(10), 500))
 
     (out / "base-seed0" / "ablation.json").unlink()  # trained but not probed: it is not trained again
     checkpoint = (out / "base-seed0" / "checkpoint.npz").stat().st_mtime_ns
-    assert run("base", "--seeds", "0") == rows  # and the other's row stays
+    assert small_ablation(ablation, tmp_path, "--", "base") == 0
+    assert rows_of(out) == rows  # the other's row stays
     assert (out / "base-seed0" / "checkpoint.npz").stat().st_mtime_ns == checkpoint
 
     monkeypatch.setattr(ablation, "train", lambda *args: pytest.fail("trained again"))
-    assert run("base", "rate x 2", "--seeds", "0") == rows
+    assert small_ablation(ablation, tmp_path, "--", "base", "rate x 2") == 0
     with pytest.raises(ConfigError, match="is a run with other settings"):
-        run("base", "--seeds", "0", "--set", "epochs=2")
+        small_ablation(ablation, tmp_path, "--set=epochs=2", "--", "base")
+
+
+def test_a_run_that_fails_leaves_an_ablation_its_others(tmp_path, ablation, monkeypatch, capsys):
+    settings = {"hopeless": dict(base_lr=1e20), "base": {}, "rate x 2": dict(base_lr=2)}
+    monkeypatch.setattr(ablation, "SETTINGS", settings)
+    assert small_ablation(ablation, tmp_path, "--jobs=1") == 1
+    assert rows_of(tmp_path / "out").keys() == {"base", "rate x 2"}
+    out = capsys.readouterr().out
+    assert f"hopeless, seed 0: training failed: see {tmp_path / 'out' / 'hopeless-seed0'}.log" in out
+    assert "| base | 1 |" in out and "| hopeless" not in out
+    assert "the loss is nan" in (tmp_path / "out" / "hopeless-seed0.log").read_text()
+
+
+def test_an_ablation_prints_means_and_ranges_best_first(ablation):
+    found = {"base": [(0.5, 0.4), (0.53, 0.44)], "wide masks": [(0.52, 0.3)]}
+    rows = [dict(setting=name, linear_probe=probe, knn=knn) for name, seeds in found.items() for probe, knn in seeds]
+    assert ablation.table(rows).splitlines()[2:] == [
+        "| wide masks | 1 | 52.00 | 52.00 to 52.00 | 30.00 | 30.00 to 30.00 |",
+        "| base | 2 | 51.50 | 50.00 to 53.00 | 42.00 | 40.00 to 44.00 |",
+    ]
 
 
 @pytest.mark.parametrize("options", ["nope", "base --jobs 0", "base --threads 0", "base --seeds -1", "--set epochs=0"])
@@ -92,14 +118,3 @@ def test_an_ablation_refuses_what_it_cannot_do(options, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("ablation.py: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["recipe", "refined"])
-def test_a_screen_finds_the_effects_that_are_there(screen, name, rng):
-    prime, factors = screen.SCREENS[name]
-    runs = np.array(screen.design(prime))
-    assert runs.shape == (prime + 1, prime) and len(factors) < prime
-    np.testing.assert_array_equal(runs.T @ runs, (prime + 1) * np.eye(prime))  # no factor goes along with another
-    np.testing.assert_array_equal(runs.sum(axis=0), 0)
-    there = rng.standard_normal(prime)
-    np.testing.assert_allclose(screen.effects(list(40 + runs @ there / 2), runs.tolist()), there, atol=1e-12)

@@ -20,6 +20,7 @@ from minijepa import run as run_module
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.lanes import Lanes
+from minijepa.monitors import Monitors
 from minijepa.pictures import masks_picture
 from minijepa.record import COLUMNS, CURVES, PICTURED, draw_curves
 from minijepa.run import Clock, Run, duration
@@ -373,6 +374,15 @@ def test_the_pictures_come_after_the_last_checkpoint_and_do_not_fail_in_silence(
     monkeypatch.undo()
     assert train.main(["--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'run'}", "--resume"]) == 0
     assert (tmp_path / "run" / "predictions.png").exists()
+
+
+def test_a_collapse_is_told_once_an_epoch_beside_its_figures(cifar_folder, tmp_path, capsys, monkeypatch):
+    found = {"feature_std": 0.2, "rank_me": 1.5, "content_r2": 0.125}
+    monkeypatch.setattr(Monitors, "collapse", lambda self: found)
+    status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
+    warnings = [line for line in out.splitlines() if line.startswith("warning: the features are collapsing")]
+    assert status == 0 and len(warnings) == len(finish(tmp_path / "run")[2])
+    assert "(deviation 0.200, RankMe 1.5, content R² +0.125): try target_norm=layer_norm" in warnings[0]
 
 
 def test_the_masks_shown_are_drawn_like_those_of_the_first_step(dataset, tmp_path):
