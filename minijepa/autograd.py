@@ -59,8 +59,9 @@ class Tensor:
         return Tensor(self.data)
 
     def zero_grad(self):
-        """Forget the gradient."""
-        self.grad = None
+        """Set the gradient to zero, in place: a parameter's is a view into the vector of all of a model's."""
+        if self.grad is not None:
+            self.grad[...] = 0
 
     def backward(self, *args):
         raise TapeError("a Tensor does not know its tape: with Tape() as tape: loss = ...; then tape.backward(loss)")
@@ -101,8 +102,7 @@ class Parameter(Tensor):
 
     def __init__(self, data, decay=False, name=None):
         super().__init__(data, requires_grad=True)
-        self.decay = decay
-        self.name = name
+        self.decay, self.name = decay, name
 
 
 def _as_float_array(data, beside=None):
@@ -375,7 +375,7 @@ class Tape:
                 f"backward: the cotangent lives on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
                 f"{device_of(loss.data)}; move it with to_device"
             )
-        cotangent = xp_of(loss.data).asarray(cotangent, dtype=loss.dtype)
+        cotangent = xp_of(loss.data).array(cotangent, dtype=loss.dtype)  # a copy: it may be a leaf's own ``grad``
         if cotangent.shape != loss.shape:
             raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
         return cotangent

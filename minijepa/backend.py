@@ -197,7 +197,7 @@ def rng(seed, purpose, step=0):
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    key = np.array([seed % 2**64, zlib.crc32(purpose.encode())], np.uint64)
+    key = np.array([int(seed) % 2**64, zlib.crc32(purpose.encode())], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, step], np.uint64)))
 
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import math
+import numbers
 import reprlib
 import warnings
 
@@ -122,7 +123,7 @@ def _suggestion(name, known):
 
 def _is_number(value):
     try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an int beyond all floats
         return False
 

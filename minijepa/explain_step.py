@@ -12,7 +12,7 @@ import numpy as np
 from minijepa.autograd import Parameter, Tape
 from minijepa.backend import rng
 from minijepa.config import Config, masker_settings
-from minijepa.data import MultiBlockMasker, normalise
+from minijepa.data import MultiBlockMasker
 from minijepa.data.shapes import make_shapes
 from minijepa.ema import update_ema
 from minijepa.gradcheck.check import TOLERANCE, gradient_error, numeric_gradient
@@ -31,7 +31,7 @@ def told_step():
     """(text, passed): the whole story, and whether its gradients are those of finite differences."""
     config = Config(**TINY)
     model = IJEPA(config, seed=0, dtype=np.float64)
-    images = normalise(make_shapes(IMAGES)[0], model.mean, model.std).astype(np.float64)
+    images = model.normalise(make_shapes(IMAGES)[0])
     masks = MultiBlockMasker(**masker_settings(config)).sample(IMAGES, rng(0, "masks"))
     layout = model.layout(masks)
     story = [_batch(config, masks)]

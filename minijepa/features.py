@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from minijepa.backend import available_cores, to_device, to_numpy
-from minijepa.data import normalise
 from minijepa.errors import ConfigError
 
 MOST_THREADS = 1024  # systems refuse to start tens of thousands
@@ -45,7 +44,7 @@ def extract_features(model, images, encoder="target", threads=None):
     """
 
     def pooled(chunk):
-        return model.encode(normalise(chunk, model.mean, model.std), encoder).data.mean(axis=1)
+        return model.encode(model.normalise(chunk), encoder).data.mean(axis=1)
 
     return map_images(model, images, pooled, (model.config.encoder_embed_dim,), threads)
 
@@ -54,6 +53,6 @@ def extract_patches(model, images, encoder="target", threads=None):
     """Features of every patch: uint8 images (B, 3, S, S) -> float32 (B, N, D) on the host."""
 
     def patches(chunk):
-        return model.encode(normalise(chunk, model.mean, model.std), encoder).data
+        return model.encode(model.normalise(chunk), encoder).data
 
     return map_images(model, images, patches, (model.config.num_patches, model.config.encoder_embed_dim), threads)

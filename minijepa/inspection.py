@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minijepa.backend import to_device, to_numpy
-from minijepa.data import Masks, normalise
+from minijepa.data import Masks
 from minijepa.features import map_images
 from minijepa.models.vit import patchify
 from minijepa.samples import map_rows
@@ -15,7 +15,8 @@ from minijepa.samples import map_rows
 
 @dataclass(frozen=True)
 class Components:
-    """The first principal components of rows of features: ``mean`` (D,), ``axes`` (K, D), orthonormal, largest first.
+    """The first principal components of rows of features: ``mean`` (D,), ``axes`` (K, D), orthonormal, largest first,
+    zeros beyond the D-th.
 
     ``low`` and ``high`` (K,): between these the components of nearly all rows lie.
     """
@@ -47,6 +48,7 @@ def principal_components(x, count=3, outside=2.0):
     mean = x.mean(axis=0)
     _, vectors = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
     axes = vectors.T[::-1][:count]
+    axes = np.pad(axes, ((0, count - len(axes)), (0, 0)))  # features of fewer dimensions have nothing along the others
     axes = axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1))
     low, high = np.percentile((x - mean) @ axes.T, [outside, 100 - outside], axis=0)
     return Components(mean, axes, low, high)
@@ -90,7 +92,7 @@ def target_patches(model, images, threads=None):
 
     def targets(chunk):
         whole = Masks.from_lists([[0]] * len(chunk), [[range(n)]] * len(chunk))
-        return model.targets(normalise(chunk, model.mean, model.std), whole).data.reshape(len(chunk), n, -1)
+        return model.targets(model.normalise(chunk), whole).data.reshape(len(chunk), n, -1)
 
     return map_images(model, images, targets, (n, model.config.encoder_embed_dim), threads)
 
@@ -131,7 +133,7 @@ class Predicted:
 def predicted_blocks(model, images, masks, bank_images, threads=None):
     """Predict one target block of each image (``masks``: one block each), and look the result up in the bank."""
     bank = target_patches(model, bank_images, threads)
-    batch = normalise(to_device(images, model.device), model.mean, model.std)
+    batch = model.normalise(to_device(images, model.device))
     layout = model.layout(masks)
     target = to_numpy(model.targets(batch, layout).data)
     prediction = to_numpy(model.predictions(batch, layout).data)

@@ -3,11 +3,10 @@
 import numpy as np
 
 from minijepa.backend import rng, to_device, to_numpy
-from minijepa.data import normalise
 from minijepa.features import extract_features
 from minijepa.probing import content_r2, feature_std, knn_accuracy, rank_me
 
-WATCHED = 512  # images of the collapse monitors
+WATCHED, FEWEST = 512, 10  # images of the collapse monitors, and how many they need to warn of anything
 LOWEST_STD, LOWEST_RANK = 0.05, 3.0  # below: collapse; `smoke` begins near 0.8 and 6, `laptop` near 0.6 and 40
 LOWEST_R2, FROM = 0.02, 0.3  # below, after so much of the run: positions without content
 BANK, QUERIES = 5000, 1000  # labelled images of the kNN, and images that it guesses
@@ -40,7 +39,7 @@ class Monitors:
         for start in range(0, len(self.watched), 64):
             chosen = np.arange(start, min(start + 64, len(self.watched)))
             layout = self.model.layout(self.masks.select(chosen))
-            images = normalise(to_device(self.watched[chosen], self.model.device), self.model.mean, self.model.std)
+            images = self.model.normalise(to_device(self.watched[chosen], self.model.device))
             predictions.append(to_numpy(self.model.predictions(images, layout).data))
             targets.append(to_numpy(self.model.targets(images, layout).data))
         r2 = content_r2(

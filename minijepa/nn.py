@@ -129,11 +129,15 @@ class FlatParameters:
     """Parameters moved into one contiguous vector, in the given order, so that whole-model arithmetic is one line.
 
     ``data`` (n,) holds the values and ``grad`` (n,), where one is wanted, the gradients; afterwards each parameter's
-    ``.data`` and ``.grad`` are views into them. ``slices`` says where each name lies.
+    ``.data`` and ``.grad`` are views into them. ``slices`` says where each name lies. A parameter that two layers share
+    has the first of its names.
     """
 
     def __init__(self, named_parameters, dtype, device, with_grad=True):
-        self.parameters = dict(named_parameters)
+        first_names = {}
+        for name, parameter in named_parameters:
+            first_names.setdefault(parameter, name)
+        self.parameters = {name: parameter for parameter, name in first_names.items()}
         self.slices, stop = {}, 0
         for name, parameter in self.parameters.items():
             start, stop = stop, stop + parameter.size
@@ -143,8 +147,16 @@ class FlatParameters:
         self.grad = to_device(np.zeros(stop, dtype), device) if with_grad else None
         for name, parameter in self.parameters.items():
             parameter.name = name
+        self._tie()
+
+    def _tie(self):
+        for name, parameter in self.parameters.items():
             parameter.data = self._view(self.data, name)
             parameter.grad = None if self.grad is None else self._view(self.grad, name)
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._tie()  # copy.deepcopy and pickle make an array of its own of each view
 
     def _view(self, vector, name):
         return vector[self.slices[name]].reshape(self.parameters[name].shape)

@@ -4,8 +4,6 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
-
 from minijepa import lanes, ops, training
 from minijepa.autograd import Function
 
@@ -47,7 +45,6 @@ class Profile:
             row = self.ops[op.op_name()]
             row[0] += 1
             row[1] += time.perf_counter() - started
-            row[3] += sum(a.nbytes for a in ctx.saved if isinstance(a, np.ndarray) and a.base is None)
             return y
 
         op_forward = op.forward
@@ -62,6 +59,16 @@ class Profile:
 
         op_backward = op.backward
         return timed
+
+    def counted(self, backward):
+        """``backward`` of a tape, whose saved bytes are noted first."""
+
+        def noted(tape, *args):
+            for name, *_, saved in tape.rows():
+                self.ops[name][3] += saved
+            return backward(tape, *args)
+
+        return noted
 
     def __str__(self):
         n, total = self.steps, sum(self.phases.values())
@@ -103,6 +110,7 @@ def profile_steps(trainer, steps):
             ("lanes", trainer.lanes, "gradients"), ("outside of these", trainer, "train_step"),
         ]:  # fmt: skip
             replace(owner, method, profile.phase(name, getattr(owner, method)))
+        replace(lanes.Tape, "backward", profile.counted(lanes.Tape.backward))
         replace(trainer.lanes, "pool", _SameThread())
         for step in range(1, steps + 1):
             trainer.train_step(step)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from minijepa import checkpoint
 from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError, tell
 from minijepa.files import new_folder, replaced
-from minijepa.monitors import warning
+from minijepa.monitors import FEWEST, warning
 from minijepa.record import COLUMNS, draw_curves, draw_masks, read_rows
 from minijepa.training import REMEDY
 
@@ -125,7 +125,7 @@ class Run:
                     self.save()  # before anything of less importance can fail
                     self._keep(row["epoch"])
                     _say(bar, say, _epoch_line(row, t.config.epochs))
-                    if text := _warning(row, t.config):
+                    if len(t.monitors.watched) >= FEWEST and (text := _warning(row, t.config)):
                         _say(bar, say, text)
                     draw_curves(self.folder, self.metrics)
                     clock.start_epoch()

@@ -4,7 +4,7 @@ import math
 
 
 def learning_rate(step, total_steps, warmup_steps, base_lr, min_lr):
-    """Linear warm-up to ``base_lr``, then a cosine to ``min_lr``, which the last step has.
+    """Linear warm-up to ``base_lr``, then a cosine to ``min_lr``, which the last step has if two or more follow it.
 
     step s of S, with W warm-up steps:
         s < W:   base_lr (s + 1) / (W + 1)
@@ -17,6 +17,6 @@ def learning_rate(step, total_steps, warmup_steps, base_lr, min_lr):
 
 
 def ema_momentum(step, total_steps, start, end):
-    """Linear from exactly ``start`` at the first step to exactly ``end`` at the last."""
-    progress = step / max(1, total_steps - 1)
+    """Linear from exactly ``start`` at the first step to exactly ``end`` at the last, and behind it."""
+    progress = min(1.0, step / max(1, total_steps - 1))
     return start * (1 - progress) + end * progress

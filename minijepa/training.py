@@ -13,7 +13,6 @@ from minijepa.data import (
     augment,
     draw_augmentation,
     draw_windows,
-    normalise,
     resized_crop,
     training_images,
 )
@@ -125,7 +124,7 @@ class Trainer:
         chosen = self.order[1][place * self.batch_size : (place + 1) * self.batch_size]
         draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
         images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
-        images = normalise(images, self.model.mean, self.model.std).astype(self.model.dtype, copy=False)
+        images = self.model.normalise(images)
         if config.augment_scale != (1, 1):
             windows = draw_windows(len(chosen), rng(seed, "resized crops", step), config.augment_scale)
             images = resized_crop(images, windows)

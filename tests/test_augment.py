@@ -3,7 +3,7 @@ import pytest
 
 from minijepa.backend import rng
 from minijepa.data.augment import Augmentation, augment, draw_augmentation, draw_windows, resized_crop
-from minijepa.errors import ShapeError
+from minijepa.errors import DtypeError, ShapeError
 
 
 def reference(images, augmentation):
@@ -81,6 +81,11 @@ def test_refuses_another_batch_size_and_too_much_padding():
         augment(images, draw_augmentation(7, rng(0, "augment")))
     with pytest.raises(ShapeError, match="padding 6 must be smaller"):
         augment(images, draw_augmentation(8, rng(0, "augment"), crop_padding=6))
+
+
+def test_crops_mix_floats_alone():
+    with pytest.raises(DtypeError, match="takes floats, was given uint8: normalise"):
+        resized_crop(random_images(2, 6, 6), np.array([[0, 0, 1, 1]] * 2))
 
 
 def bilinear(image, top, left, height, width):

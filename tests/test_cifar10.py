@@ -73,6 +73,8 @@ def test_files_may_have_different_numbers_of_records(folder):
 def test_the_folder_itself_is_accepted(folder):
     np.testing.assert_array_equal(load_cifar10(folder, "test")[0], load_cifar10(str(folder.parent), "test")[0])
     assert has_cifar10(folder) and has_cifar10(folder.parent)
+    (folder / folder.name).mkdir()  # an empty folder hides nothing
+    assert has_cifar10(folder) and len(load_cifar10(folder, "test")[1])
 
 
 def test_unknown_split(folder):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from minijepa import Config
@@ -116,3 +117,5 @@ def test_whole_floats_do_for_ints_and_lists_for_tuples():
     c = Config(epochs=20.0, weight_decay=0, target_scale=[0.15, 0.2])
     assert (c.epochs, c.weight_decay, c.target_scale) == (20, 0.0, (0.15, 0.2))
     assert type(c.epochs) is int and type(c.weight_decay) is float
+    c = Config(seed=np.int64(3), base_lr=np.float32(0.5), target_scale=tuple(np.array([0.125, 0.25])))
+    assert (c.seed, c.base_lr, c.target_scale) == (3, 0.5, (0.125, 0.25)) and type(c.seed) is int

@@ -75,6 +75,14 @@ def test_features_that_are_all_alike_are_one_middling_colour():
     assert (colours == colours_of(np.full(3, 0.5))).all() and 60 < colours[0, 0] < 190
 
 
+def test_features_of_one_dimension_have_a_lightness_alone(rng):
+    x = rng.standard_normal((50, 1))
+    components = principal_components(x)
+    np.testing.assert_array_equal(components.axes, [[1], [0], [0]])
+    lightest = components.colours(x)[x.argmax()].astype(int)
+    assert lightest.min() > 200 and np.ptp(lightest) < 30
+
+
 def test_colours_get_lighter_bluer_and_redder_as_they_should():
     def colour(*place):
         return colours_of(np.array(place)).astype(int)

@@ -1,16 +1,20 @@
 """The networks: the specification's seven gotchas, the whole loss against differences, names, packing."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, Tensor, ops
-from minijepa.data import Masks
+from minijepa.data import Masks, normalise
 from minijepa.ema import update_ema
-from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError
+from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError, TapeError
+from minijepa.features import extract_features
 from minijepa.gradcheck.check import gradient_error, numeric_gradient
 from minijepa.models import TokenLayout
 from minijepa.models.vit import patchify
-from minijepa.nn import Linear, Module, trunc_normal
+from minijepa.nn import FlatParameters, Linear, Module, trunc_normal
 from minijepa.optim import AdamW
 
 TINY = dict(
@@ -367,6 +371,17 @@ def test_images_of_the_wrong_shape_or_dtype_are_refused(model):
         model.encode(np.zeros((2, 3, 9, 9)))
     with pytest.raises(DtypeError, match="was given uint8: normalise"):
         model.encode(np.zeros((2, 3, 8, 8), np.uint8))
+    with pytest.raises(TapeError, match="does not differentiate with respect to its images"):
+        model.encode(Tensor(images_of(2), requires_grad=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_uint8_images_become_what_the_network_takes(config, dtype):
+    model, images = IJEPA(config, dtype=dtype), np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), np.uint8)
+    model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    assert model.normalise(images).dtype == dtype
+    np.testing.assert_array_equal(model.normalise(images), normalise(images, model.mean, model.std))
+    assert extract_features(model, images).dtype == np.float32  # a network for checks too, at float64
 
 
 def test_float32_stays_float32(config):
@@ -413,6 +428,47 @@ def test_parameters_and_gradients_are_views_into_flat_vectors(model):
         decays[part] = True
     for name, where in flat.slices.items():
         assert (decays[where] == flat.parameters[name].decay).all(), name
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copied_model_trains_and_leaves_the_original_alone(config, duplicate):
+    model, images, masks = IJEPA(config), images_of(2).astype(np.float32), masks_of(2)
+    twin, before = duplicate(model), model.state_dict()
+    for trained in (twin, model):
+        with Tape() as tape:
+            loss = trained.loss(images, masks)
+        tape.backward(loss)
+        AdamW(trained.flat.data, trained.flat.grad, trained.decayed, 0.05).step(1e-2)
+        update_ema(trained.target_flat.data, trained.flat.data[: trained.encoder_size], 0.5)
+        if trained is twin:
+            for name, values in model.state_dict().items():
+                np.testing.assert_array_equal(values, before[name])
+    assert twin.loss(images, masks).item() == model.loss(images, masks).item() != loss.item()
+    for name, values in twin.state_dict().items():
+        np.testing.assert_array_equal(values, model.state_dict()[name])
+
+
+def test_a_parameters_zero_grad_keeps_it_in_the_flat_vector(model):
+    masks = masks_of(2)
+    for images in (images_of(2), images_of(2, seed=1)):
+        for parameter in model.flat.parameters.values():
+            parameter.zero_grad()
+        assert not model.flat.grad.any()
+        with Tape() as tape:
+            loss = model.loss(images, masks)
+        tape.backward(loss)
+    for name, gradient in model.gradients().items():
+        np.testing.assert_array_equal(gradient, model.flat.parameters[name].grad)
+
+
+def test_a_parameter_that_is_shared_is_trained_once_under_its_first_name():
+    weight, bias = Parameter([1.0, 2.0]), Parameter([3.0])
+    flat = FlatParameters([("a", weight), ("b", bias), ("c", weight)], np.float32, "cpu")
+    assert flat.data.tolist() == [1, 2, 3] and list(flat.parameters) == ["a", "b"] and weight.name == "a"
+    with Tape() as tape:
+        loss = (weight * weight).sum() + bias.sum()
+    tape.backward(loss)
+    assert flat.grad.tolist() == [2, 4, 1]
 
 
 def test_truncated_normal(rng):

@@ -31,6 +31,7 @@ def test_the_momentum_is_linear_with_exact_ends():
     assert (values[0], values[-1]) == (0.9, 1.0)
     np.testing.assert_allclose(values, np.linspace(0.9, 1.0, 11))
     assert ema_momentum(0, 1, 0.9, 1.0) == 0.9
+    assert ema_momentum(50, 11, 0.9, 1.0) == 1.0  # steps that are only measured may go on behind the last
 
 
 def textbook_adamw(theta, gradients, decays, lr, decay, beta1, beta2, eps):

@@ -247,6 +247,12 @@ def test_own_pictures_are_cut_to_their_middle_turned_and_put_on_white(tmp_path):
     assert (images[2] == 255).all() and (images[3] == 100).all()
 
 
+def test_a_picture_of_floats_is_refused(tmp_path):
+    Image.fromarray(np.full((10, 10), 0.8, np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(DataError, match=r"a\.tiff can't be read as a picture \(floats"):
+        read_folder(tmp_path, 8)
+
+
 def test_a_sheet_takes_the_first_pictures_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "MOST", 3)
     for i in (5, 3, 1, 4, 2):

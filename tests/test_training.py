@@ -397,6 +397,7 @@ def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
     status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run", max_train_images=1, knn_every=1))
     assert status == 0 and "kNN" not in out
     assert [row["knn"] for row in finish(tmp_path / "run")[2]] == ["", "", ""]
+    assert "warning" not in out  # of the features of one image nothing can be told
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
@@ -658,6 +659,15 @@ def test_a_profile_adds_up_and_leaves_nothing(cifar_folder, tmp_path, capsys):
     parts = shares["masks"] + shares["data"] + shares["layout"]
     assert float(preparation.rsplit(maxsplit=1)[1].rstrip("%")) == pytest.approx(parts, abs=0.2)
     assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
+    trainer = Trainer(Config(**SETTINGS), load_dataset("cifar10", cifar_folder))
+    images, masks = trainer.batch(1)
+    with Tape() as tape:
+        trainer.model.loss(images[:16], masks.select(np.arange(16)))
+        trainer.model.loss(images[16:], masks.select(np.arange(16, 20)))  # the step's chunks
+    saved = {line.split()[0]: float(line.split()[-1]) for line in operations.splitlines()[1:-1]}
+    for op in ("linear", "attention"):
+        wanted = sum(row[3] for row in tape.rows() if row[0] == op) / 1e6
+        assert saved[op] == pytest.approx(wanted, abs=0.06) and wanted > 0.1
     status, _, err = train_cli(capsys, *arguments(cifar_folder, run), "--profile=0")
     assert status == 2 and "--profile takes a number of steps" in err
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minijepa.backend import matmul, xp_of
-from minijepa.errors import ShapeError
+from minijepa.errors import DtypeError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,8 @@ def resized_crop(images, windows):
     deviation pass through, so it does not matter whether ``images`` are normalised already.
     """
     xp = xp_of(images)
+    if images.dtype.kind != "f":
+        raise DtypeError(f"resized_crop mixes pixels and takes floats, was given {images.dtype}: normalise() them")
     _, _, height, width = images.shape
     rows = xp.asarray(_mixing(windows[:, 0], windows[:, 2], height).astype(images.dtype))
     cols = xp.asarray(_mixing(windows[:, 1], windows[:, 3], width).astype(images.dtype))

@@ -81,9 +81,9 @@ def _present(folder):
 
 
 def _find_folder(data_dir):
-    """The folder of the binary files: ``data_dir`` if some lie there, else its subfolder with the official name."""
+    """The folder of the binary files: ``data_dir`` if they lie there alone, else its official subfolder."""
     folder = Path(data_dir) / FOLDER
-    return folder if folder.is_dir() or not _present(folder.parent) else folder.parent
+    return folder if _present(folder) or not _present(folder.parent) else folder.parent
 
 
 def _read_records(path):

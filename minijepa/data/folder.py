@@ -55,6 +55,8 @@ def _square(picture):
 
 def _rgb(picture):
     """In three channels of 8 bits, on white."""
+    if picture.mode == "F":
+        raise ValueError("floats, of which only who made them knows the scale: save it with 8 or 16 bits")
     if picture.mode.startswith("I"):  # 16 bits a pixel
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
     if picture.has_transparency_data:

@@ -9,8 +9,8 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Tensor, no_tape
 from minijepa.backend import rng, to_device, to_numpy
-from minijepa.data.cifar10 import MEAN, STD
-from minijepa.errors import ConfigError, DtypeError, ShapeError
+from minijepa.data.cifar10 import MEAN, STD, normalise
+from minijepa.errors import ConfigError, DtypeError, ShapeError, TapeError
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
 from minijepa.models.vit import ViTEncoder, patchify
@@ -21,7 +21,7 @@ class IJEPA:
     """The three networks.
 
     ``config``: a Config. ``seed``: of the initial weights. ``device``: "cpu" or "cuda". ``dtype``: float32, or float64
-    for checks. Images are float arrays (B, 3, S, S), normalised, on the same device.
+    for checks. Images are float arrays (B, 3, S, S), normalised (``normalise``), on the same device.
 
     The trained parameters (context encoder and predictor) are views into one vector, ``flat.data``, laid out as
 
@@ -33,7 +33,7 @@ class IJEPA:
 
     def __init__(self, config, seed=0, device="cpu", dtype=np.float32):
         self.config, self.device, self.dtype = config, device, np.dtype(dtype)
-        self.mean, self.std = MEAN, STD  # of the images' channels: what normalise() needs; checkpoints carry them
+        self.mean, self.std = MEAN, STD  # of the images' channels, for ``normalise``; checkpoints carry them
         self.context_encoder = ViTEncoder(config, rng(seed, "initial encoder"))
         self.target_encoder = ViTEncoder(config, rng(seed, "initial encoder"))  # starts identical
         self.predictor = Predictor(config, rng(seed, "initial predictor"))
@@ -52,6 +52,10 @@ class IJEPA:
         )
 
     # -------------------------------------------------------------------------------------------- the forward passes
+
+    def normalise(self, images):
+        """What the networks take: uint8 images (B, 3, S, S) on the model's device -> floats of the same shape."""
+        return normalise(images, self.mean, self.std).astype(self.dtype, copy=False)
 
     def encode(self, images, encoder="target"):
         """Features of every patch of whole images: (B, 3, S, S) -> (B, N, D). ``encoder``: "target" or "context"."""
@@ -102,7 +106,10 @@ class IJEPA:
         return TokenLayout.of(masks, self.config.num_patches, self.device)
 
     def _patches(self, images, layout=None):
-        images = images.data if isinstance(images, Tensor) else images
+        if isinstance(images, Tensor):
+            if images.requires_grad:
+                raise TapeError("the network does not differentiate with respect to its images: use images.detach()")
+            images = images.data
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ShapeError(f"the network takes images (B, 3, {size}, {size}), was given {images.shape}")

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from minijepa import kernels
-from minijepa.autograd import Function
+from minijepa.autograd import Function, Tensor
 from minijepa.backend import matmul, row_dots, row_sums, to_device, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
@@ -130,6 +130,7 @@ def attention(qkv, packing, num_heads):
     ``qkv``: for each token row q, k and v one behind another, each of them its heads one behind another (timm's order).
     ``packing``: a :class:`Packing`, or the sequences' lengths, which must sum to T. ``num_heads`` divides D.
     """
+    qkv = qkv if isinstance(qkv, Tensor) else Tensor(qkv)
     if not isinstance(packing, Packing):
         packing = Packing(packing)
     if qkv.ndim != 2 or num_heads < 1 or qkv.shape[1] % (3 * num_heads):

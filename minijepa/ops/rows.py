@@ -129,6 +129,8 @@ def rows(x, index):
     checked, so make a RowIndex of the host's array instead). An index must not be changed before backward.
     """
     data = x.data if isinstance(x, Tensor) else x
+    if not np.ndim(data):
+        raise ShapeError("rows: x is a scalar, which has no rows")
     index = index if isinstance(index, RowIndex) else RowIndex(index, device_of(data))
     if index.on_host and len(index.host) and not 0 <= index.host.min() <= index.host.max() < len(data):
         raise ShapeError(f"rows: index runs from {index.host.min()} to {index.host.max()}, but x has {len(data)} rows")
