@@ -107,9 +107,9 @@ def ceilings(config, device="cuda"):
 
 
 CONTENDERS = {  # name: function, arguments
+    "ceilings": ("ceilings", {}),
     "minijepa": ("minijepa_cuda_step", {}),
     "torch eager": ("torch_cuda_step", {"mode": "eager"}),
     "torch compiled": ("torch_cuda_step", {"mode": "compiled"}),
     "torch compiled, CUDA graphs": ("torch_cuda_step", {"mode": "graphs"}),
-    "ceilings": ("ceilings", {}),
 }

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in one command:
 #
-#     bash benchmarks/gpu.sh OUT [DATA_DIR]
+#     bash benchmarks/gpu.sh OUT [DATA_DIR [PART...]]
 #
 # Tests and gradient checks on the card; the comparison with PyTorch, where it is installed, and with what the card can do
-# at best; then the specification's 100 epochs with their probe. Nine minutes at most: each part has a time limit, and may
-# fail without harm to the others. Tables are printed, logs go into OUT.
+# at best; then the specification's 100 epochs with their probe. Each part has a time limit, together sixteen minutes, and
+# may fail without harm to the others; where a command may not take so long, name parts: "tests gradients step" first,
+# then "train probe". Tables are printed, logs go into OUT.
 # "REHEARSE=1 bash benchmarks/gpu.sh OUT" runs each part small, on a CPU.
 set -u
 out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR]"}
 data=${2:-data}
+wanted=" ${*:3} "
 python=${PYTHON:-python3}
 cd "$(dirname "$0")/.." && mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
@@ -18,6 +20,7 @@ failed=0
 part() { # part NAME SECONDS COMMAND...: run it, log it, show the end of it
     local name=$1 limit=$2
     shift 2
+    [[ $wanted =~ ^\ *$ || $wanted == *" $name "* ]] || return 0
     echo "== $name"
     local started=$SECONDS
     timeout "$limit" "$@" >"$out/$name.log" 2>&1
@@ -25,6 +28,7 @@ part() { # part NAME SECONDS COMMAND...: run it, log it, show the end of it
     tail -n "${LINES_SHOWN:-15}" "$out/$name.log"
     echo "-- $name: exit status $status, $((SECONDS - started)) s"
     [ $status -eq 0 ] || failed=$((failed + 1))
+    return $status
 }
 
 if [ "${REHEARSE:-}" ]; then
@@ -37,11 +41,11 @@ else
     "$python" -c 'from minijepa.errors import *; from minijepa.backend import resolve_device as r; exit(exit_status("gpu.sh", lambda: r("cuda") and 0))' || exit 2
     part machine 20 nvidia-smi
     part versions 20 "$python" -c 'import cupy; cupy.show_config()'
-    part tests 120 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card
+    part tests 150 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card
     part gradients 50 "$python" -m minijepa.gradcheck --device cuda attention layer_norm gelu linear rows l2_loss
-    part step 180 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 60
-    part train 110 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10"
-    part probe 40 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
+    part step 340 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 90
+    part train 240 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&
+        part probe 150 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
 fi
 echo "== $failed of the parts failed; logs are in $out"
 [ "$failed" -eq 0 ]

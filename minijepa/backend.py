@@ -90,6 +90,11 @@ def _cuda_problem():
         return f"--device cuda: the CUDA driver does not answer ({error}): install the NVIDIA driver, {remedy}"
     if count == 0:
         return f"--device cuda: the driver sees no NVIDIA GPU, {remedy}"
+    try:
+        cupy.zeros(1) + 1  # CuPy compiles that: are NVIDIA's compiler and headers there?
+    except Exception as error:  # of CuPy's many, and the compiler's
+        why = str(error).strip().split("\n")[0]
+        return f"--device cuda: CuPy can't run on the GPU ({why}): pip install -r requirements-cuda.txt, {remedy}"
     return None
 
 

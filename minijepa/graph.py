@@ -16,6 +16,7 @@ A batch beyond the capacity, and all batches where no graph can be recorded, are
 import contextlib
 import math
 import os
+import weakref
 
 import numpy as np
 
@@ -146,6 +147,8 @@ class StepGraph:
         self.scalars = xp.empty(5, np.float32)  # AdamW's three and the EMA's two
         self.results = xp.empty(2, np.float32)  # loss, norm of the gradient
         self.calls, self.graph, self.usable = 0, None, True
+        # CuPy's pools don't give back what they hold when they go
+        weakref.finalize(self, self.pool.free_all_blocks).atexit = False
 
     @classmethod
     def of(cls, trainer):
@@ -194,6 +197,7 @@ class StepGraph:
             with contextlib.suppress(Exception):
                 stream.end_capture()
             self.usable = False
-            self.pool.free_all_blocks()
             tell(f"no CUDA graph, which makes steps slower: {type(error).__name__}: {error}")
+        if not self.usable:
+            self.pool.free_all_blocks()  # here, where the error's traceback keeps no arrays any more
         return self.usable

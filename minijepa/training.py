@@ -61,8 +61,7 @@ class Trainer:
 
         On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
         """
-        if self.graph is not None:
-            use_own_stream()  # the current one is the thread's own affair, and may have changed
+        self._use_own_stream()
         images, masks = self.batch(step)
         scalars, momentum = self.optimizer.scalars(self.learning_rate(step)), self.momentum(step)
         update = self.graph if self.graph is not None and self.graph.fits(masks) else self.update
@@ -73,6 +72,11 @@ class Trainer:
             "context_tokens": len(masks.context_index) / len(masks),
             "target_tokens": len(masks.target_index) / len(masks),
         }
+
+    def _use_own_stream(self):
+        """Where graphs run: the thread's current stream may have changed, and its work need not wait for ours."""
+        if self.graph is not None:
+            use_own_stream()
 
     def update(self, step, images, masks, scalars, momentum):
         """Everything that a step does on the device, with a batch and the optimiser's and the EMA's numbers ready.
@@ -98,6 +102,7 @@ class Trainer:
 
     def read(self):
         """Add what was kept to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
+        self._use_own_stream()
         unread, self.unread = self.unread, []
         if self.device != "cpu" and unread:
             scalars = [values[name] for _, values in unread for name in ("loss", "grad_norm")]
@@ -111,6 +116,7 @@ class Trainer:
 
     def check_weights(self):
         """A step of finite gradients can still be too long: such a run must not be saved over a good checkpoint."""
+        self._use_own_stream()
         weights = self.model.flat.data
         if not xp_of(weights).isfinite(weights).all():
             raise TrainingError(f"step {self.progress.step - 1} made weights that are not finite: {REMEDY}")

@@ -14,7 +14,7 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
-def fake_cupy(count):
+def fake_cupy(count, zeros=np.zeros):
     """As much of CuPy as ``resolve_device`` looks at; ``count`` is what the driver answers, or its error."""
 
     def device_count():
@@ -23,7 +23,11 @@ def fake_cupy(count):
         return count
 
     runtime = SimpleNamespace(getDeviceCount=device_count, CUDARuntimeError=CUDARuntimeError)
-    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), ndarray=type("ndarray", (), {}))
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), ndarray=type("ndarray", (), {}), zeros=zeros)
+
+
+def without_headers(shape):
+    raise RuntimeError("Failed to find CUDA headers.\nPlease install ...")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +44,13 @@ def fake_cupy(count):
             "or use --device cpu",
         ),
         (fake_cupy(0), "--device cuda: the driver sees no NVIDIA GPU, or use --device cpu"),
+        (
+            fake_cupy(1, without_headers),
+            "--device cuda: CuPy can't run on the GPU (Failed to find CUDA headers.): "
+            "pip install -r requirements-cuda.txt, or use --device cpu",
+        ),
     ],
-    ids=["no CuPy", "no driver", "no GPU"],
+    ids=["no CuPy", "no driver", "no GPU", "no headers"],
 )
 def test_without_a_gpu_auto_takes_the_cpu_and_cuda_says_what_is_missing(monkeypatch, cupy, message):
     monkeypatch.setattr(backend, "cupy", cupy)

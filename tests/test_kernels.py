@@ -10,6 +10,7 @@ import emulator
 import numpy as np
 import pytest
 from devices import DEVICES, prepare
+from strict_device import StrictCupy
 
 from minijepa import Tape, Tensor, backend, kernels, ops
 from minijepa.ema import update_ema
@@ -192,6 +193,19 @@ def test_losses(rows):
             check(loss, p, q, used=["loss_forward", "loss_backward"])
 
 
+@pytest.mark.parametrize("beta", [None, 0.5])
+def test_a_loss_that_is_not_finite_has_a_gradient_that_is_not(beta):
+    p, q = draw(4, 40), draw(4, 40, seed=1)
+    p[1, 3] = np.nan
+    for convert in (np.asarray, backend.cupy.asarray):
+        x = Tensor(convert(p), requires_grad=True)
+        with Tape() as tape:
+            y = ops.l2_loss(x, convert(q)) if beta is None else ops.smooth_l1_loss(x, convert(q), beta)
+        tape.backward(y)
+        assert np.isnan(y.item())
+        np.testing.assert_array_equal(np.isnan(backend.to_numpy(x.grad)), np.isnan(p))
+
+
 def test_rows_behind_the_count_have_no_loss_and_no_gradient():
     p, q = draw(50, 24), draw(50, 24, seed=1)
     p[30:], q[40:] = np.nan, np.inf
@@ -277,10 +291,18 @@ def test_arguments_that_do_not_fit_are_refused():
 KERNEL = 'extern "C" __global__ void f(float *x, int n) { %s }'
 
 
-def emulated(body, size=64, block=(64,)):
-    x = np.zeros(size, np.float32)
-    emulator.Module(KERNEL % body).get_function("f")((1,), block, (x, np.int32(size)))
-    return x
+@pytest.fixture
+def emulated(cupy):
+    """A function that runs a body of a kernel in the emulator, which a card does without."""
+    if not isinstance(cupy, StrictCupy):
+        pytest.skip("of the emulator")
+
+    def run(body, size=64, block=(64,)):
+        x = np.zeros(size, np.float32)
+        emulator.Module(KERNEL % body).get_function("f")((1,), block, (x, np.int32(size)))
+        return x
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -294,13 +316,13 @@ def emulated(body, size=64, block=(64,)):
         ("if (threadIdx.x == 0) x[-1] = 1;", "wrote outside"),
     ],
 )
-def test_the_emulator_refuses(body, message):
+def test_the_emulator_refuses(emulated, body, message):
     with pytest.raises(emulator.KernelError, match=message):
         emulated(body)
     assert emulated("x[threadIdx.x] = threadIdx.x;")[63] == 63  # and goes on working
 
 
-def test_the_emulator_shows_a_missing_barrier():
+def test_the_emulator_shows_a_missing_barrier(emulated):
     exchange = "__shared__ float s[64]; s[threadIdx.x] = threadIdx.x; %s x[threadIdx.x] = s[63 - threadIdx.x];"
     np.testing.assert_array_equal(emulated(exchange % "__syncthreads();"), np.arange(64)[::-1])
     assert np.isnan(emulated(exchange % "")).any()
@@ -310,7 +332,7 @@ def test_the_emulator_shows_a_missing_barrier():
         emulated("", block=(33,))
 
 
-def test_without_gpp_the_tests_say_what_is_missing(monkeypatch):
+def test_without_gpp_the_tests_say_what_is_missing(emulated, monkeypatch):
     monkeypatch.setattr(emulator.shutil, "which", lambda name: None)
     with pytest.raises(emulator.KernelError, match="needs g\\+\\+: apt-get install g\\+\\+"):
         emulated("x[0] = 5;")

@@ -35,6 +35,6 @@ extern "C" __global__ void loss_backward(const float *__restrict__ p, const floa
             continue;
         }
         const float e = p[i] - q[i];
-        dp[i] = factor * (beta == 0 ? 2 * e : fminf(fmaxf(e / beta, -1), 1));
+        dp[i] = factor * (beta == 0 ? 2 * e : e < -beta ? -1 : e > beta ? 1 : e / beta);  // NaN stays
     }
 }
