@@ -94,6 +94,9 @@ __device__ void clear_spare_rows(float *x, int first, int rows, int sequences, s
             x[t * stride + i / HEAD_DIM * apart + i % HEAD_DIM] = 0;
 }
 
+// Whether none of the warp's rows, from base on, is one of the sequence's: then it has nothing to compute in this turn.
+__device__ bool warp_is_idle(int base, int length) { return base + ((int)threadIdx.x & ~31) / PARTS >= length; }
+
 extern "C" __global__ void attention_forward(const float *__restrict__ qkv, const int *__restrict__ offsets,
                                              float *__restrict__ y, float *__restrict__ lse, int rows, int sequences,
                                              int heads)
@@ -111,6 +114,7 @@ extern "C" __global__ void attention_forward(const float *__restrict__ qkv, cons
 
     for (int base = 0; base < length; base += seats) {
         const int i = base + threadIdx.x / PARTS;
+        const bool idle = warp_is_idle(base, length);
         const Part q_i = load_part(q + i * stride, part, i < length, 1 / sqrtf(HEAD_DIM));
         Part y_i = zero_part();
         float top = -3.0e38f, sum = 0;  // the largest score so far; Σ e^(a − top) and, in y_i, Σ e^(a − top) v
@@ -120,7 +124,7 @@ extern "C" __global__ void attention_forward(const float *__restrict__ qkv, cons
             load_tile(k_tile, k + start * stride, stride, count);
             load_tile(v_tile, v + start * stride, stride, count);
             __syncthreads();
-            for (int j = 0; j < count; j++) {
+            for (int j = 0; j < count && !idle; j++) {
                 const float a = dot(q_i, k_tile[j], part);
                 if (a > top) {  // from here on relative to the new one
                     const float shrink = expf(top - a);
@@ -171,7 +175,7 @@ extern "C" __global__ void attention_backward(const float *__restrict__ qkv, con
     // A lane's row is a query i; keys and values pass by.
     for (int base = 0; base < length; base += seats) {
         const int i = base + threadIdx.x / PARTS;
-        const bool exists = i < length;
+        const bool exists = i < length, idle = warp_is_idle(base, length);
         const Part q_i = load_part(q + i * stride, part, exists, s), dy_i = load_part(dy + i * width, part, exists, 1);
         float delta_i = 0;
         {
@@ -191,7 +195,7 @@ extern "C" __global__ void attention_backward(const float *__restrict__ qkv, con
             load_tile(left, k + start * stride, stride, count);
             load_tile(right, v + start * stride, stride, count);
             __syncthreads();
-            for (int j = 0; j < count; j++) {
+            for (int j = 0; j < count && !idle; j++) {
                 const float p = expf(dot(q_i, left[j], part) - lse_i);
                 add_scaled(dq_i, p * (dot(dy_i, right[j], part) - delta_i), left[j], part);
             }
@@ -202,7 +206,7 @@ extern "C" __global__ void attention_backward(const float *__restrict__ qkv, con
     // A lane's row is a key j; queries pass by. The barriers of the loop show it what other threads wrote to delta.
     for (int base = 0; base < length; base += seats) {
         const int j = base + threadIdx.x / PARTS;
-        const bool exists = j < length;
+        const bool exists = j < length, idle = warp_is_idle(base, length);
         const Part k_j = load_part(k + j * stride, part, exists, s), v_j = load_part(v + j * stride, part, exists, 1);
         Part dk_j = zero_part(), dv_j = zero_part();
         for (int start = 0; start < length; start += TILE) {
@@ -215,7 +219,7 @@ extern "C" __global__ void attention_backward(const float *__restrict__ qkv, con
                 delta_tile[i] = delta[(start + i) * heads];
             }
             __syncthreads();
-            for (int i = 0; i < count; i++) {
+            for (int i = 0; i < count && !idle; i++) {
                 const float p = expf(dot(k_j, left[i], part) - lse_tile[i]);
                 add_scaled(dv_j, p, right[i], part);
                 add_scaled(dk_j, p * (dot(v_j, right[i], part) - delta_tile[i]), left[i], part);
