@@ -375,7 +375,7 @@ class Tape:
                 f"backward: the cotangent lives on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
                 f"{device_of(loss.data)}; move it with to_device"
             )
-        cotangent = xp_of(loss.data).array(cotangent, dtype=loss.dtype)  # a copy: it may be a leaf's own ``grad``
+        cotangent = xp_of(loss.data).asarray(cotangent, dtype=loss.dtype)
         if cotangent.shape != loss.shape:
             raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
         return cotangent
