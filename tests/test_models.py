@@ -13,6 +13,7 @@ from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError
 from minijepa.features import extract_features
 from minijepa.gradcheck.check import gradient_error, numeric_gradient
 from minijepa.models import TokenLayout
+from minijepa.models.predictor import Predictor
 from minijepa.models.vit import patchify
 from minijepa.nn import FlatParameters, Linear, Module, trunc_normal
 from minijepa.optim import AdamW
@@ -469,6 +470,19 @@ def test_a_parameter_that_is_shared_is_trained_once_under_its_first_name():
         loss = (weight * weight).sum() + bias.sum()
     tape.backward(loss)
     assert flat.grad.tolist() == [2, 4, 1]
+
+
+def test_what_decays_is_right_where_layers_are_shared(monkeypatch):
+    class Shared(Predictor):
+        def __init__(self, config, rng):
+            super().__init__(config, rng)
+            self.predictor_blocks = [self.predictor_blocks[0]] * 2
+
+    monkeypatch.setattr("minijepa.models.ijepa.Predictor", Shared)
+    shared = IJEPA(Config(**(TINY | dict(predictor_depth=2))))
+    monkeypatch.undo()
+    alone = IJEPA(Config(**TINY))
+    assert shared.decayed == alone.decayed and list(shared.flat.slices) == list(alone.flat.slices)
 
 
 def test_truncated_normal(rng):

@@ -46,10 +46,9 @@ class IJEPA:
         for parameter in self.target_flat.parameters.values():
             parameter.requires_grad = False  # changed by the EMA alone
         size, self.encoder_size = self.flat.data.size, self.target_flat.data.size
-        self.decayed = (
-            slice(0, sum(p.size for _, p in encoder if p.decay)),
-            slice(size - sum(p.size for _, p in predictor if p.decay), size),
-        )
+        first = sum(p.size for p in self.target_flat.parameters.values() if p.decay)
+        last = sum(p.size for p in self.flat.parameters.values() if p.decay) - first
+        self.decayed = slice(0, first), slice(size - last, size)
 
     # -------------------------------------------------------------------------------------------- the forward passes
 
