@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from minijepa import backend  # noqa: I001  (first: it holds BLAS to one thread before NumPy is loaded)
 import numpy as np
 
+import blas
 import cuda_contenders
 from cuda_contenders import noise, noise_trainer
 from minijepa import Config, MultiBlockMasker
@@ -310,7 +311,7 @@ def main():
     ceiling = runs["gemm"].median("flops_per_s")
     flops, encode_flops = ours.start["flops"], runs["minijepa encode"].start["flops"]
     result = {
-        "threads": args.threads, "rounds": args.rounds, "img_s": speed["minijepa"],
+        "blas": backend.blas_info(), "threads": args.threads, "rounds": args.rounds, "img_s": speed["minijepa"],
         "encode_img_s": speed["minijepa encode"], "gflop_per_image": flops / 1e9, "gemm_gflop_s": ceiling / 1e9,
         "gemm_share": speed["minijepa"] * flops / ceiling, "peak_mb": ours.median("peak_mb"),
         "step_mb": ours.median("step_mb"),
@@ -336,6 +337,7 @@ def main():
     if args.json:
         print(json.dumps(result))
         return None
+    print(blas.line())
     print(f"{args.preset}, batch {batch}, {args.threads} threads, medians of {args.rounds} steps, taking turns")
     print(f"{'':24}{'img/s':>8}{'peak MB':>9}{'of the step':>13}")
     for name, c in runs.items():

@@ -26,17 +26,35 @@ except ImportError:
     cupy = None
 
 
-def _hold_openblas():
-    """Set OpenBLAS's thread count to the variable's, in case that NumPy was imported before this module."""
-    count = os.environ["OPENBLAS_NUM_THREADS"]
+def _openblas(function, *arguments, returns=ctypes.c_int):
+    """What a function of NumPy's own OpenBLAS returns, such as ``get_corename``; None where NumPy uses another BLAS."""
     for library in Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"):
         blas = ctypes.CDLL(str(library))  # loaded already: this only finds it
-        for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads"):
-            if hasattr(blas, name) and count.isdigit():
-                getattr(blas, name)(int(count))
+        for name in (f"scipy_openblas_{function}64_", f"scipy_openblas_{function}"):
+            if hasattr(blas, name):
+                call = ctypes.CFUNCTYPE(returns, *map(type, arguments))((name, blas))
+                return call(*arguments)
+    return None
 
 
-_hold_openblas()
+if (_count := os.environ["OPENBLAS_NUM_THREADS"]).isdigit():  # NumPy may have been imported before this module
+    _openblas("set_num_threads", ctypes.c_int(int(_count)), returns=None)
+
+
+def blas_info():
+    """NumPy's BLAS: {"name", "version", "kernel", "threads"}; the last two None but for NumPy's own OpenBLAS.
+
+    ``kernel``: the processor that OpenBLAS's code is for (Haswell: AVX2; SkylakeX: AVX-512). It looks at the machine to
+    choose one, unless the variable OPENBLAS_CORETYPE names another.
+    """
+    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    kernel = _openblas("get_corename", returns=ctypes.c_char_p)
+    return {
+        "name": built["name"],
+        "version": built["version"],
+        "kernel": kernel and kernel.decode(),
+        "threads": _openblas("get_num_threads"),
+    }
 
 
 def available_cores():

@@ -1,6 +1,7 @@
 """Devices without a GPU, and random draws that depend on nothing but their name."""
 
 import itertools
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,3 +136,13 @@ def test_a_known_draw():
         14401300639092025480,
         14379483908873732277,
     ]
+
+
+def test_blas_info_names_the_library_and_what_it_runs():
+    info = backend.blas_info()
+    assert info.keys() == {"name", "version", "kernel", "threads"}
+    if "openblas" in info["name"]:
+        assert info["version"].startswith("0.") and info["threads"] == int(os.environ["OPENBLAS_NUM_THREADS"])
+        assert info["kernel"].isalnum()
+    else:
+        assert info["name"] and info["kernel"] is None

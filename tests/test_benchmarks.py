@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,17 @@ def test_step_measures_this_project_alone():
     encoding = c.encoder_depth * (layers + attention) + 2 * n * 3 * c.patch_size**2 * d
     assert 1e9 * found["encode_gflop_per_image"] == pytest.approx(encoding, rel=0.02)  # the rest: sums as products
     assert found["gflop_per_image"] > 2 * found["encode_gflop_per_image"]
+
+
+def test_a_blas_that_its_environment_slows_down_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import blas
+
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert blas.line().startswith("BLAS: ") and "slows" not in blas.line()
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    monkeypatch.setattr(blas, "gflops", lambda: 1.0)  # this process; the other one measures
+    assert re.search(r": OPENBLAS_CORETYPE=Prescott slows it down, to 1 of the \d+ GFLOP/s of ", blas.line())
 
 
 @pytest.mark.parametrize("options", ["--rounds 0", "--device cuda --alone", "--device cuda --preset smoke"])
