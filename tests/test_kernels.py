@@ -86,6 +86,11 @@ def test_gelu_without_a_bias_or_without_a_gradient():
     assert_close(y, ops.gelu(x.astype(np.float64), bias.astype(np.float64)).data, 3e-6)
 
 
+def test_gelu_far_from_zero():
+    x = np.array([[-1e19, -1.3e13, -50, 50, 1.3e13, 1e19]], np.float32)
+    check(ops.gelu, x, np.zeros(6, np.float32), used=["gelu_forward"])
+
+
 @pytest.mark.parametrize("shape", [(1, 96), (5, 20), (2, 37, 96), (300, 1), (70, 200)])
 def test_layer_norm(shape):
     n = shape[-1]

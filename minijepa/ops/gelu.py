@@ -22,9 +22,11 @@ class Gelu(Function):
 
     and by the product rule, because z (1 − s) = z − y,
 
-    g = dy/dz = s + z s' = s [1 + 2u' (z − y)]
+    g = dy/dz = s + z s' = s + 2u' (z − y) s
 
     dx = g dy,   dbias = Σ g dy over all rows
+
+    Far to the left s is exactly 0, so (z − y) s comes first: u' z³ would overflow there, and infinity · 0 is nan.
 
     g is a function of z alone. It is made together with y, while z is in the cache, and is all that backward needs.
     """
@@ -53,9 +55,10 @@ class Gelu(Function):
             if g is not None:
                 w *= 6
                 w += 2 * C  # 2u' = 2C + 6CA z²
-                w *= z - y_
-                w += 1  # 1 + 2u' (z − y)
-                xp.multiply(w, s, out=g_)
+                d = z - y_
+                d *= s  # (z − y) s
+                w *= d
+                xp.add(w, s, out=g_)
         return y
 
     @staticmethod
