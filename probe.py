@@ -5,11 +5,11 @@ import argparse
 import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
+from minijepa.cli import add_machine, exit_status, parse, tell
 from minijepa.data import read_folder
-from minijepa.errors import exit_status, parse, tell
-from minijepa.evaluation import evaluate, subject_of_run
-from minijepa.gallery import draw_all, draw_own
-from minijepa.record import read_rows
+from minijepa.evaluation.evaluate import evaluate, probed_run
+from minijepa.evaluation.gallery import draw_all, draw_own
+from minijepa.training.metrics import read_rows
 
 
 def parser():
@@ -18,14 +18,12 @@ def parser():
         description="Linear probe and kNN of a run's frozen encoder, beside an untrained encoder and raw pixels.",
     )
     p.add_argument("run", help="a run folder, or a checkpoint file")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
-    p.add_argument("--data-dir", default="data", metavar="DIR", help="where CIFAR-10 is (default: data)")
+    add_machine(p, data="where CIFAR-10 is")
     p.add_argument(
         "--split", choices=("val", "test"), default="test",
         help="test: the final figure; val: images that the run held back (default: test)",
     )  # fmt: skip
     p.add_argument("--encoder", choices=("target", "context"), default="target", help="default: target")
-    p.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
     p.add_argument("--pictures", action="store_true", help="draw all pictures of docs/pictures.md too")
     p.add_argument(
         "--images", metavar="FOLDER",
@@ -41,17 +39,17 @@ def main(argv=None):
 
 def probe(args):
     device = backend.resolve_device(args.device)
-    subject, about, images = subject_of_run(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
-    own = read_folder(args.images, subject.model.config.image_size) if args.images is not None else None
-    has_metrics = (subject.folder / "metrics.csv").exists()  # a checkpoint that was copied away has none
-    rows = read_rows(subject.folder) if args.pictures and has_metrics else None
+    probed, about, images = probed_run(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
+    own = read_folder(args.images, probed.model.config.image_size) if args.images is not None else None
+    has_metrics = (probed.folder / "metrics.csv").exists()  # a checkpoint that was copied away has none
+    rows = read_rows(probed.folder) if args.pictures and has_metrics else None
     if args.pictures or own is None:
-        evaluate(subject, about)
+        evaluate(probed, about)
     if args.pictures:
-        tell("wrote " + ", ".join(str(path) for path in draw_all(subject, images, rows)))
+        tell("wrote " + ", ".join(str(path) for path in draw_all(probed, images, rows)))
     if own is not None:
-        path = subject.folder / f"own_images{subject.suffix}.png"
-        draw_own(subject, *own, path)
+        path = probed.folder / f"own_images{probed.suffix}.png"
+        draw_own(probed, *own, path)
         tell(f"wrote {path}")
     return 0
 

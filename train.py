@@ -6,32 +6,29 @@ import sys
 from pathlib import Path
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
+from minijepa.cli import add_machine, exit_status, parse, tell
 from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.data import has_some_cifar10, load_dataset
-from minijepa.errors import ConfigError, exit_status, parse, tell
-from minijepa.features import worker_threads
+from minijepa.errors import ConfigError
+from minijepa.evaluation.features import worker_threads
+from minijepa.evaluation.gallery import draw_features, gallery_of_trainer
 from minijepa.files import shell_word
-from minijepa.gallery import draw_features, gallery_of_trainer
-from minijepa.profiling import profile_steps
-from minijepa.run import Run, read_run
-from minijepa.training import Trainer
+from minijepa.training.run import Run, read_run
+from minijepa.training.trainer import Trainer
 
 
 def parser():
     p = argparse.ArgumentParser(prog="train.py", description="Pretrain I-JEPA on CIFAR-10, without labels.")
     p.add_argument("--preset", choices=PRESETS, help="a complete setting (default: cifar10, the specification's)")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    add_machine(p, data="where CIFAR-10 is or goes")
     p.add_argument("--dataset", choices=("cifar10", "shapes"), help="default: cifar10; shapes is built in")
-    p.add_argument("--data-dir", default="data", metavar="DIR", help="where CIFAR-10 is or goes (default: data)")
     p.add_argument("--run-dir", metavar="DIR", help="a new folder for the run (default: runs/PRESET, numbered)")
     p.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
     p.add_argument("--epochs", metavar="N", help="passes over the training set")
     p.add_argument("--batch-size", metavar="N", help="images a step")
     p.add_argument("--lr", metavar="X", help="the learning rate after warm-up")
     p.add_argument("--seed", metavar="N", help="of weights, order, masks and augmentation")
-    p.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
     p.add_argument("--precision", choices=("tf32", "fp32"), help="of matrix products on a GPU (default: tf32)")
-    p.add_argument("--profile", type=int, metavar="N", help="time N steps by operation and phase instead of training")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
         help="any field of minijepa/config.py, for example --set target_norm=layer_norm; may be repeated",
@@ -68,8 +65,6 @@ def free_folder(preset):
 def prepare(args):
     """Everything that can be wrong is found here, before anything is trained. Returns the Run."""
     device = backend.resolve_device(args.device)
-    if args.profile is not None and (args.profile < 1 or args.resume or device != "cpu"):
-        raise ConfigError("--profile takes a number of steps, at least 1, of a new run on a CPU")
     threads = worker_threads(args.threads)
     if args.run_dir == "":
         raise ConfigError("--run-dir is empty: give the folder a name")
@@ -83,7 +78,7 @@ def prepare(args):
     else:
         preset = args.preset or "cifar10"
         config, dataset = Config.preset(preset, **settings(args)), choose_dataset(args, preset)
-        if args.run_dir and Path(args.run_dir).exists() and not args.profile:
+        if args.run_dir and Path(args.run_dir).exists():
             raise ConfigError(f"{args.run_dir} exists: go on with --resume, or choose another --run-dir")
         folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
         about = {"preset": preset, "dataset": dataset, "config": config.to_dict()}
@@ -95,10 +90,10 @@ def prepare(args):
     run = Run(args.run_dir if args.resume else folder, trainer)
     if args.resume:
         run.resume()
-    elif not args.profile:
+    else:
         run.create(about)
     tell(
-        f"{'profile' if args.profile else run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} "
+        f"{run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} "
         f"epochs of {trainer.steps_per_epoch} steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
         + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {precision}")
     )
@@ -112,9 +107,6 @@ def main(argv=None):
 
 def train(args):
     run = prepare(args)
-    if args.profile:
-        tell(profile_steps(run.trainer, args.profile))
-        return 0
     stopped = run.train()
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"

@@ -24,16 +24,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from minijepa import checkpoint  # noqa: E402
 from minijepa.backend import resolve_device  # noqa: E402
+from minijepa.cli import exit_status, tell  # noqa: E402
 from minijepa.config import Config, parse_assignment  # noqa: E402
 from minijepa.data import load_dataset  # noqa: E402
-from minijepa.errors import ConfigError, TrainingError, exit_status, tell  # noqa: E402
-from minijepa.evaluation import labelled_images  # noqa: E402
-from minijepa.features import extract_features  # noqa: E402
+from minijepa.errors import ConfigError, TrainingError  # noqa: E402
+from minijepa.evaluation.evaluate import labelled_images  # noqa: E402
+from minijepa.evaluation.features import extract_features  # noqa: E402
+from minijepa.evaluation.probing import knn_accuracy, linear_probe  # noqa: E402
 from minijepa.files import replaced  # noqa: E402
-from minijepa.probing import knn_accuracy, linear_probe  # noqa: E402
-from minijepa.run import read_run  # noqa: E402
+from minijepa.training import checkpoint  # noqa: E402
+from minijepa.training.run import read_run  # noqa: E402
 
 SETTINGS = {  # what differs from the base
     "base": {},

@@ -11,7 +11,7 @@ import numpy as np
 from minijepa import MultiBlockMasker, backend
 from minijepa.config import masker_settings
 from minijepa.data import Dataset, normalise
-from minijepa.training import Trainer
+from minijepa.training.trainer import Trainer
 
 STEPS = {"cuda": 20, "cpu": 1}  # in a turn; on a CPU it is a rehearsal
 PREPARED = 8  # batches that PyTorch goes round

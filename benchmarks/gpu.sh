@@ -38,7 +38,7 @@ if [ "${REHEARSE:-}" ]; then
     part train 100 "$python" train.py --preset smoke --device cpu --dataset shapes --run-dir "$out/run" --epochs 1 --set warmup_epochs=0
     part probe 100 "$python" probe.py "$out/run" --device cpu
 else
-    "$python" -c 'from minijepa.errors import *; from minijepa.backend import resolve_device as r; exit(exit_status("gpu.sh", lambda: r("cuda") and 0))' || exit 2
+    "$python" -c 'from minijepa.cli import exit_status; from minijepa.backend import resolve_device as r; exit(exit_status("gpu.sh", lambda: r("cuda") and 0))' || exit 2
     part machine 20 nvidia-smi
     part versions 20 "$python" -c 'import cupy; cupy.show_config()'
     part tests 150 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card

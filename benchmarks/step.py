@@ -33,7 +33,7 @@ from cuda_contenders import noise, noise_trainer
 from minijepa import Config, MultiBlockMasker
 from minijepa.config import PRESETS, masker_settings
 from minijepa.data import normalise
-from minijepa.features import extract_features
+from minijepa.evaluation.features import extract_features
 
 MICRO = (32, 64, 128, 256)
 KINDS = ("padded", "sorted", "shared", "encode")  # of PyTorch contenders

@@ -3,7 +3,7 @@
 from minijepa import backend  # noqa: F401, I001  (first: it holds BLAS to one thread before NumPy is loaded)
 from minijepa import ops
 from minijepa.autograd import Function, Parameter, Tape, Tensor, no_tape
-from minijepa.checkpoint import load
+from minijepa.training.checkpoint import load
 from minijepa.config import Config
 from minijepa.data import MultiBlockMasker, load_cifar10, normalise
 from minijepa.gradcheck import gradcheck

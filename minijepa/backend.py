@@ -17,8 +17,7 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from minijepa import cublas  # noqa: E402
-from minijepa.errors import DeviceError, tell  # noqa: E402
+from minijepa.errors import DeviceError  # noqa: E402
 
 try:  # CuPy imports without a GPU too; whether one can be used is asked in resolve_device
     import cupy
@@ -136,8 +135,11 @@ def matmul(a, b, out=None):
     Every product of the network passes here, so that precision and library are chosen in one place.
     """
     xp = xp_of(a)
-    if xp is not np and out is None and cublas.takes(a, b) and (blas := _cublas()) is not None:
-        return blas.matmul(a, b, xp.empty((a.shape[0], b.shape[1]), a.dtype))
+    if xp is not np and out is None:
+        from minijepa.kernels.cublas import product  # here, because a CPU needs nothing of kernels/
+
+        if (y := product(a, b)) is not None:
+            return y
     if out is None or xp is np or out.flags.c_contiguous:
         return xp.matmul(a, b, out=out)
     out[...] = xp.matmul(a, b)  # what CuPy makes of an ``out`` that is a strided view is not documented
@@ -145,7 +147,6 @@ def matmul(a, b, out=None):
 
 
 _stream = None
-_handles = {}  # of cuBLAS: {stream: handle, or None where the library is not to be had}
 
 
 def use_own_stream():
@@ -157,18 +158,6 @@ def use_own_stream():
     if current.ptr != _stream.ptr:
         current.synchronize()  # what it still computes may be needed
         _stream.use()
-
-
-def _cublas():
-    """A handle of cuBLAS for the current stream, or None: then CuPy's products do, but for CUDA graphs."""
-    stream = cupy.cuda.get_current_stream().ptr
-    if stream not in _handles:
-        try:
-            _handles[stream] = cublas.Cublas(cublas.load_library(), stream, cupy.empty(cublas.WORKSPACE, np.uint8))
-        except (OSError, DeviceError) as error:
-            tell(f"cuBLAS can't be used, so CuPy's own products are: {error}")
-            _handles[stream] = None
-    return _handles[stream]
 
 
 # Sums over rows and columns. On a CPU as products with a vector, which BLAS streams several times faster than NumPy
@@ -227,6 +216,8 @@ def rng(seed, purpose, step=0):
 def set_precision(precision):
     """Matrix products on a GPU in "tf32" (10-bit mantissa inputs, float32 sums) or exact "fp32"."""
     from cupy._core import _routines_linalg  # the only way there, but for the environment variable CUPY_TF32
+
+    from minijepa.kernels import cublas
 
     cublas.Cublas.compute = cublas.COMPUTE[precision]
     if precision == "tf32":

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from minijepa import checkpoint
+from minijepa.training import checkpoint
 
 
 @pytest.fixture

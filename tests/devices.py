@@ -5,9 +5,10 @@ import pytest
 from fake_cublas import fake_cublas
 from strict_device import StrictCupy
 
-from minijepa import backend, cublas, graph
-from minijepa.cublas import Cublas
-from minijepa.kernels import launcher
+from minijepa import backend
+from minijepa.kernels import cublas, launcher
+from minijepa.kernels.cublas import Cublas
+from minijepa.training import graph
 
 DEVICES = ["stand-in", "card"] if backend.resolve_device("auto") == "cuda" else ["stand-in"]
 
@@ -30,7 +31,7 @@ def prepare(device, monkeypatch):
     monkeypatch.setattr(backend, "cupy", cupy)
     monkeypatch.setattr(launcher, "enabled", emulator.RUNS_HERE)
     monkeypatch.setattr(cublas, "load_library", fake_cublas if emulator.RUNS_HERE else no_cublas)
-    monkeypatch.setattr(backend, "_handles", {})
+    monkeypatch.setattr(cublas, "_handles", {})
     monkeypatch.setattr(backend, "_stream", None)
     call = Cublas._call
     monkeypatch.setattr(Cublas, "_call", lambda *args: cupy.do(call, *args))  # recorded like everything else

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from conftest import write_cifar
 
-from minijepa import Config
+from minijepa import Config, Tape
+from minijepa.data import load_dataset
 from minijepa.errors import ConfigError
+from minijepa.training.trainer import Trainer
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 STEP = BENCHMARKS / "step.py"
@@ -130,3 +132,34 @@ def test_an_ablation_refuses_what_it_cannot_do(options, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("ablation.py: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_profile_adds_up(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import profile_step
+
+    changes = {"max_train_images": 20, "batch_size": 20, "epochs": 3, "warmup_epochs": 0}
+    config = Config.preset("smoke", **changes)
+    assert profile_step.main(["--preset=smoke", *(f"--set={name}={value}" for name, value in changes.items())]) == 0
+    out = capsys.readouterr().out
+    for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):
+        assert f"\n{name} " in out, name
+    phases, operations = out[out.index("phase") :].split("\n\n")
+    *lines, preparation = phases.splitlines()[1:]
+    shares = {line.split("  ")[0]: float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in lines}
+    assert sum(shares.values()) == pytest.approx(100, abs=1)
+    assert preparation.startswith("masks + data + layout ")
+    parts = shares["masks"] + shares["data"] + shares["layout"]
+    assert float(preparation.rsplit(maxsplit=1)[1].rstrip("%")) == pytest.approx(parts, abs=0.2)
+    assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
+    trainer = Trainer(config, load_dataset("shapes", "data"))
+    images, masks = trainer.batch(1)
+    with Tape() as tape:
+        trainer.model.loss(images[:16], masks.select(np.arange(16)))
+        trainer.model.loss(images[16:], masks.select(np.arange(16, 20)))  # the step's chunks
+    saved = {line.split()[0]: float(line.split()[-1]) for line in operations.splitlines()[1:-1]}
+    for op in ("linear", "attention"):
+        wanted = sum(row[3] for row in tape.rows() if row[0] == op) / 1e6
+        assert saved[op] == pytest.approx(wanted, rel=0.05) and wanted > 0.1
+    with pytest.raises(SystemExit):
+        profile_step.main(["--steps=0"])

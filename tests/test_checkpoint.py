@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minijepa import IJEPA, Config, checkpoint, files, load
+from minijepa import IJEPA, Config, files, load
 from minijepa.errors import CheckpointError
-from minijepa.optim import AdamW
+from minijepa.training import checkpoint
+from minijepa.training.optim import AdamW
 
 SMALL = dict(
     encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4, predictor_depth=1,

@@ -12,7 +12,8 @@ import pytest
 import minijepa.data
 from minijepa.backend import rng
 from minijepa.data import cifar10
-from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, load_cifar10, normalise
+from minijepa.data.cifar10 import download_cifar10, has_cifar10, load_cifar10
+from minijepa.data.pixels import MEAN, STD, denormalise, normalise
 from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
 
 FILE_BYTES = 2 * cifar10.RECORD_BYTES
@@ -115,7 +116,7 @@ def test_normalise_is_the_formula():
     images = rng(0, "images").integers(0, 256, (5, 3, 32, 32), np.uint8)
     y = normalise(images)
     assert y.dtype == np.float32 and y.shape == images.shape
-    mean, std = (np.array(values).reshape(3, 1, 1) for values in (cifar10.MEAN, cifar10.STD))
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (MEAN, STD))
     np.testing.assert_allclose(y, (images / 255.0 - mean) / std, atol=1e-6)
     np.testing.assert_array_equal(normalise(images[2]), y[2])
 
@@ -426,7 +427,7 @@ def test_two_downloads_at_once(server, tmp_path):
 def test_load_dataset_takes_what_is_there(folder, monkeypatch):
     monkeypatch.setattr(minijepa.data, "download_cifar10", None)  # calling it would fail
     data = minijepa.data.load_dataset("cifar10", folder.parent)
-    assert (data.name, data.classes, data.mean, data.std) == ("cifar10", cifar10.CLASSES, cifar10.MEAN, cifar10.STD)
+    assert (data.name, data.classes, data.mean, data.std) == ("cifar10", cifar10.CLASSES, MEAN, STD)
     train, test = load_cifar10(folder.parent, "train"), load_cifar10(folder.parent, "test")
     arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
     for array, expected in zip(arrays, train + test):

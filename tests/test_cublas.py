@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from fake_cublas import fake_cublas
 
-from minijepa.cublas import COMPUTE, Cublas, takes
 from minijepa.errors import DeviceError
+from minijepa.kernels.cublas import COMPUTE, Cublas, takes
 
 
 @pytest.fixture(scope="module")

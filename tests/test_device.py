@@ -7,15 +7,17 @@ import pytest
 from devices import DEVICES, counts, no_cublas, prepare
 from strict_device import CUPY_HAS, StrictCupy
 
-from minijepa import Config, Tape, Tensor, backend, cublas, graph, ops, training
+from minijepa import Config, Tape, Tensor, backend, ops
 from minijepa.data import Dataset
 from minijepa.errors import TrainingError
-from minijepa.features import extract_patches
+from minijepa.evaluation.features import extract_patches
+from minijepa.evaluation.patches import central_blocks, predicted_blocks, target_patches
 from minijepa.gradcheck.__main__ import main as gradcheck_command
 from minijepa.gradcheck.cases import CASES
-from minijepa.inspection import central_blocks, predicted_blocks, target_patches
-from minijepa.kernels import launcher
-from minijepa.training import Trainer
+from minijepa.kernels import cublas, launcher
+from minijepa.training import graph
+from minijepa.training import trainer as trainer_module
+from minijepa.training.trainer import Trainer
 
 ALL = [pytest.param(case, id=f"{op}: {case.name}") for op, cases in CASES.items() for case in cases]
 FUSED = [p for p in ALL if p.id.split(":")[0] in "attention gelu l2_loss layer_norm linear rows smooth_l1_loss".split()]
@@ -163,7 +165,7 @@ def test_what_the_kernels_need_to_know_of_an_index_or_a_packing_is_made_once(cup
 
 def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
     """Losses and norms are fetched together, once in a while; one that is not finite is named with its step."""
-    monkeypatch.setattr(training, "READ_EVERY", 3)
+    monkeypatch.setattr(trainer_module, "READ_EVERY", 3)
     t = trainer("cuda")
     waits = []
     for step in range(6):
@@ -299,7 +301,7 @@ def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs, monke
 def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, monkeypatch, capsys):
     wanted = state_after(trainer("cuda"), STEPS)
     monkeypatch.setattr(cublas, "load_library", no_cublas)  # so that CuPy's products do, which can't be recorded
-    monkeypatch.setattr(backend, "_handles", {})
+    monkeypatch.setattr(cublas, "_handles", {})
     t = trainer("cuda")
     capsys.readouterr()
     found = state_after(t, STEPS)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from minijepa import ops
-from minijepa.explain import PAGES, function_of, helpers_of, input_names, main, page_of
-from minijepa.explain_step import saved_names
+from minijepa.explain.__main__ import main
+from minijepa.explain.operation import PAGES, function_of, helpers_of, input_names, page_of
+from minijepa.explain.step import saved_names
 from minijepa.gradcheck.cases import CASES
 from minijepa.ops.attention import Attention
 from minijepa.ops.layer_norm import LayerNorm

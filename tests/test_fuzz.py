@@ -20,14 +20,16 @@ from test_cifar10 import FILE_BYTES, member, official_members, pack
 import minijepa.data
 import probe
 import train
-from minijepa import IJEPA, Config, checkpoint, evaluation, load, load_cifar10, record
+from minijepa import IJEPA, Config, load, load_cifar10
 from minijepa.config import parse_assignment
 from minijepa.data import cifar10, read_folder
 from minijepa.errors import CheckpointError, ConfigError, DataError
-from minijepa.optim import AdamW
-from minijepa.record import draw_curves
-from minijepa.run import Run
-from minijepa.training import Trainer
+from minijepa.evaluation import evaluate
+from minijepa.training import checkpoint, metrics
+from minijepa.training.metrics import draw_curves
+from minijepa.training.optim import AdamW
+from minijepa.training.run import Run
+from minijepa.training.trainer import Trainer
 
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
 SMALL = dict(
@@ -289,7 +291,7 @@ def places(tmp_path, monkeypatch, cifar_folder):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "Trainer", begin)
-    monkeypatch.setattr(evaluation, "load_dataset", begin)
+    monkeypatch.setattr(evaluate, "load_dataset", begin)
     load = minijepa.data.load_dataset
     monkeypatch.setattr(train, "load_dataset", lambda name, folder: load("cifar10", folder, download=False))
     return tmp_path
@@ -344,7 +346,7 @@ def test_damaged_configs(places, capsys):
 
 def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch):
     """Refused, or taken up and fit to be drawn."""
-    monkeypatch.setattr(record, "curves_picture", lambda *args: None)
+    monkeypatch.setattr(metrics, "curves_picture", lambda *args: None)
     config = Config(**SMALL, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
     trainer = Trainer(config, minijepa.data.load_dataset("cifar10", cifar_folder))
     run, refused = Run(tmp_path / "run", trainer), 0

@@ -13,10 +13,10 @@ from devices import DEVICES, prepare
 from strict_device import StrictCupy
 
 from minijepa import Tape, Tensor, backend, kernels, ops
-from minijepa.ema import update_ema
 from minijepa.errors import DtypeError
 from minijepa.kernels import launcher
-from minijepa.optim import AdamW
+from minijepa.training.ema import update_ema
+from minijepa.training.optim import AdamW
 
 pytestmark = pytest.mark.skipif(not emulator.RUNS_HERE, reason="kernels are emulated on Linux")
 

@@ -8,15 +8,15 @@ import pytest
 
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, Tensor, ops
 from minijepa.data import Masks, normalise
-from minijepa.ema import update_ema
 from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError, TapeError
-from minijepa.features import extract_features
+from minijepa.evaluation.features import extract_features
 from minijepa.gradcheck.check import gradient_error, numeric_gradient
 from minijepa.models import TokenLayout
 from minijepa.models.predictor import Predictor
 from minijepa.models.vit import patchify
 from minijepa.nn import FlatParameters, Linear, Module, trunc_normal
-from minijepa.optim import AdamW
+from minijepa.training.ema import update_ema
+from minijepa.training.optim import AdamW
 
 TINY = dict(
     image_size=8, patch_size=2, encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4,
@@ -174,7 +174,7 @@ def test_gotcha_5_tokens_of_different_blocks_never_meet(model):
 
 
 def test_gotcha_6_the_ema_momentum_schedule():
-    from minijepa.schedules import ema_momentum
+    from minijepa.training.schedules import ema_momentum
 
     values = [ema_momentum(step, 1000, 0.996, 1.0) for step in range(1000)]
     assert values[0] == 0.996 and values[-1] == 1.0

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from minijepa import IJEPA, Config, MultiBlockMasker, monitors
+from minijepa import IJEPA, Config, MultiBlockMasker
 from minijepa.data import normalise
-from minijepa.monitors import Monitors, warning
-from minijepa.probing import content_r2, feature_std, rank_me
+from minijepa.evaluation import monitors
+from minijepa.evaluation.monitors import Monitors, warning
+from minijepa.evaluation.probing import content_r2, feature_std, rank_me
 
 
 @pytest.fixture

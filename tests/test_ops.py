@@ -5,7 +5,7 @@ import pytest
 
 from minijepa import Function, Parameter, Tape, Tensor, ops
 from minijepa.errors import DtypeError, MinijepaError, ShapeError
-from minijepa.explain import function_of
+from minijepa.explain.operation import function_of
 from minijepa.gradcheck.cases import CASES
 
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from minijepa import optim
-from minijepa.ema import update_ema
-from minijepa.optim import AdamW
-from minijepa.schedules import ema_momentum, learning_rate
+from minijepa.training import optim
+from minijepa.training.ema import update_ema
+from minijepa.training.optim import AdamW
+from minijepa.training.schedules import ema_momentum, learning_rate
 
 
 def test_the_learning_rate_warms_up_and_ends_exactly_at_its_minimum():

@@ -60,9 +60,9 @@ def changed(function, diff):
 
 def run_command(line):
     """(exit status, output) of ``$ python -m minijepa.module ARGUMENTS``, in this process."""
-    module, *arguments = line.removeprefix("$ python -m ").replace("gradcheck", "gradcheck.__main__", 1).split()
+    module, *arguments = line.removeprefix("$ python -m ").split()
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        return importlib.import_module(module).main(arguments), out.getvalue()
+        return importlib.import_module(f"{module}.__main__").main(arguments), out.getvalue()
 
 
 def same_line(shown, real):

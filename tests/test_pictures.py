@@ -30,7 +30,7 @@ from minijepa.pictures.canvas import (
     text_width,
 )
 from minijepa.pictures.curves import PLOT
-from minijepa.record import CURVES
+from minijepa.training.metrics import CURVES
 
 CLASSES = ["cat", "dog", "ship"]
 

@@ -8,11 +8,12 @@ from PIL import Image
 
 import probe
 import train
-from minijepa import IJEPA, Config, evaluation, load, probing
+from minijepa import IJEPA, Config, load
 from minijepa.data import folder, load_dataset, normalise, read_folder
 from minijepa.errors import DataError
-from minijepa.features import extract_features
-from minijepa.training import Trainer
+from minijepa.evaluation import evaluate, probing
+from minijepa.evaluation.features import extract_features
+from minijepa.training.trainer import Trainer
 
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
@@ -28,7 +29,7 @@ def fewer_pixels(monkeypatch):
         step = 256 if train_x.shape[1] == 3072 else 1
         return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], test_y, classes)
 
-    monkeypatch.setattr(evaluation, "linear_probe", narrow)
+    monkeypatch.setattr(evaluate, "linear_probe", narrow)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_a_validation_probe_uses_the_images_that_were_held_back(run, overlapping
 def test_a_validation_probe_learns_from_the_images_that_the_run_was_trained_on(overlapping_cifar_folder):
     data, config = load_dataset("cifar10", overlapping_cifar_folder), Config(**NETWORK, max_train_images=300)
     trainer = Trainer(config, data)
-    images, labels, val_images, val_labels = evaluation.labelled_images(config, data, "val")
+    images, labels, val_images, val_labels = evaluate.labelled_images(config, data, "val")
     np.testing.assert_array_equal(images, trainer.images)
     np.testing.assert_array_equal(labels, trainer.monitors.bank_labels)
     np.testing.assert_array_equal(val_images, trainer.monitors.queries)
@@ -94,7 +95,7 @@ def test_features_are_of_the_encoder_asked_for_and_the_baseline_of_the_one_that_
         probed.append((train_x, test_x))
         return probing.linear_probe(train_x[:, :1], train_y, test_x[:, :1], test_y, classes)
 
-    monkeypatch.setattr(evaluation, "linear_probe", record)
+    monkeypatch.setattr(evaluate, "linear_probe", record)
     args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--encoder={encoder}")
     assert probe_cli(capsys, *args)[0] == 0
     data, model = load_dataset("cifar10", overlapping_cifar_folder), load(run)
@@ -168,8 +169,8 @@ def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(
 ):
     at_the_end = contents(run)
     assert set(at_the_end) == {"masks.png", "curves.png", "neighbours.png", "pca.png", "predictions.png"}
-    fits, narrow = [], evaluation.linear_probe
-    monkeypatch.setattr(evaluation, "linear_probe", lambda *args: fits.append(args[0].shape) or narrow(*args))
+    fits, narrow = [], evaluate.linear_probe
+    monkeypatch.setattr(evaluate, "linear_probe", lambda *args: fits.append(args[0].shape) or narrow(*args))
     args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures")
     status, out, _ = probe_cli(capsys, *args, f"--images={own_folder}")
     assert status == 0 and len(fits) == 3  # the features, and two baselines
@@ -212,7 +213,7 @@ def own_folder(tmp_path):
 
 
 def test_own_pictures_alone_need_no_baselines(run, overlapping_cifar_folder, own_folder, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation, "IJEPA", None)  # no untrained encoder is made
+    monkeypatch.setattr(evaluate, "IJEPA", None)  # no untrained encoder is made
     args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--images={own_folder}")
     status, out, _ = probe_cli(capsys, *args)
     assert status == 0 and out == f"wrote {run / 'own_images.png'}\n"
@@ -262,7 +263,7 @@ def test_a_sheet_takes_the_first_pictures_by_name(tmp_path, monkeypatch):
 
 
 def test_a_bad_folder_is_one_line_before_any_work(run, overlapping_cifar_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation, "extract_features", None)
+    monkeypatch.setattr(evaluate, "extract_features", None)
     own = tmp_path / "own"
 
     def refusal(*args):
@@ -298,7 +299,7 @@ def test_a_picture_that_breaks_off_is_one_line(tmp_path, name):
 
 
 def test_damaged_metrics_are_found_before_the_evaluation(run, overlapping_cifar_folder, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation, "extract_features", None)
+    monkeypatch.setattr(evaluate, "extract_features", None)
     (run / "metrics.csv").write_text("a,b\n")
     status, _, err = probe_cli(capsys, run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures")
     assert status == 2 and "metrics.csv has other columns" in err

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minijepa.errors import ConfigError, DataError
-from minijepa.logistic import logistic_regression, loss_and_gradient, minimise
-from minijepa.probing import (
+from minijepa.evaluation.logistic import logistic_regression, loss_and_gradient, minimise
+from minijepa.evaluation.probing import (
     choose_l2,
     content_r2,
     feature_std,

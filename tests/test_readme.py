@@ -39,7 +39,7 @@ def test_the_operation_of_ones_own_passes_its_check(capsys):
 
 def test_the_training_step_is_quoted_from_the_source():
     """Every quoted line stands in the source, but for names that the README shortens."""
-    source = "\n".join(p.read_text() for p in (ROOT / "minijepa").glob("*.py"))
+    source = "\n".join(p.read_text() for p in (ROOT / "minijepa").rglob("*.py"))
     lines = [
         line for block in code_blocks() if "self.lanes" in block or "Tape(into" in block for line in block.split("\n")
     ]
@@ -51,7 +51,7 @@ def test_the_training_step_is_quoted_from_the_source():
 def test_every_file_that_is_named_exists():
     for name in re.findall(r"\((docs/[^)]+)\)|`((?:minijepa|tests)/[\w/]+\.py)`", TEXT):
         assert (ROOT / "".join(name)).exists(), name
-    layout = TEXT[TEXT.index("    minijepa/ ") : TEXT.index("A file imports")]
+    layout = TEXT[TEXT.index("    minijepa/\n") : TEXT.index("A file imports")]
     for name in re.findall(r"^      ?([\w./ ]+?)(?:   |$)", layout, re.MULTILINE):
         for file in name.split():
             assert (ROOT / "minijepa" / file).exists() or (ROOT / file).exists(), file

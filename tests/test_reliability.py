@@ -20,8 +20,8 @@ from conftest import assert_same_run, finish, write_cifar
 import train
 from minijepa import Config, Function
 from minijepa.data import Dataset
-from minijepa.record import COLUMNS
-from minijepa.training import Trainer
+from minijepa.training.metrics import COLUMNS
+from minijepa.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ROOT / "tests" / "reference" / "losses.json"
@@ -87,7 +87,7 @@ def arguments(cifar_folder, tmp_path):
 
 
 def test_a_run_killed_while_its_folder_is_made_can_be_started_again(arguments, tmp_path):
-    kill = "import os; from minijepa import run; run.draw_masks = lambda *_: os.kill(os.getpid(), 9)"
+    kill = "import os; from minijepa.training import run; run.draw_masks = lambda *_: os.kill(os.getpid(), 9)"
     assert program(*arguments, before=kill).returncode == -9
     assert not (tmp_path / "run").exists()
     assert train.main(arguments) == 0
@@ -186,7 +186,7 @@ def test_a_second_signal_ends_the_program_at_once(signal_name):
     """The first is noted and the step finished; whoever can't wait sends another."""
     code = f"""
 import os, signal
-from minijepa.run import Interruptible
+from minijepa.training.run import Interruptible
 with Interruptible() as interrupted:
     os.kill(os.getpid(), signal.{signal_name})
     assert interrupted.signal == signal.{signal_name}

@@ -15,16 +15,18 @@ import pytest
 from PIL import Image
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, checkpoint, data, gallery, record
-from minijepa import run as run_module
+from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, data
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
-from minijepa.lanes import Lanes
-from minijepa.monitors import Monitors
+from minijepa.evaluation import gallery
+from minijepa.evaluation.monitors import Monitors
 from minijepa.pictures import masks_picture
-from minijepa.record import COLUMNS, CURVES, PICTURED, draw_curves
-from minijepa.run import Clock, Run, duration
-from minijepa.training import Trainer
+from minijepa.training import checkpoint, metrics
+from minijepa.training import run as run_module
+from minijepa.training.lanes import Lanes
+from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves
+from minijepa.training.run import Clock, Run, duration
+from minijepa.training.trainer import Trainer
 
 from conftest import assert_same_run, finish, write_cifar  # isort: skip
 
@@ -446,14 +448,14 @@ def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
 def test_a_run_folder_that_came_in_between_is_not_overwritten(dataset, tmp_path, monkeypatch):
     """Of two runs that start at once, the second finds the first's folder when it wants to name its own."""
     first, second = (Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset)) for _ in range(2))
-    picture = record.masks_picture
+    picture = metrics.masks_picture
 
     def meanwhile(*args):
-        monkeypatch.setattr(record, "masks_picture", picture)
+        monkeypatch.setattr(metrics, "masks_picture", picture)
         first.create({"first": True})
         picture(*args)
 
-    monkeypatch.setattr(record, "masks_picture", meanwhile)
+    monkeypatch.setattr(metrics, "masks_picture", meanwhile)
     with pytest.raises(ConfigError, match="exists: go on with --resume"):
         second.create({"first": False})
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"first": True}
@@ -465,7 +467,7 @@ def test_a_run_folder_is_whole_or_not_there(dataset, tmp_path, monkeypatch, erro
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(record, "masks_picture", fail)
+    monkeypatch.setattr(metrics, "masks_picture", fail)
     with pytest.raises((type(error), ConfigError)):
         Run(tmp_path / "new" / "runs" / "a", Trainer(Config(**SETTINGS), dataset)).create({})
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
@@ -643,33 +645,6 @@ def test_as_a_program(cifar_folder, tmp_path):
 def test_a_config_error_before_training_is_a_config_error(dataset):
     with pytest.raises(ConfigError, match="val_size"):
         Trainer(Config(**(SETTINGS | dict(val_size=90))), dataset)
-
-
-def test_a_profile_adds_up_and_leaves_nothing(cifar_folder, tmp_path, capsys):
-    run = tmp_path / "run"
-    status, out, _ = train_cli(capsys, *arguments(cifar_folder, run), "--profile=2")
-    assert status == 0 and not run.exists()
-    for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):
-        assert f"\n{name} " in out, name
-    phases, operations = out[out.index("phase") :].split("\n\n")
-    *lines, preparation = phases.splitlines()[1:]
-    shares = {line.split("  ")[0]: float(line.rsplit(maxsplit=1)[1].rstrip("%")) for line in lines}
-    assert sum(shares.values()) == pytest.approx(100, abs=1)
-    assert preparation.startswith("masks + data + layout ")
-    parts = shares["masks"] + shares["data"] + shares["layout"]
-    assert float(preparation.rsplit(maxsplit=1)[1].rstrip("%")) == pytest.approx(parts, abs=0.2)
-    assert all(op in operations for op in ("linear", "attention", "gelu", "layer_norm", "l2_loss"))
-    trainer = Trainer(Config(**SETTINGS), load_dataset("cifar10", cifar_folder))
-    images, masks = trainer.batch(1)
-    with Tape() as tape:
-        trainer.model.loss(images[:16], masks.select(np.arange(16)))
-        trainer.model.loss(images[16:], masks.select(np.arange(16, 20)))  # the step's chunks
-    saved = {line.split()[0]: float(line.split()[-1]) for line in operations.splitlines()[1:-1]}
-    for op in ("linear", "attention"):
-        wanted = sum(row[3] for row in tape.rows() if row[0] == op) / 1e6
-        assert saved[op] == pytest.approx(wanted, abs=0.06) and wanted > 0.1
-    status, _, err = train_cli(capsys, *arguments(cifar_folder, run), "--profile=0")
-    assert status == 2 and "--profile takes a number of steps" in err
 
 
 @pytest.mark.parametrize("new", ["1.0,4,", ",4,", "2,4,", "1,4x,", "1,,"])

@@ -7,9 +7,10 @@ import numpy as np
 from minijepa.backend import rng
 from minijepa.data import cifar10, shapes
 from minijepa.data.augment import Augmentation, augment, draw_augmentation, draw_windows, resized_crop
-from minijepa.data.cifar10 import denormalise, download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, normalise
+from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10
 from minijepa.data.folder import read_folder
 from minijepa.data.masking import Masks, MultiBlockMasker
+from minijepa.data.pixels import MEAN, STD, denormalise, normalise
 from minijepa.data.shapes import make_shapes
 from minijepa.errors import ConfigError
 
@@ -64,7 +65,7 @@ def load_dataset(name, data_dir, download=True):
         if download and not has_cifar10(data_dir):
             download_cifar10(data_dir)
         train, test = load_cifar10(data_dir, "train"), load_cifar10(data_dir, "test")
-        return Dataset(name, cifar10.CLASSES, *train, *test, cifar10.MEAN, cifar10.STD)
+        return Dataset(name, cifar10.CLASSES, *train, *test, MEAN, STD)
     if name == "shapes":
         train, test = make_shapes(10_000, seed=0), make_shapes(2_000, seed=1)
         return Dataset(name, shapes.CLASSES, *train, *test, *_channel_statistics(train[0]))

@@ -1,4 +1,4 @@
-"""CIFAR-10: load the official binary files, download them if need be, and turn pixels into what a network takes.
+"""CIFAR-10: load the official binary files, and download them if need be.
 
 A record is 1 label byte and 3,072 pixel bytes: the red, the green and the blue plane of a 32x32 image, row by row. The
 official archive holds 10,000 records in each of six files, five of training images and one of test images.
@@ -18,13 +18,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minijepa.backend import xp_of
-from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
+from minijepa.errors import ConfigError, DataError
 from minijepa.files import new_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-MEAN = (0.4914, 0.4822, 0.4465)  # of each channel over the training images, pixels in [0, 1]
-STD = (0.2470, 0.2435, 0.2616)
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -116,46 +113,6 @@ def _remedy(folder):
         f"put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {folder}, or train on drawn shapes: "
         "train.py --dataset shapes"
     )
-
-
-# ---------------------------------------------------------------------------------------------------- normalisation
-
-
-def normalise(images, mean=MEAN, std=STD):
-    """What models take: y = (x / 255 − mean) / std for each channel.
-
-    ``images``: uint8 (..., C, H, W) of either array library; ``mean``, ``std``: C numbers, for pixels in [0, 1].
-    Returns float32 of the same shape. It is computed as y = x · 1/(255 std) + (−mean/std), one product and one sum.
-    """
-    if images.dtype != np.uint8:
-        raise DtypeError(f"normalise takes uint8 images (0 to 255), got {images.dtype}: is it normalised already?")
-    _check_channels("normalise", images, mean, std)
-    xp = xp_of(images)
-    y = xp.empty(images.shape, np.float32)
-    for c in range(len(mean)):  # Python floats are float32 here and, on a GPU, need no transfer
-        channel = y[..., c, :, :]
-        xp.multiply(images[..., c, :, :], 1.0 / (255.0 * float(std[c])), out=channel, dtype=np.float32)
-        channel -= float(mean[c]) / float(std[c])
-    return y
-
-
-def denormalise(images, mean=MEAN, std=STD):
-    """The inverse of :func:`normalise`, for pictures: float (..., C, H, W) to uint8, rounded and clipped."""
-    _check_channels("denormalise", images, mean, std)
-    xp = xp_of(images)
-    x = xp.empty(images.shape, np.uint8)
-    for c in range(len(mean)):
-        channel = images[..., c, :, :] * (255.0 * float(std[c])) + 255.0 * float(mean[c])
-        x[..., c, :, :] = xp.clip(xp.rint(channel), 0, 255).astype(np.uint8)
-    return x
-
-
-def _check_channels(name, images, mean, std):
-    if images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
-        raise ShapeError(
-            f"{name} takes images (..., {len(mean)}, height, width), a mean and a deviation for each channel; "
-            f"got images {images.shape}, {len(mean)} means and {len(std)} deviations"
-        )
 
 
 # --------------------------------------------------------------------------------------------------------- download

@@ -1,6 +1,6 @@
 """The finite-difference oracle: does a backward pass compute the derivative of its forward pass?
 
-    from minijepa import gradcheck                  # the function
+    from minijepa import gradcheck  # the function
     gradcheck(ops.softmax, np.random.randn(3, 5))   # the largest error, or GradcheckError with a report
 
 ``python -m minijepa.gradcheck`` runs it on every operation, on the awkward inputs of ``cases.py``.

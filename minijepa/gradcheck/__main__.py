@@ -5,7 +5,8 @@ import sys
 import time
 
 from minijepa.backend import resolve_device, to_device
-from minijepa.errors import MinijepaError, exit_status, tell
+from minijepa.cli import exit_status, tell
+from minijepa.errors import MinijepaError
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 

@@ -9,7 +9,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Tensor, no_tape
 from minijepa.backend import rng, to_device, to_numpy
-from minijepa.data.cifar10 import MEAN, STD, normalise
+from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.errors import ConfigError, DtypeError, ShapeError, TapeError
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor

@@ -6,7 +6,7 @@ import numpy as np
 
 from minijepa.errors import ShapeError
 from minijepa.ops import Packing, RowIndex
-from minijepa.ragged import ranges, starts_of
+from minijepa.ops.ragged import ranges, starts_of
 
 
 class TokenLayout:

@@ -13,8 +13,8 @@ from minijepa.autograd import Function, Tensor
 from minijepa.backend import matmul, row_dots, row_sums, to_device, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
+from minijepa.ops.ragged import offsets_of
 from minijepa.ops.softmax import exp_rows
-from minijepa.ragged import offsets_of
 
 
 class Packing:

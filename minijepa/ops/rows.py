@@ -12,7 +12,7 @@ from minijepa import kernels
 from minijepa.autograd import Function, Tensor
 from minijepa.backend import device_of, is_array, matmul, to_device, to_numpy, xp_of
 from minijepa.errors import ShapeError
-from minijepa.ragged import offsets_of
+from minijepa.ops.ragged import offsets_of
 
 
 class RowIndex:

@@ -12,8 +12,8 @@ import numpy as np
 
 from minijepa.backend import rng
 from minijepa.errors import ConfigError, DataError
-from minijepa.logistic import fit, logistic_regression, second_moment_of
-from minijepa.samples import check_same_width, checked, checked_features, checked_labels, map_rows
+from minijepa.evaluation.checks import check_same_width, checked, checked_features, checked_labels, map_rows
+from minijepa.evaluation.logistic import fit, logistic_regression, second_moment_of
 
 L2_GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0)
 KNN_TEMPERATURE = 0.07  # of Wu et al. 2018 and of DINO

@@ -6,9 +6,9 @@ import numpy as np
 
 from minijepa.backend import to_device, to_numpy
 from minijepa.data import Masks
-from minijepa.features import map_images
+from minijepa.evaluation.checks import map_rows
+from minijepa.evaluation.features import map_images
 from minijepa.models.vit import patchify
-from minijepa.samples import map_rows
 
 # ------------------------------------------------------------------------------------------------- principal components
 

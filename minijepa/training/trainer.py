@@ -5,7 +5,6 @@ import zlib
 
 import numpy as np
 
-from minijepa import checkpoint, schedules
 from minijepa.backend import rng, to_device, to_numpy, use_own_stream, xp_of
 from minijepa.config import masker_settings
 from minijepa.data import (
@@ -16,13 +15,14 @@ from minijepa.data import (
     resized_crop,
     training_images,
 )
-from minijepa.ema import update_ema
 from minijepa.errors import TrainingError
-from minijepa.graph import StepGraph
-from minijepa.lanes import Lanes
+from minijepa.evaluation.monitors import Monitors
 from minijepa.models import IJEPA
-from minijepa.monitors import Monitors
-from minijepa.optim import AdamW, squared_norm
+from minijepa.training import checkpoint, schedules
+from minijepa.training.ema import update_ema
+from minijepa.training.graph import StepGraph
+from minijepa.training.lanes import Lanes
+from minijepa.training.optim import AdamW, squared_norm
 
 READ_EVERY = 50  # steps: on a GPU, losses are fetched together, for to fetch is to wait for the card
 REMEDY = "try a lower --lr or a longer warmup_epochs"

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from minijepa import checkpoint
+from minijepa.cli import tell
 from minijepa.data import load_dataset, training_images
-from minijepa.errors import ConfigError, tell
-from minijepa.features import extract_features, worker_threads
+from minijepa.errors import ConfigError
+from minijepa.evaluation.features import extract_features, worker_threads
+from minijepa.evaluation.probing import knn_accuracy, linear_probe
 from minijepa.files import replaced
 from minijepa.models import IJEPA
 from minijepa.pictures import confusion_picture
 from minijepa.pictures.canvas import LABEL, shortened
-from minijepa.probing import knn_accuracy, linear_probe
+from minijepa.training import checkpoint
 
 
 def labelled_images(config, dataset, split):
@@ -34,7 +35,7 @@ def labelled_images(config, dataset, split):
 
 
 @dataclass
-class Subject:
+class ProbedEncoder:
     """An encoder under examination, the training images that it may use, and the images that it is asked about.
 
     ``kind``: of the latter: "test", "val" or, for want of these, "training"; ``file``: the checkpoint, beside which
@@ -80,8 +81,8 @@ class Subject:
         return shortened(f"{self.folder.resolve().name}, step {self.step:,}", 240, LABEL)
 
 
-def subject_of_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target"):
-    """(Subject, what its checkpoint says about itself, the run's own training images)."""
+def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target"):
+    """(ProbedEncoder, what its checkpoint says about itself, the run's own training images)."""
     threads = worker_threads(threads)
     file = checkpoint.file_of(path)
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
@@ -92,14 +93,14 @@ def subject_of_run(path, data_dir="data", device="cpu", threads=None, split="tes
     images = labelled_images(model.config, dataset, split)
     kept = file.stem.removeprefix("checkpoint") if file.stem.startswith("checkpoint-") else ""  # as of epoch: -0005
     suffix = kept + ("" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}")
-    subject = Subject(model, dataset.classes, *images, split, about["step"], file, encoder, threads, suffix)
-    return subject, about, training_images(model.config, dataset)[0]
+    probed = ProbedEncoder(model, dataset.classes, *images, split, about["step"], file, encoder, threads, suffix)
+    return probed, about, training_images(model.config, dataset)[0]
 
 
-def evaluate(subject, about, say=tell):
+def evaluate(probed, about, say=tell):
     """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
     started = time.perf_counter()
-    s, model = subject, subject.model
+    s, model = probed, probed.model
     say(f"{s.file}, step {s.step}: {s.encoder} encoder, {len(s.train):,} training and {len(s.test):,} {s.kind} images")
 
     untrained = IJEPA(model.config, model.config.seed, model.device)

@@ -1,6 +1,7 @@
 """``python -m minijepa.explain --step``: one training step of a tiny I-JEPA, told in the order in which it happens.
 
-The step is that of ``training.py`` and ``lanes.py``, on one chunk and in float64, stopped after each part to look.
+The step is that of ``training/trainer.py`` and ``training/lanes.py``, on one chunk and in float64, stopped after each
+part to look.
 """
 
 import inspect
@@ -14,10 +15,10 @@ from minijepa.backend import rng
 from minijepa.config import Config, masker_settings
 from minijepa.data import MultiBlockMasker
 from minijepa.data.shapes import make_shapes
-from minijepa.ema import update_ema
 from minijepa.gradcheck.check import TOLERANCE, gradient_error, numeric_gradient
 from minijepa.models import IJEPA
-from minijepa.optim import AdamW
+from minijepa.training.ema import update_ema
+from minijepa.training.optim import AdamW
 
 TINY = dict(
     patch_size=8, encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8,

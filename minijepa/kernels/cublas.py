@@ -7,6 +7,8 @@ it.
 
 import ctypes
 
+from minijepa.backend import xp_of
+from minijepa.cli import tell
 from minijepa.errors import DeviceError
 
 FLOAT32 = 0  # CUDA_R_32F
@@ -15,6 +17,28 @@ DEFAULT_ALGORITHM = -1
 PLAIN, TRANSPOSED = 0, 1
 WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for sm_90
 NAMES = "libcublas.so.13", "libcublas.so.12", "cublas64_13.dll", "cublas64_12.dll"
+
+
+_handles = {}  # {stream: handle, or None where the library is not to be had}
+
+
+def product(a, b):
+    """a b for matrices (n, k), (k, m) on a GPU, or None where cuBLAS can't do it: then CuPy's product has to."""
+    if not takes(a, b) or (handle := _handle(xp_of(a))) is None:
+        return None
+    return handle.matmul(a, b, xp_of(a).empty((a.shape[0], b.shape[1]), a.dtype))
+
+
+def _handle(cupy):
+    """A handle of cuBLAS for the current stream, or None: then CuPy's products do, but for CUDA graphs."""
+    stream = cupy.cuda.get_current_stream().ptr
+    if stream not in _handles:
+        try:
+            _handles[stream] = Cublas(load_library(), stream, cupy.empty(WORKSPACE, "uint8"))
+        except (OSError, DeviceError) as error:
+            tell(f"cuBLAS can't be used, so CuPy's own products are: {error}")
+            _handles[stream] = None
+    return _handles[stream]
 
 
 def load_library():

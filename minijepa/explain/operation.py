@@ -1,14 +1,10 @@
-"""python -m minijepa.explain OP: an operation's formula, its derivation, its code, and a live check of its gradient.
-
-``--step`` tells a whole training step (``explain_step.py``); without OP, the operations are listed.
+"""An operation explained: its formula, its derivation, its code, and a live check of its gradient.
 
 Nothing is stored twice: the text is the docstrings, the code is the code, and the example is the first case of
 ``minijepa/gradcheck/cases.py``. So whoever changes an operation sees the change here.
 """
 
-import argparse
 import inspect
-import sys
 import textwrap
 from pathlib import Path
 
@@ -16,12 +12,10 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Tape, Tensor
-from minijepa.errors import MinijepaError, exit_status, tell
-from minijepa.explain_step import told_step
-from minijepa.gradcheck.cases import CASES, cases_of
+from minijepa.errors import MinijepaError
+from minijepa.gradcheck.cases import cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
-COLUMNS = 110
 MOST_ROWS = 12  # of a table of gradients
 
 PAGES = {  # docs/backward/: the page whose derivation is that of these operations
@@ -34,62 +28,6 @@ PAGES = {  # docs/backward/: the page whose derivation is that of these operatio
     "rows": "rows getitem reshape transpose concat max",
     "softmax": "softmax",
 }
-
-
-def main(argv=None):
-    """Explain one operation or a training step, or list the operations.
-
-    Returns the exit status: 0, 1 (the check fails) or 2 (unknown OP).
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m minijepa.explain",
-        description="An operation's formula, the derivation of its backward pass, its code, and a live gradient check.",
-        epilog="Exit status: 0 passed, 1 the check failed, 2 unknown operation.",
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("op", nargs="?", metavar="OP", help="the operation to explain (default: list them all)")
-    what.add_argument("--step", action="store_true", help="tell one training step of a tiny I-JEPA, in order")
-    args = parser.parse_args(argv)
-    return exit_status("explain", tell_step if args.step else lambda: explain(args.op))
-
-
-def tell_step():
-    """Print a training step; the exit status."""
-    text, passed = told_step()
-    tell(text)
-    return 0 if passed else 1
-
-
-def explain(op):
-    """Print what ``main`` promises of an operation; the exit status."""
-    if op is None:
-        tell(table_of_ops())
-        return 0
-    case = cases_of(op)[0]
-    tell(formula_and_code(op))
-    check, passed = live_check(case, input_names(op))
-    tell(
-        f"\nRead on: docs/backward/{page_of(op)}.md has every step of the derivation, a mistake to try and an exercise."
-    )
-    tell(check)
-    return 0 if passed else 1
-
-
-def table_of_ops():
-    """A line for each operation: name, shape signature, the first line of its docstring."""
-    rows = [(op, function_of(op).shapes, _first_line(getattr(ops, op))) for op in CASES]
-    rows.insert(0, ("op", "shapes", "what it computes"))
-    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
-    room = COLUMNS - sum(widths) - 4
-    lines = [
-        f"{name:<{widths[0]}}  {shapes:<{widths[1]}}  {textwrap.shorten(what, room, placeholder=' …')}"
-        for name, shapes, what in rows
-    ]
-    return "\n".join([
-        *lines, "",
-        "python -m minijepa.explain OP shows the derivation, the code and a live check; --step tells a training step.",
-        "docs/backward/ derives them step by step; docs/own_op.md shows how to add one.",
-    ])  # fmt: skip
 
 
 def page_of(op):
@@ -194,11 +132,3 @@ def _array(name, array):
 
 def _title(text):
     return f"\n{text}\n{'-' * len(text)}"
-
-
-def _first_line(function):
-    return inspect.getdoc(function).splitlines()[0]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,27 @@
-"""Where a training step's time goes: by operation, forward and backward, and by phase."""
+#!/usr/bin/env python3
+"""Where a training step's time goes on a CPU: by operation, forward and backward, and by phase.
 
+    python benchmarks/profile_step.py                           # two steps of the cifar10 preset on drawn images
+    python benchmarks/profile_step.py --preset laptop --steps 5 --set batch_size=64
+"""
+
+import argparse
+import sys
 import time
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from minijepa import lanes, ops, training
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from minijepa import ops
 from minijepa.autograd import Function
+from minijepa.cli import exit_status, parse, tell
+from minijepa.config import PRESETS, Config, parse_assignment
+from minijepa.data import load_dataset
+from minijepa.training import lanes
+from minijepa.training import trainer as training
+from minijepa.training.trainer import Trainer
 
 PREPARATION = ("masks", "data", "layout")  # what is done before any network runs: drawing, augmenting, assembling
 
@@ -145,3 +161,24 @@ def _replaced(owner, name, value):
             setattr(owner, name, before)
         else:
             delattr(owner, name)
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(description="Time the training step of a preset, on the built-in shapes.")
+    p.add_argument("--preset", choices=PRESETS, default="cifar10")
+    p.add_argument("--steps", type=int, default=2, help="how many to average over (default: 2)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="as in train.py")
+    args = parse(p, argv)
+    if args.steps < 1:
+        p.error("--steps must be at least 1")
+
+    def run():
+        config = Config.preset(args.preset, **dict(map(parse_assignment, args.changes)))
+        tell(profile_steps(Trainer(config, load_dataset("shapes", "data")), args.steps))
+        return 0
+
+    return exit_status("profile_step.py", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,10 +6,11 @@ import pytest
 from minijepa import IJEPA, Config
 from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker, make_shapes, normalise
-from minijepa.evaluation import Subject
-from minijepa.features import extract_features, extract_patches
-from minijepa.gallery import one_of_each_class, patch_colours
-from minijepa.inspection import (
+from minijepa.evaluation.evaluate import ProbedEncoder
+from minijepa.evaluation.features import extract_features, extract_patches
+from minijepa.evaluation.gallery import one_of_each_class, patch_colours
+from minijepa.evaluation.logistic import logistic_regression
+from minijepa.evaluation.patches import (
     central_blocks,
     closest_rows,
     colours_of,
@@ -19,9 +20,8 @@ from minijepa.inspection import (
     target_patches,
     unpatchify,
 )
-from minijepa.logistic import logistic_regression
+from minijepa.evaluation.probing import linear_probe, nearest_neighbours, standardise
 from minijepa.models.vit import patchify
-from minijepa.probing import linear_probe, nearest_neighbours, standardise
 
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
@@ -109,9 +109,9 @@ def test_maps_stand_where_their_patches_stand():
 
 def test_within_an_image_only_differences_inside_of_it_count(model, images):
     labels = np.arange(40) % 10
-    subject = Subject(model, tuple("abcdefghij"), images, labels, images, labels, "test", 0, None, threads=1)
+    probed = ProbedEncoder(model, tuple("abcdefghij"), images, labels, images, labels, "test", 0, None, threads=1)
     flat = np.full((1, 3, 32, 32), 90, np.uint8)
-    over_all, within = patch_colours(subject, np.concatenate([images[:3], flat]))
+    over_all, within = patch_colours(probed, np.concatenate([images[:3], flat]))
     assert over_all.shape == within.shape == (4, 3, 32, 32) and over_all.dtype == np.uint8
     patches = extract_patches(model, images, threads=1).astype(float)
     components = principal_components((patches - patches.mean(axis=1, keepdims=True)).reshape(-1, 16))

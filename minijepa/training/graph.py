@@ -22,11 +22,11 @@ import numpy as np
 
 from minijepa import kernels
 from minijepa.backend import rng, xp_of
-from minijepa.errors import tell
+from minijepa.cli import tell
 from minijepa.models.layout import TokenLayout, row_numbers
 from minijepa.ops import Packing, RowIndex
+from minijepa.ops.ragged import offsets_of
 from minijepa.ops.rows import row_lists
-from minijepa.ragged import offsets_of
 
 WARM_UP = 3  # steps before recording: they compile kernels, fill the pool, and let libraries allocate what they need
 DRAWN = 2048  # images whose masks tell how many rows a batch will have

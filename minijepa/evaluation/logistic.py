@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minijepa.errors import ConfigError
-from minijepa.samples import checked, map_rows
+from minijepa.evaluation.checks import checked, map_rows
 
 ROUGH = 1e-4  # the gradient's norm down to which float32 products are good enough
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minijepa import checkpoint
-from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError, tell
+from minijepa.cli import tell
+from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError
+from minijepa.evaluation.monitors import FEWEST, warning
 from minijepa.files import new_folder, replaced
-from minijepa.monitors import FEWEST, warning
-from minijepa.record import COLUMNS, draw_curves, draw_masks, read_rows
-from minijepa.training import REMEDY
+from minijepa.training import checkpoint
+from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_rows
+from minijepa.training.trainer import REMEDY
 
 try:
     import fcntl

@@ -1,0 +1,70 @@
+"""What the command lines share: how they print, end and fail, and the choices that several of them take."""
+
+import contextlib
+import os
+import signal
+import sys
+
+from minijepa.errors import MinijepaError, TrainingError
+
+
+def add_machine(parser, data):
+    """The choices of train.py and probe.py: --device, --data-dir and --threads. ``data``: the second one's help."""
+    device = dict(choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    parser.add_argument("--device", **device)
+    parser.add_argument("--data-dir", default="data", metavar="DIR", help=f"{data} (default: data)")
+    parser.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
+
+
+def exit_status(program, function):
+    """Run ``function()`` for a command line: its exit status, or that of the error that ended it, told in one line.
+
+    1 for training that went wrong, 2 for anything that the user can mend, 130 for SIGINT. SIGTERM ends the program with
+    143, by SystemExit: both unwind like an exception, so that temporary files go.
+    """
+
+    def end(number, frame):
+        raise SystemExit(128 + number)
+
+    previous = None
+    with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
+        previous = signal.signal(signal.SIGTERM, end)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed (2>&-): tqdm, for one, would stumble
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without "²" shows "?"
+    try:
+        return function()
+    except MinijepaError as error:
+        status, text = 1 if isinstance(error, TrainingError) else 2, error
+    except OSError as error:
+        status, text = 2, f"{error.filename}: {error.strerror}" if error.filename else error
+    except MemoryError as error:
+        status, text = 2, f"out of memory ({error}): lower batch_size, or the network's widths and depths"
+    except KeyboardInterrupt:
+        status, text = 130, "interrupted"
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+    tell(f"{program}: {' '.join(str(text).splitlines())}", sys.stderr)  # a file's name may hold a line's end
+    return status
+
+
+def parse(parser, argv=None):
+    """``parser.parse_args``, but ``--flag=--`` is refused: of that, argparse makes an empty list in Python 3.11."""
+    argv = sys.argv[1:] if argv is None else argv
+    for text in argv:
+        if text.startswith("-") and text.endswith("=--"):
+            parser.error(f"{text}: -- is no value")
+    return parser.parse_args(argv)
+
+
+def tell(text, stream=None):
+    """Print a line, by default to stdout. If nobody listens any more (train.py | head), go on in silence."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:  # BrokenPipeError, or a log on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

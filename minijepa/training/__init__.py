@@ -1,0 +1,1 @@
+"""From a batch to a trained network: the step, its optimiser and averages, the run folder and checkpoints."""
