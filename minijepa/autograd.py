@@ -1,4 +1,4 @@
-"""The engine: tensors, the tape that operations are written on, and the walk backwards along it.
+"""The engine: the tape that operations are written on, and the walk backwards along it.
 
 Reverse-mode differentiation in one paragraph. A computation y = fₙ(… f₂(f₁(x))) has, for a scalar loss L, the
 gradients dL/dyᵢ₋₁ = (∂fᵢ/∂yᵢ₋₁)ᵀ dL/dyᵢ. Each operation knows that one transposed product ("backward"); the tape knows
@@ -19,112 +19,21 @@ import threading
 
 import numpy as np
 
-from minijepa.backend import device_of, is_array, to_numpy, xp_of
+from minijepa.backend import device_of, is_array, plain, xp_of
 from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
 from minijepa.kernels import sum_columns
 from minijepa.signature import Signature
+from minijepa.tensor import FLOATS, Parameter, Tensor, as_float_array  # noqa: F401
 
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 KEEPS_DTYPE = "Python numbers keep the dtype, NumPy's scalars and arrays of another dtype don't, nor do comparisons"
-
-
-class Tensor:
-    """An array that operations can be recorded on.
-
-    ``data``: a NumPy or CuPy array of float32 or float64; Python numbers, lists and integer arrays become float32.
-    ``requires_grad``: whether ``backward`` shall fill ``grad``, an array of the same shape, by adding to it.
-    A float array is not copied: the tensor looks at it.
-    """
-
-    __slots__ = ("_mark", "data", "grad", "requires_grad")
-    __array_ufunc__ = None  # makes `array * tensor` ask the tensor, instead of multiplying element by element
-
-    def __init__(self, data, requires_grad=False):
-        self.data = _as_float_array(data)
-        self.requires_grad = requires_grad
-        self.grad = None
-        self._mark = None  # of the tape that recorded this tensor; None for a leaf
-
-    shape = property(lambda self: self.data.shape)
-    dtype = property(lambda self: self.data.dtype)
-    ndim = property(lambda self: self.data.ndim)
-    size = property(lambda self: self.data.size)
-
-    def item(self):
-        """The only element, as a Python float."""
-        return float(self.data.item())
-
-    def detach(self):
-        """A leaf that looks at the same array and requires no gradient."""
-        return Tensor(self.data)
-
-    def zero_grad(self):
-        """Set the gradient to zero, in place: a parameter's is a view into the vector of all of a model's."""
-        if self.grad is not None:
-            self.grad[...] = 0
-
-    def backward(self, *args):
-        raise TapeError("a Tensor does not know its tape: with Tape() as tape: loss = ...; then tape.backward(loss)")
-
-    def __len__(self):
-        if not self.ndim:
-            raise ShapeError("a scalar Tensor has no length")
-        return len(self.data)
-
-    def __iter__(self):
-        return (self[i] for i in range(len(self)))
-
-    def __bool__(self):
-        return bool(self.data)  # as an array's: of a single element, and an error for more
-
-    def __repr__(self):
-        flag = ", requires_grad=True" if self.requires_grad else ""
-        values = np.array2string(to_numpy(self.data), precision=4, threshold=20)
-        return f"{type(self).__name__}({values}, {self.dtype}{flag})"
-
-    def __array__(self, *args, **kwargs):
-        raise DtypeError("a Tensor is no array, and as one it would lose its gradient: use tensor.data")
-
-    def __setitem__(self, index, value):
-        raise TapeError(
-            "a Tensor is not changed in place, because the tape may still need its old value: build a new one "
-            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data outside of a tape"
-        )
-
-
-class Parameter(Tensor):
-    """A Tensor that is trained: it requires a gradient, has a name once a model owns it, and may decay.
-
-    ``decay``: whether AdamW's weight decay applies (matrices: yes; biases, norms, positions, the mask token: no).
-    """
-
-    __slots__ = ("decay", "name")
-
-    def __init__(self, data, decay=False, name=None):
-        super().__init__(data, requires_grad=True)
-        self.decay, self.name = decay, name
-
-
-def _as_float_array(data, beside=None):
-    """``data`` as a float array. What has no float dtype of its own takes that of ``beside``, an array, or float32."""
-    if isinstance(data, Tensor):
-        return data.data
-    if is_array(data) and data.dtype in FLOATS:
-        return data
-    array = data if is_array(data) else np.asarray(data)
-    if array.dtype.kind not in "fiub":
-        raise DtypeError(f"a Tensor holds real numbers; got {type(data).__name__} of dtype {array.dtype}")
-    if beside is None:
-        return array.astype(np.float32)
-    return array.astype(beside.dtype) if is_array(data) else xp_of(beside).asarray(array, dtype=beside.dtype)
 
 
 def _as_array(value, complaint):
     """``value``, which an operation returned. NumPy makes scalars of results without axes; they become arrays again."""
-    if is_array(value):
+    if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.generic):
-        return np.asarray(value)
+    if is_array(value) or isinstance(value, np.generic):
+        return plain(value)
     raise DtypeError(f"{complaint}; got {type(value).__name__}")
 
 
@@ -244,8 +153,8 @@ def _as_tensors(op, inputs):
 def _tensor_beside(x, inputs):
     """``x`` as a tensor; a number, a list or an integer array takes the dtype of the first input that has one."""
     floats = (t.data if isinstance(t, Tensor) else t for t in inputs)
-    beside = next((a for a in floats if is_array(a) and a.dtype in FLOATS), None)
-    return Tensor(_as_float_array(x, beside))
+    beside = next((plain(a) for a in floats if is_array(a) and a.dtype.newbyteorder("=") in FLOATS), None)
+    return Tensor(as_float_array(x, beside))
 
 
 # ---------------------------------------------------------------------------------------------------------------- tape
@@ -375,7 +284,7 @@ class Tape:
                 f"backward: the cotangent lives on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
                 f"{device_of(loss.data)}; move it with to_device"
             )
-        cotangent = xp_of(loss.data).asarray(cotangent, dtype=loss.dtype)
+        cotangent = xp_of(loss.data).asarray(as_float_array(cotangent, loss.data), dtype=loss.dtype)
         if cotangent.shape != loss.shape:
             raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
         return cotangent

@@ -17,7 +17,7 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from minijepa.errors import DeviceError  # noqa: E402
+from minijepa.errors import DeviceError, DtypeError  # noqa: E402
 
 try:  # CuPy imports without a GPU too; whether one can be used is asked in resolve_device
     import cupy
@@ -71,6 +71,20 @@ def xp_of(array):
 def is_array(value):
     """Whether ``value`` is an array of a supported library."""
     return isinstance(value, np.ndarray) or (cupy is not None and isinstance(value, cupy.ndarray))
+
+
+def plain(data):
+    """``data`` as an array of NumPy's (or CuPy's) own class, in this machine's byte order; copied only if it has to be.
+
+    Subclasses calculate in their own way: ``*`` of an np.matrix is a matrix product. Raises DtypeError for a masked
+    array, whose mask would be lost without a word.
+    """
+    if isinstance(data, np.ma.MaskedArray):
+        raise DtypeError("a masked array would lose its mask: use array.filled(value), and multiply by a 0/1 array")
+    if xp_of(data) is not np:
+        return data
+    array = np.asarray(data)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def device_of(array):

@@ -14,6 +14,7 @@ FLOORS = """
 errors cli files backend signature
 config
 kernels
+tensor
 autograd
 ops
 nn
@@ -83,7 +84,7 @@ def test_imports_go_downwards_and_name_no_framework(path):
 def test_files_and_programs_stay_short():
     """A file that passes 300 lines wants a second look; those that had it stand here."""
     looked_at = {
-        "autograd.py": 490,  # the engine: half of it is documentation and errors
+        "autograd.py": 400,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 500,  # a table
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:

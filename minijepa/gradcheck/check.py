@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minijepa.autograd import Tape, Tensor
+from minijepa.autograd import Tape, Tensor, as_float_array
 from minijepa.backend import rng, to_numpy, xp_of
 from minijepa.errors import GradcheckError
 
@@ -46,7 +46,7 @@ def gradcheck(fn, *arrays, seed=0, tolerance=TOLERANCE, h=None, max_entries=None
 
 def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
     """The comparisons that :func:`gradcheck` judges, a :class:`Comparison` for each array, in their order."""
-    arrays = [xp_of(a).asarray(a, dtype=np.float64) for a in arrays]
+    arrays = [xp_of(a).asarray(as_float_array(a, np.empty(0)), dtype=np.float64) for a in arrays]
     copies = [a.copy() for a in arrays]
     inputs = [Tensor(a, requires_grad=True) for a in arrays]
     with Tape() as tape:

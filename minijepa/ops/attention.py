@@ -10,7 +10,7 @@ import numpy as np
 
 from minijepa import kernels
 from minijepa.autograd import Function, Tensor
-from minijepa.backend import matmul, row_dots, row_sums, to_device, xp_of
+from minijepa.backend import matmul, plain, row_dots, row_sums, to_device, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
 from minijepa.ops.ragged import offsets_of
@@ -26,7 +26,7 @@ class Packing:
     """
 
     def __init__(self, lengths):
-        lengths = np.asarray(lengths)
+        lengths = np.asarray(plain(lengths))
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths) or lengths.min() < 1:
             raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
         self.lengths = lengths.astype(np.int64)

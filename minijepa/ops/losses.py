@@ -7,7 +7,7 @@ import numpy as np
 
 from minijepa import kernels
 from minijepa.autograd import Function
-from minijepa.backend import is_array, xp_of
+from minijepa.backend import is_array, plain, xp_of
 from minijepa.errors import ShapeError
 
 
@@ -122,7 +122,7 @@ def _count(op, count, predictions):
 
 def _class_numbers(labels, logits):
     """``labels`` as an array on the logits' device, checked as far as that is possible without waiting for a GPU."""
-    labels = xp_of(logits).asarray(labels)
+    labels = xp_of(logits).asarray(plain(labels))
     if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise ShapeError(
             f"cross_entropy: takes logits (N, C) and whole-number labels (N,), N ≥ 1, was given {logits.shape} and "

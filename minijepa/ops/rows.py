@@ -10,7 +10,7 @@ import numpy as np
 
 from minijepa import kernels
 from minijepa.autograd import Function, Tensor
-from minijepa.backend import device_of, is_array, matmul, to_device, to_numpy, xp_of
+from minijepa.backend import device_of, matmul, plain, to_device, to_numpy, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.ragged import offsets_of
 
@@ -24,7 +24,7 @@ class RowIndex:
 
     def __init__(self, index, device=None):
         try:
-            index = index if is_array(index) else np.asarray(index)
+            index = plain(index)
         except ValueError as error:
             raise ShapeError(f"rows: index must be whole numbers in one axis: {error}") from None
         if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):

@@ -1,0 +1,216 @@
+"""Tensors as values: comparisons, NumPy's functions, copies, and arrays of other classes, byte orders and dtypes."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from minijepa import Parameter, Tape, Tensor, gradcheck, ops
+from minijepa.errors import DtypeError, ShapeError, TapeError
+from minijepa.gradcheck.cases import CASES
+
+pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+
+LOSES = "as an array, a Tensor that requires a gradient would lose it: use tensor.data"
+
+
+# ---------------------------------------------------------------------------------------------------------- comparisons
+
+
+def test_comparisons_are_about_the_values():
+    s, t = Tensor(3.0), Parameter([[1.0, 2.0], [3.0, 4.0]])
+    assert s == 3 and np.float32(3) == s and s == Tensor(3.0) and s != 4 and s != "word" and s != None  # noqa: E711
+    assert s < 4 and s <= 3 and s > 2 and s >= 3 and not s < 3 and not bool(s != 3)
+    assert 2.0 in t and 5 not in t and 3 in s and np.nan not in Tensor([np.nan])
+    for answer, wanted in (
+        (t == [1, 4], [[True, False], [False, True]]), (t != t, [[False] * 2] * 2),
+        (np.array([1, 4]) == t, [[True, False], [False, True]]), (t > 2, [[False] * 2, [True] * 2]),
+        (np.array([1, 4]) < t, [[False, False], [True, False]]),
+    ):  # fmt: skip
+        assert type(answer) is np.ndarray and answer.dtype == bool and answer.tolist() == wanted
+    with pytest.raises(ValueError, match="ambiguous"):
+        assert t == t
+    assert np.array_equal(s, s) and np.array_equal(t.detach(), t.data) and np.allclose(t.detach(), t.detach())
+    with pytest.raises(DtypeError, match=LOSES):
+        np.array_equal(t, t)  # which would swallow an exception, and say False
+
+
+def test_a_tensor_is_itself_as_a_key():
+    a, b = Tensor([1.0, 2.0]), Tensor([1.0, 2.0])
+    names = {a: "a", b: "b"}
+    assert (names[a], names[b], a in names, Tensor([1.0, 2.0]) in names) == ("a", "b", True, False)
+    assert len({a, b, a}) == 2 and {a, b} == {b, a} and hash(a) != hash(b)
+
+
+# ------------------------------------------------------------------------------------------------------- NumPy and copy
+
+
+def test_what_requires_no_gradient_is_an_array_to_numpy():
+    t = Tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert np.asarray(t) is t.data and np.asarray(t, np.float64).dtype == np.float64
+    assert not np.shares_memory(np.array(t), t.data)
+    assert np.argmax(t, axis=1).tolist() == [1, 1] and np.linalg.norm(t) == pytest.approx(30**0.5)
+    assert np.concatenate([t, t.data]).shape == (4, 2) and np.asarray([t[0], t[1]]).tolist() == t.data.tolist()
+
+
+def test_what_requires_a_gradient_is_not():
+    t = Parameter([1.0, 2.0])
+    with Tape():
+        recorded = t * 2.0
+    calls = (np.asarray, np.array, np.argmax, lambda t: np.concatenate([t, t]), lambda t: np.copyto(t, 0))
+    for x in (t, recorded):
+        for call in calls:
+            with pytest.raises(DtypeError, match=LOSES):
+                call(x)
+    assert (np.shape(t), np.ndim(t), np.size(t)) == ((2,), 1, 2)
+    with pytest.raises(TypeError, match="does not support ufuncs"):
+        np.exp(t)
+
+
+def test_sum_mean_and_max_of_numpy_are_the_operations():
+    for function, gradient in ((np.sum, [1, 1]), (np.mean, [0.5, 0.5]), (np.max, [0, 1])):
+        x = Parameter([1.0, 2.0])
+        with Tape() as tape:
+            y = function(x)
+        tape.backward(y)
+        assert y.item() == function(x.data) and x.grad.tolist() == gradient
+    x = Tensor(np.arange(6).reshape(2, 3))
+    assert np.sum(x, 0).data.tolist() == [3, 5, 7] and np.mean(x, axis=(0, 1), keepdims=True).shape == (1, 1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'dtype'"):
+        np.sum(x, dtype=np.float64)
+
+
+def test_a_copy_keeps_its_gradient_or_is_refused():
+    x = Parameter([1.0, 2.0], name="x")
+    with Tape() as tape:
+        y = x * x
+        for how in (copy.copy, copy.deepcopy, pickle.dumps, lambda y: copy.deepcopy([y])):
+            with pytest.raises(TapeError, match=r"^a copy of a recorded Tensor would lose its gradient.*detach\(\)$"):
+                how(y)
+        with pytest.raises(TapeError, match="would lose it: use it itself, or detach"):
+            Tensor(y)
+        loss = y.sum()
+    tape.backward(loss)
+    for how in (copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        again = how(x)
+        assert again is not x and again.name == "x" and again.data.tolist() == [1, 2] and again.grad.tolist() == [2, 4]
+        assert how(y.detach()).data.tolist() == [1, 4]
+
+
+# ----------------------------------------------------------------------------------------------------------- odd arrays
+
+
+def run(case, convert):
+    """Value and gradients of a case, of its arrays as ``convert`` makes them."""
+    leaves = [Parameter(convert(a)) for a in case.arrays]
+    with Tape() as tape:
+        y = case.fn(*leaves)
+    tape.backward(y, convert(np.random.default_rng(0).standard_normal(y.shape)))
+    return [y.data, *(leaf.grad for leaf in leaves)]
+
+
+def read_only(a):
+    a = np.array(a)
+    a.flags.writeable = False
+    return a
+
+
+def as_matrix(a):
+    return np.matrix(a) if a.ndim == 2 else a
+
+
+def unaligned(a):
+    odd = np.zeros(a.shape, [("one", "u1"), ("x", a.dtype)])["x"]
+    odd[...] = a
+    return odd
+
+
+class OwnArithmetic(np.ndarray):
+    def __mul__(self, other):
+        return np.ndarray.__mul__(self, 3 * other)
+
+    __rmul__ = __mul__
+
+
+ODD = [as_matrix, lambda a: a.astype(">f8"), lambda a: a.view(OwnArithmetic), read_only, unaligned]
+
+
+@pytest.mark.parametrize("convert", ODD, ids=["matrix", "big-endian", "own arithmetic", "read-only", "unaligned"])
+@pytest.mark.parametrize("op", CASES)
+def test_odd_arrays_give_the_numbers_of_plain_ones(op, convert):
+    for case in CASES[op][:6]:
+        for found, wanted in zip(run(case, convert), run(case, lambda a: a), strict=True):
+            assert type(found) is np.ndarray and found.dtype == np.float64 and found.dtype.isnative
+            np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-300)
+
+
+def test_the_numbers_of_a_matrix():
+    t = Tensor(np.matrix([[1.0, 2.0], [3.0, 4.0]]))
+    assert (t * t).data.tolist() == [[1, 4], [9, 16]]
+    assert ops.gelu(np.matrix([[1.0]])).item() == pytest.approx(0.841192, abs=1e-6)
+    assert ops.l2_loss(t, np.matrix(np.zeros((2, 2)))).item() == 15
+    assert gradcheck(ops.mul, np.matrix([[1.0, 2.0], [3.0, 4.0]]), np.matrix([[5.0, 6.0], [7.0, 8.0]])) < 1e-8
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_masked_arrays_are_refused(op):
+    case = CASES[op][0]
+    arrays = [np.ma.masked_array(a, np.zeros(a.shape)) for a in case.arrays]
+    refused = pytest.raises(DtypeError, match=r"^a masked array would lose its mask: use array\.filled")
+    with refused:
+        case.fn(*(Parameter(a) for a in arrays))
+    with refused:
+        gradcheck(case.fn, *arrays)
+    x = Parameter(case.arrays[0])
+    with Tape() as tape:
+        y = x * 2.0
+    with refused:
+        tape.backward(y, arrays[0])
+
+
+def test_masked_row_numbers_labels_and_lengths_are_refused():
+    numbers = np.ma.masked_array([0, 1], [0, 1])
+    for call in (
+        lambda: ops.rows(np.ones((2, 2)), numbers), lambda: ops.cross_entropy(np.ones((2, 2)), numbers),
+        lambda: ops.Packing(numbers + 1),
+    ):  # fmt: skip
+        with pytest.raises(DtypeError, match="would lose its mask"):
+            call()
+
+
+@pytest.mark.parametrize("data", [np.array([1, None]), np.array([1, 2], object), np.ones(2, complex), np.ones(2, "m8")])
+def test_what_holds_no_real_numbers_is_refused_as_a_tensor_and_by_gradcheck(data):
+    for use in (Tensor, lambda a: gradcheck(ops.exp, a), lambda a: Tensor(np.ones(2)) * a):
+        with pytest.raises(DtypeError, match=r"^a Tensor holds real numbers; got ndarray of dtype"):
+            use(data)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="long double is double here")
+def test_more_digits_than_float64_are_refused_and_not_cut_to_float32():
+    with pytest.raises(DtypeError, match=r"^a Tensor holds float32 or float64; got .*: convert it with array\.astype$"):
+        Tensor(np.ones(2, np.longdouble))
+
+
+@pytest.mark.parametrize(("data", "dtype"), [
+    (np.float64(0.1), np.float64), (np.float32(0.1), np.float32), (np.array(0.1), np.float64), (0.1, np.float32),
+    (np.array([0.1], ">f4"), np.float32), (np.array([0.1], ">f8"), np.float64), (np.arange(2, dtype=">i4"), np.float32),
+])  # fmt: skip
+def test_floats_of_numpy_keep_their_dtype_whatever_the_byte_order(data, dtype):
+    x = Tensor(data)
+    assert type(x.data) is np.ndarray and x.dtype == dtype
+    np.testing.assert_array_equal(x.data, np.asarray(data, dtype))
+    assert (x * np.ones(1, dtype)).dtype == dtype
+
+
+def test_a_number_beside_an_array_of_another_byte_order():
+    for y in (ops.mul(np.array([0.1], ">f8"), 0.1), ops.mul(np.float64(0.1), np.array([0.1], ">f8"))):
+        assert y.data.tolist() == [0.1 * 0.1] and y.dtype == np.float64 and y.dtype.isnative
+
+
+def test_a_matrix_as_a_cotangent_of_the_wrong_shape_is_still_one():
+    x = Parameter([1.0, 2.0])
+    with Tape() as tape:
+        y = x * 2.0
+    with pytest.raises(ShapeError, match=r"the cotangent has shape \(1, 2\)"):
+        tape.backward(y, np.matrix([1.0, 2.0]))
