@@ -7,8 +7,9 @@ import sys
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
 from minijepa.cli import add_machine, exit_status, parse, tell
 from minijepa.data import read_folder
-from minijepa.evaluation.evaluate import evaluate, probed_run
-from minijepa.evaluation.gallery import draw_all, draw_own
+from minijepa.evaluation.evaluate import evaluate, opened, probed_run, suffix_of
+from minijepa.evaluation.features import worker_threads
+from minijepa.evaluation.gallery import draw_all, draw_own, draw_own_without_data
 from minijepa.training.metrics import read_rows
 
 
@@ -17,7 +18,7 @@ def parser():
         prog="probe.py",
         description="Linear probe and kNN of a run's frozen encoder, beside an untrained encoder and raw pixels.",
     )
-    p.add_argument("run", help="a run folder, or a checkpoint file")
+    p.add_argument("run", help="a run folder, a checkpoint file, or an exported encoder")
     add_machine(p, data="where CIFAR-10 is")
     p.add_argument(
         "--split", choices=("val", "test"), default="test",
@@ -27,7 +28,8 @@ def parser():
     p.add_argument("--pictures", action="store_true", help="draw all pictures of docs/pictures.md too")
     p.add_argument(
         "--images", metavar="FOLDER",
-        help="look at your own pictures, in own_images.png; without --pictures, this replaces the evaluation",
+        help="look at your own pictures, in own_images.png; without --pictures, this replaces the evaluation, and an "
+        "exported encoder that has a classifier needs no CIFAR-10 for it",
     )  # fmt: skip
     return p
 
@@ -39,6 +41,9 @@ def main(argv=None):
 
 def probe(args):
     device = backend.resolve_device(args.device)
+    if args.images is not None and not args.pictures and (path := look(args, device)):
+        tell(f"wrote {path}")
+        return 0
     probed, about, images = probed_run(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
     own = read_folder(args.images, probed.model.config.image_size) if args.images is not None else None
     has_metrics = (probed.folder / "metrics.csv").exists()  # a checkpoint that was copied away has none
@@ -52,6 +57,17 @@ def probe(args):
         draw_own(probed, *own, path)
         tell(f"wrote {path}")
     return 0
+
+
+def look(args, device):
+    """own_images.png without a data set, where the model has brought its classifier: its path, or None."""
+    file, about, model = opened(args.run, device, args.encoder)
+    if not model.classifier:
+        return None
+    threads, own = worker_threads(args.threads), read_folder(args.images, model.config.image_size)
+    path = file.with_name(f"own_images{suffix_of(file, about)}.png")
+    draw_own_without_data(model, threads, *own, path, f"{file.stem}, step {about['step']:,}")
+    return path
 
 
 if __name__ == "__main__":

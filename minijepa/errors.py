@@ -22,6 +22,10 @@ class CheckpointError(MinijepaError):
     """A checkpoint can't be read, or does not fit the model that it is loaded into."""
 
 
+class MissingPartError(MinijepaError, AttributeError):
+    """A model was asked for a network that it does not have: an exported encoder comes without its predictor."""
+
+
 class DeviceError(MinijepaError):
     """The requested device can't be used, or arrays of different devices were mixed."""
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Parameter
-from minijepa.backend import to_device, xp_of
+from minijepa.backend import device_of, to_device, to_numpy, xp_of
 from minijepa.errors import CheckpointError
 
 
@@ -34,6 +34,14 @@ class Module:
                 yield prefix + name, value
             elif isinstance(value, Module):
                 yield from value.named_parameters(f"{prefix}{name}.")
+
+    def state_dict(self):
+        """{name: values} of all parameters, as copies on the host."""
+        return {name: to_numpy(parameter.data.copy()) for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state):
+        """Copy values in, after checking that names and shapes are exactly this module's. Raises CheckpointError."""
+        load_state(state, dict(self.named_parameters()))
 
 
 def _items(attributes):
@@ -179,3 +187,11 @@ def check_state(state, parameters):
     for name, parameter in parameters.items():
         if np.shape(state[name]) != parameter.shape:
             raise CheckpointError(f"{name} has shape {np.shape(state[name])}, the model's is {parameter.shape}")
+
+
+def load_state(state, parameters):
+    """Copy the values of ``state`` into ``parameters``, both by name, after :func:`check_state`."""
+    check_state(state, parameters)
+    for name, parameter in parameters.items():
+        values = np.asarray(state[name], parameter.data.dtype)
+        parameter.data[...] = to_device(values, device_of(parameter.data))

@@ -21,19 +21,19 @@ nn
 gradcheck
 data
 models
-training.schedules training.ema training.optim training.checkpoint training.lanes
+training.schedules training.ema training.optim training.exported training.checkpoint training.lanes
 evaluation.features evaluation.checks evaluation.logistic evaluation.probing evaluation.monitors
 pictures
 training.metrics training.graph training.trainer training.run
 evaluation.evaluate evaluation.patches evaluation.gallery
-explain
+export explain
 """.split()
 HEIGHT = {name: height for height, name in enumerate(FLOORS)}
 LATE = {  # imported inside of a function
     ("config", "data"),  # Config asks the masker whether masks can be drawn at all
     ("backend", "kernels"),  # products on a GPU: a CPU needs nothing of kernels/
 }
-THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm", "cuda"}  # cuda.pathfinder comes with CuPy
+THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm", "cuda", "safetensors"}  # cuda.pathfinder comes with CuPy
 
 
 def files():

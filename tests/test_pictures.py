@@ -277,8 +277,9 @@ def all_pictures(classes, note):
         pca_picture(images, {"over all images": images, "within image": images}, None, caption, note),
         pca_picture(images[:1], {"over all images": images}, None, caption, note),
         predictions_picture(images, one, fillings, 4, None, caption, note),
-        own_images_picture(names, images, draw.dirichlet(np.ones(c), 4), images, images, labels, nearest, cosines,
-                           classes, None, caption, note),
+        own_images_picture(names, images, draw.dirichlet(np.ones(c), 4), images, classes,
+                           (images, labels, nearest, cosines), None, caption, note),
+        own_images_picture(names, images, draw.dirichlet(np.ones(c), 4), images, classes, None, None, caption, note),
     ]  # fmt: skip
 
 
@@ -309,7 +310,7 @@ def overlap(one, other):
 @pytest.mark.parametrize("classes", [cifar10.CLASSES, shapes.CLASSES], ids=["cifar10", "shapes"])
 @pytest.mark.parametrize("note", ["", "laptop, step 4,686", "a-run-folder-with-a-long-name-12, step 1,234,567"])
 def test_text_stays_on_the_sheet_and_off_other_text_and_images(drawn, classes, note):
-    assert len(all_pictures(classes, note)) == len(drawn) == 12
+    assert len(all_pictures(classes, note)) == len(drawn) == 13
     for sheet, (texts, images) in drawn.items():
         width, height = sheet.image.size
         for i, (text, box) in enumerate(texts):

@@ -15,7 +15,7 @@ from minijepa.errors import ConfigError
 from minijepa.evaluation.features import extract_features, worker_threads
 from minijepa.evaluation.probing import knn_accuracy, linear_probe
 from minijepa.files import replaced
-from minijepa.models import IJEPA
+from minijepa.models import IJEPA, Classifier
 from minijepa.pictures import confusion_picture
 from minijepa.pictures.canvas import LABEL, shortened
 from minijepa.training import checkpoint
@@ -67,6 +67,11 @@ class ProbedEncoder:
     def probe(self):
         return linear_probe(self.features, self.train_y, self.test_features, self.test_y, len(self.classes))
 
+    @cached_property
+    def classifier(self):
+        """The one that came with the encoder, or the linear probe's."""
+        return self.model.classifier or Classifier(self.probe.weight, self.probe.bias, self.classes)
+
     @property
     def folder(self):
         return self.file.parent
@@ -78,23 +83,37 @@ class ProbedEncoder:
     @property
     def note(self):
         """Which model this is, for the corner of a picture."""
-        return shortened(f"{self.folder.resolve().name}, step {self.step:,}", 240, LABEL)
+        is_run = hasattr(self.model, "predictor")
+        return shortened(f"{self.folder.resolve().name if is_run else self.file.stem}, step {self.step:,}", 240, LABEL)
 
 
-def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target"):
-    """(ProbedEncoder, what its checkpoint says about itself, the run's own training images)."""
-    threads = worker_threads(threads)
+def opened(path, device="cpu", encoder="target"):
+    """(file, what it says about itself, its model) of a run folder, a checkpoint file or an exported encoder."""
     file = checkpoint.file_of(path)
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
         raise ConfigError(f"{file.parent} can't be written to, so the results would be lost: copy the run elsewhere")
     about, arrays = checkpoint.read(file)
     model = checkpoint.model_of(about, arrays, file, device)
+    model.network(encoder)  # says so if it has none
+    return file, about, model
+
+
+def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target"):
+    """(ProbedEncoder, what its checkpoint says about itself, the run's own training images)."""
+    threads = worker_threads(threads)
+    file, about, model = opened(path, device, encoder)
     dataset = load_dataset(about["dataset"], data_dir, download=False)
     images = labelled_images(model.config, dataset, split)
-    kept = file.stem.removeprefix("checkpoint") if file.stem.startswith("checkpoint-") else ""  # as of epoch: -0005
-    suffix = kept + ("" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}")
+    suffix = suffix_of(file, about) + ("" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}")
     probed = ProbedEncoder(model, dataset.classes, *images, split, about["step"], file, encoder, threads, suffix)
     return probed, about, training_images(model.config, dataset)[0]
+
+
+def suffix_of(file, about):
+    """What the names of results get, so that each file that stands in a folder has its own."""
+    if checkpoint.is_exported(about):
+        return f"-{file.stem}"
+    return file.stem.removeprefix("checkpoint") if file.stem.startswith("checkpoint-") else ""  # as of epoch: -0005
 
 
 def evaluate(probed, about, say=tell):

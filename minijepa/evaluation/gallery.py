@@ -31,8 +31,10 @@ def gallery_of_trainer(run):
 
 
 def draw_features(probed):
-    """neighbours.png, pca.png and predictions.png, into the run's folder; returns their paths."""
-    drawn = {"neighbours": draw_neighbours, "pca": draw_components, "predictions": draw_predictions}
+    """neighbours.png, pca.png and, of a model with a predictor, predictions.png; returns their paths."""
+    drawn = {"neighbours": draw_neighbours, "pca": draw_components}
+    if hasattr(probed.model, "predictor"):
+        drawn["predictions"] = draw_predictions
     paths = {name: probed.folder / f"{name}{probed.suffix}.png" for name in drawn}
     with np.errstate(all="ignore"):  # weights that are hardly finite were told of before
         for name, draw in drawn.items():
@@ -86,12 +88,18 @@ def patch_colours(probed, images):
     """
     fitted, shown = (extract_patches(probed.model, x, probed.encoder, probed.threads)
                      for x in (probed.train[:FITTED], images))  # fmt: skip
-    maps = []
-    for _ in range(2):
-        components = principal_components(fitted.reshape(-1, fitted.shape[-1]))
-        maps.append(patch_maps(components.colours(shown), images.shape[-1]))
-        fitted, shown = (x - x.mean(axis=1, keepdims=True) for x in (fitted, shown))
-    return maps
+    pairs = (fitted, shown), (_less_mean(fitted), _less_mean(shown))
+    return [_coloured(*pair, images.shape[-1]) for pair in pairs]
+
+
+def _coloured(fitted, shown, size):
+    """Features (B, N, D) as colours, uint8 (B, 3, size, size), by the principal components of ``fitted``."""
+    return patch_maps(principal_components(fitted.reshape(-1, fitted.shape[-1])).colours(shown), size)
+
+
+def _less_mean(features):
+    """(B, N, D) less each image's mean"""
+    return features - features.mean(axis=1, keepdims=True)
 
 
 def draw_predictions(probed, path):
@@ -118,17 +126,33 @@ def draw_predictions(probed, path):
 
 def draw_own(probed, names, images, more, path):
     features = extract_features(probed.model, images, probed.encoder, probed.threads)
-    nearest, similarity = nearest_neighbours(probed.features, features, 5)
-    cut = f" The first {len(images)} of {len(images) + more} pictures, by name." if more else ""
+    neighbours = (probed.train, probed.train_y, *nearest_neighbours(probed.features, features, 5))
     pictures.own_images_picture(
-        names, images, probed.probe.probabilities(features), patch_colours(probed, images)[1],
-        probed.train, probed.train_y, nearest, similarity, probed.classes, path,
-        f"As the network sees them, cut to a square and shrunk to {images.shape[-1]} pixels; the features of their "
-        "patches as colours, less their mean; the classes of the linear probe, which knows no others and "
-        "must choose one; the nearest training images by cosine similarity, framed in blue where they are of that "
-        f"class.{cut}",
-        probed.note,
+        names, images, probed.classifier.probabilities(features), patch_colours(probed, images)[1], probed.classes,
+        neighbours, path, own_caption(images, more, "linear probe", NEIGHBOURS_TOLD), probed.note,
     )  # fmt: skip
+
+
+def draw_own_without_data(model, threads, names, images, more, path, note):
+    """As :func:`draw_own`, of a model that brought its classifier: no data set, so no neighbours."""
+    patches = extract_patches(model, images, threads=threads)
+    pictures.own_images_picture(
+        names, images, model.classifier.probabilities(patches.mean(axis=1)),
+        _coloured(_less_mean(patches), _less_mean(patches), images.shape[-1]), model.classifier.classes, None, path,
+        own_caption(images, more, "linear classifier that came with the encoder"), note,
+    )  # fmt: skip
+
+
+NEIGHBOURS_TOLD = "; the nearest training images by cosine similarity, framed in blue where they are of that class"
+
+
+def own_caption(images, more, classifier, neighbours=""):
+    cut = f" The first {len(images)} of {len(images) + more} pictures, by name." if more else ""
+    return (
+        f"As the network sees them, cut to a square and shrunk to {images.shape[-1]} pixels; the features of their "
+        f"patches as colours, less their mean; the classes of the {classifier}, which knows no others and must choose "
+        f"one{neighbours}.{cut}"
+    )
 
 
 def one_of_each_class(labels, count):

@@ -14,6 +14,7 @@ from minijepa.backend import rng
 from minijepa.errors import ConfigError, DataError
 from minijepa.evaluation.checks import check_same_width, checked, checked_features, checked_labels, map_rows
 from minijepa.evaluation.logistic import fit, logistic_regression, second_moment_of
+from minijepa.models import Classifier
 
 L2_GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0)
 KNN_TEMPERATURE = 0.07  # of Wu et al. 2018 and of DINO
@@ -42,9 +43,7 @@ class ProbeResult:
 
     def probabilities(self, x):
         """How likely each class is: features (N, D), as they come, not standardised -> (N, C)."""
-        z = checked_features(x, "other").astype(np.float64) @ self.weight.T + self.bias
-        p = np.exp(z - z.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
+        return Classifier(self.weight, self.bias, ()).probabilities(checked_features(x, "other"))
 
 
 # ------------------------------------------------------------------------------------------------- the linear probe

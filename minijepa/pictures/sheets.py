@@ -126,26 +126,25 @@ def predictions_picture(images, masks, fillings, patch_size, path=None, caption=
 BARS = 220  # width of the column of class probabilities
 
 
-def own_images_picture(names, images, probabilities, colours, bank, bank_labels, nearest, similarity, classes,
+def own_images_picture(names, images, probabilities, colours, classes, neighbours=None,
                        path=None, caption="", note=""):  # fmt: skip
     """A row for each picture of the user's own: as the network sees it, its patches' colours, classes, neighbours.
 
-    images, colours: uint8 (Q, 3, S, S); probabilities (Q, C); nearest, similarity (Q, k) among ``bank``.
+    images, colours: uint8 (Q, 3, S, S); probabilities (Q, C); ``neighbours``: (bank of images, their labels, nearest
+    (Q, k) among them, similarity (Q, k)), None to leave them out.
     """
     scale = screen_scale(images)
-    size, k = images.shape[-1] * scale, nearest.shape[1]
-    sheet = Sheet(
-        2 * (size + GAP) + BARS + 2 * WIDE_GAP + k * (size + GAP) - 2 * GAP,
-        HEADING + len(images) * (size + 2 * UNDER + GAP) - GAP,
-        "Your own pictures",
-        caption,
-        note,
-    )
-    bars = sheet.left + 2 * size + GAP + WIDE_GAP
-    first = bars + BARS + WIDE_GAP
-    for x, text in ((sheet.left, "as seen"), (sheet.left + size + GAP, "patches"), (bars, "class (linear probe)"),
-                    (first, "nearest training images")):  # fmt: skip
-        sheet.text((x, sheet.top + HEADING - 12), text, 15)
+    size = images.shape[-1] * scale
+    width = 2 * (size + GAP) + BARS + WIDE_GAP - GAP
+    headings = {"as seen": 0, "patches": size + GAP, "class (linear probe)": 2 * size + GAP + WIDE_GAP}
+    if neighbours:
+        bank, bank_labels, nearest, similarity = neighbours
+        headings["nearest training images"] = width + WIDE_GAP
+        width += WIDE_GAP + nearest.shape[1] * (size + GAP) - GAP
+    sheet = Sheet(width, HEADING + len(images) * (size + 2 * UNDER + GAP) - GAP, "Your own pictures", caption, note)
+    for text, x in headings.items():
+        sheet.text((sheet.left + x, sheet.top + HEADING - 12), text, 15)
+    bars = sheet.left + headings["class (linear probe)"]
     for row in range(len(images)):
         top = sheet.top + HEADING + row * (size + 2 * UNDER + GAP) + UNDER
         sheet.text((sheet.left, top - 7), shortened(names[row], sheet.right - sheet.left, LABEL))
@@ -153,10 +152,11 @@ def own_images_picture(names, images, probabilities, colours, bank, bank_labels,
         sheet.pixels(sheet.left, top, enlarged(images[row], scale))
         sheet.pixels(sheet.left + size + GAP, top, enlarged(colours[row], scale))
         _bars(sheet, bars, top, probabilities[row], classes)
-        best = int(np.argmax(probabilities[row]))
-        for column, (index, cosine) in enumerate(zip(nearest[row], similarity[row])):
-            _neighbour(sheet, first + column * (size + GAP), top, bank[index], scale, cosine,
-                       classes[bank_labels[index]], bank_labels[index] == best)  # fmt: skip
+        if neighbours:
+            first, best = bars + BARS + WIDE_GAP, int(np.argmax(probabilities[row]))
+            for column, (index, cosine) in enumerate(zip(nearest[row], similarity[row])):
+                _neighbour(sheet, first + column * (size + GAP), top, bank[index], scale, cosine,
+                           classes[bank_labels[index]], bank_labels[index] == best)  # fmt: skip
     return sheet.saved(path)
 
 

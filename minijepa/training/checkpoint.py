@@ -13,6 +13,7 @@ from minijepa.errors import CheckpointError, ConfigError
 from minijepa.files import replaced, shell_word
 from minijepa.models import IJEPA
 from minijepa.nn import check_state
+from minijepa.training import exported
 
 FORMAT = 2
 FILE, PREVIOUS = "checkpoint.npz", "checkpoint-previous.npz"
@@ -72,6 +73,9 @@ def _read(path):
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
         found = about["format"]
+        if is_exported(about):
+            exported.check(about, arrays)
+            return about, arrays
         if found == FORMAT:
             _check_about(about)
     except FileNotFoundError:
@@ -109,15 +113,26 @@ def _check_about(about):
         raise ValueError("a statistic is not a number")
 
 
+def is_exported(about):
+    """Whether a file holds an encoder alone (training/exported.py)."""
+    return about.get("kind") == exported.KIND
+
+
 def load(path, device="cpu"):
-    """The model of a checkpoint file or run folder, ready for ``encode``: an IJEPA with its channel statistics."""
+    """The model of a checkpoint file, a run folder or an exported encoder, ready for ``encode``.
+
+    An IJEPA, or an ImageEncoder where the file has no more; with its channel statistics.
+    """
     return model_of(*read(path), path, device)
 
 
 def model_of(about, arrays, path, device="cpu"):
     """The model of what :func:`read` gave for ``path``."""
-    model = IJEPA(_config(about, path), device=device)
+    config = _config(about, path)
     try:
+        if is_exported(about):
+            return exported.model_of(about, arrays, config, device)
+        model = IJEPA(config, device=device)
         model.load_state_dict(_part(arrays, "model/"))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -140,6 +155,8 @@ def restore(path, model, optimizer, data):
     (see :func:`save`): going on would be another run.
     """
     about, arrays = read(path)
+    if is_exported(about):
+        raise CheckpointError(f"{path} is an exported encoder: a run can't go on without the predictor and the moments")
     here = {**model.config.to_dict(), **data}
     there = {**_config(about, path).to_dict(), **{name: about[name] for name in data}}
     for name in here:

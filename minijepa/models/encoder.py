@@ -1,0 +1,112 @@
+"""An encoder for images: all that features need. I-JEPA trains one; an exported file holds one alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minijepa.autograd import Tensor
+from minijepa.backend import rng, to_numpy
+from minijepa.data.pixels import MEAN, STD, normalise
+from minijepa.errors import ConfigError, DtypeError, MissingPartError, ShapeError, TapeError
+from minijepa.models.vit import ViTEncoder, patchify
+from minijepa.nn import FlatParameters, load_state
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A linear classifier on features averaged over patches: ``weight`` (C, D), ``bias`` (C,), C names of classes."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    classes: tuple
+
+    def probabilities(self, x):
+        """How likely each class is: features (N, D) -> (N, C)."""
+        z = x.astype(np.float64) @ self.weight.T + self.bias
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
+
+
+class ImageEncoder:
+    """The target encoder, with the channel statistics that its images are normalised by.
+
+    ``config``: a Config. ``seed``: of the initial weights. ``device``: "cpu" or "cuda". ``dtype``: float32, or float64
+    for checks. Images are float arrays (B, 3, S, S), normalised (``normalise``), on the same device. ``classifier``: a
+    Classifier of its features, where one came with the file; otherwise None. The parameters are views into one vector,
+    ``target_flat.data``: those with weight decay first.
+    """
+
+    def __init__(self, config, seed=0, device="cpu", dtype=np.float32):
+        self.config, self.device, self.dtype = config, device, np.dtype(dtype)
+        self.mean, self.std = MEAN, STD  # of the images' channels, for ``normalise``; checkpoints carry them
+        self.classifier = None
+        self.target_encoder = ViTEncoder(config, rng(seed, "initial encoder"))
+        named = without_decay(self.target_encoder.named_parameters("target_encoder."), last=True)
+        self.target_flat = FlatParameters(named, dtype, device, with_grad=False)
+        for parameter in self.target_flat.parameters.values():
+            parameter.requires_grad = False  # changed by the EMA alone
+
+    def __getattr__(self, name):
+        """Called only for what is not there."""
+        if name in ("context_encoder", "predictor", "flat", "targets", "predictions", "loss", "gradients"):
+            raise MissingPartError(f"no {name}: this is {ALONE}")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def normalise(self, images):
+        """What the networks take: uint8 images (B, 3, S, S) on the model's device -> floats of the same shape."""
+        return normalise(images, self.mean, self.std).astype(self.dtype, copy=False)
+
+    def encode(self, images, encoder="target"):
+        """Features of every patch of whole images: (B, 3, S, S) -> (B, N, D). ``encoder``: "target" or "context"."""
+        network = self.network(encoder)
+        patches = self._patches(images)
+        return network.encode(patches).reshape(*patches.shape[:2], -1)
+
+    def network(self, encoder):
+        """The encoder of that name, "target" or "context". Raises ConfigError for one that is not there."""
+        if encoder not in ("target", "context"):
+            raise ConfigError(f"unknown encoder {encoder!r}: choose target or context")
+        if not hasattr(self, f"{encoder}_encoder"):
+            raise ConfigError(f"no {encoder} encoder: this is {ALONE}")
+        return getattr(self, f"{encoder}_encoder")
+
+    def _patches(self, images, layout=None):
+        if isinstance(images, Tensor):
+            if images.requires_grad:
+                raise TapeError("the network does not differentiate with respect to its images: use images.detach()")
+            images = images.data
+        size = self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ShapeError(f"the network takes images (B, 3, {size}, {size}), was given {images.shape}")
+        if images.dtype != self.dtype:
+            remedy = "normalise() turns them into float32" if images.dtype == np.uint8 else f"use astype({self.dtype})"
+            raise DtypeError(f"the network takes {self.dtype} images, was given {images.dtype}: {remedy}")
+        if layout is not None and layout.batch != len(images):
+            raise ShapeError(f"the network was given {len(images)} images, but masks of {layout.batch}")
+        return patchify(images, self.config.patch_size)
+
+    # ------------------------------------------------------------------------------------------------- the parameters
+
+    def named_parameters(self):
+        """Yield (dotted name, Parameter) of all its networks, the names being those of ``state_dict``."""
+        yield from self.target_flat.parameters.items()
+
+    def num_parameters(self):
+        """Number of trained parameters."""
+        return self.target_flat.data.size
+
+    def state_dict(self):
+        """{name: values} of all its networks, as copies on the host."""
+        return {name: to_numpy(parameter.data.copy()) for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state):
+        """Copy values in, after checking that names and shapes are exactly this model's. Raises CheckpointError."""
+        load_state(state, dict(self.named_parameters()))
+
+
+ALONE = "an exported target encoder alone; its run's checkpoint has the context encoder and the predictor too"
+
+
+def without_decay(named_parameters, last):
+    """Parameters without weight decay after (or before) those with it, otherwise in their order."""
+    return sorted(named_parameters, key=lambda item: item[1].decay != last)

@@ -1,0 +1,88 @@
+"""An exported encoder: one file with the target encoder alone, by timm's names, and what its features need.
+
+The file is an .npz, readable without pickle. Its arrays are the encoder's parameters (``patch_embed.proj.weight``,
+``blocks.0.norm1.weight`` ...) and, where a classifier was fitted to its features, ``head.weight`` and ``head.bias``,
+which is where timm's VisionTransformer has one. ``about`` is JSON: settings, channel statistics, names of classes, and
+where the weights came from.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from minijepa.errors import CheckpointError
+from minijepa.files import replaced
+from minijepa.models import Classifier, ImageEncoder
+
+KIND, FORMAT = "encoder", 1
+SUFFIXES = (".npz", ".safetensors")
+HEAD = ("head.weight", "head.bias")
+
+
+def save(path, model, dataset, step, provenance="", dtype=np.float32):
+    """Write ``model``'s target encoder, and its classifier where it has one, as .npz or .safetensors (by the suffix).
+
+    ``dataset``: the name of what it was trained on; ``step``: for how many steps; ``provenance``: a line for readers;
+    ``dtype``: float32 or float16, in which the arrays are stored. Raises CheckpointError in one line.
+    """
+    arrays = model.target_encoder.state_dict()
+    about = {
+        "kind": KIND, "format": FORMAT, "config": model.config.to_dict(), "mean": [float(x) for x in model.mean],
+        "std": [float(x) for x in model.std], "dataset": dataset, "step": step, "provenance": provenance,
+    }  # fmt: skip
+    if model.classifier:
+        about["classes"] = list(model.classifier.classes)
+        arrays |= zip(HEAD, (model.classifier.weight, model.classifier.bias))
+    with np.errstate(over="ignore"):
+        arrays = {name: np.ascontiguousarray(values, dtype) for name, values in arrays.items()}
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{name} holds numbers that {np.dtype(dtype)} does not: export float32")
+    text = json.dumps(about)
+    if Path(path).suffix == ".safetensors":
+        from safetensors.numpy import save
+
+        content = save(arrays, {"about": text})
+        with replaced(path) as file:
+            file.write(content)
+    else:
+        with replaced(path) as file:
+            np.savez(file, about=np.array(text), **arrays)
+
+
+def check(about, arrays):
+    """Raise ValueError for what :func:`save` would not have written; names and shapes are the model's to check."""
+    if about["format"] != FORMAT:
+        raise ValueError(f"an encoder of format {about['format']!r:.50}, this version reads {FORMAT}")
+    kinds = {"config": dict, "mean": list, "std": list, "dataset": str, "step": int, "provenance": str}
+    for name, kind in kinds.items():
+        if type(about[name]) is not kind:
+            raise ValueError(f"{name} is {about[name]!r:.50}")
+    mean, std = about["mean"], about["std"]
+    numbers = all(type(x) is float and np.isfinite(x) for x in mean + std)
+    if not (numbers and len(mean) == len(std) == 3 and min(std) > 0):
+        raise ValueError("mean and std must be three numbers each, std above 0")
+    if about["step"] < 0:
+        raise ValueError(f"step is {about['step']}")
+    for name, values in arrays.items():
+        if values.dtype not in (np.float32, np.float16) or not np.isfinite(values).all():
+            raise ValueError(f"{name} must hold finite numbers, as float32 or float16")
+    classes = about.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes must be names")
+    wide = about["config"].get("encoder_embed_dim")
+    shapes = dict(zip(HEAD, ((len(classes), wide), (len(classes),)))) if classes else {}
+    if {name: arrays[name].shape for name in HEAD if name in arrays} != shapes:
+        raise ValueError(f"head.weight and head.bias must fit {len(classes)} classes and {wide} features")
+
+
+def model_of(about, arrays, config, device="cpu"):
+    """The ImageEncoder of a checked file. Raises CheckpointError where names or shapes are not those of ``config``."""
+    model = ImageEncoder(config, device=device)
+    model.target_encoder.load_state_dict({name: values for name, values in arrays.items() if name not in HEAD})
+    model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
+    if about.get("classes"):
+        weight, bias = (arrays[name].astype(np.float64) for name in HEAD)
+        model.classifier = Classifier(weight, bias, tuple(about["classes"]))
+    return model

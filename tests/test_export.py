@@ -1,0 +1,236 @@
+"""An encoder alone: exported, loaded, probed, shown pictures, and put into timm's VisionTransformer."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm_import import import_timm
+
+import probe
+from minijepa import Config, export, load
+from minijepa.config import PRESETS
+from minijepa.errors import CheckpointError, ConfigError, MissingPartError
+from minijepa.evaluation import evaluate, probing
+from minijepa.models import IJEPA, Classifier, ImageEncoder
+from minijepa.training import checkpoint, exported
+from minijepa.training.optim import AdamW
+
+SMALL = dict(
+    encoder_embed_dim=16, encoder_depth=2, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
+    predictor_num_heads=2,
+)  # fmt: skip
+README = Path(__file__).parent.parent / "README.md"
+CLASSES = tuple("plane car bird cat deer dog frog horse ship truck".split())
+
+
+def save_run(folder, dataset="cifar10", **settings):
+    """The checkpoint of a run of 7 steps, every number of which is its own; returns the model."""
+    model = IJEPA(Config(**SMALL | settings))
+    model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    draw = np.random.default_rng(0)
+    for vector in (model.flat.data, model.target_flat.data):
+        vector[...] += 0.1 * draw.standard_normal(vector.size).astype(np.float32)
+    folder.mkdir(parents=True)
+    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
+    data = {"dataset": dataset, "images": 50, "crc32": 1}
+    checkpoint.save(folder / checkpoint.FILE, model, optimizer, checkpoint.Progress(7), data)
+    return model
+
+
+@pytest.fixture
+def run(tmp_path):
+    save_run(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def images_of(count):
+    return np.random.default_rng(1).integers(0, 256, (count, 3, 32, 32), np.uint8)
+
+
+def with_classifier(run, path, dtype=np.float32):
+    """An exported file with a classifier of random weights; returns it."""
+    model, draw = load(run), np.random.default_rng(2)
+    model.classifier = Classifier(draw.standard_normal((10, 16)), draw.standard_normal(10), CLASSES)
+    exported.save(path, model, "cifar10", 7, "by a test", dtype)
+    return model.classifier
+
+
+@pytest.mark.parametrize(("options", "tolerance"), [([], 0), (["--float16"], 2e-2)])
+def test_an_exported_encoder_gives_the_features_of_its_run(run, tmp_path, capsys, options, tolerance):
+    file = tmp_path / "encoder.npz"
+    assert export.main([str(run), str(file), "--note", "a run\nof two lines", *options]) == 0
+    assert re.fullmatch(rf"wrote {file}: 8,\d\d\d parameters, 0.\d MB\n", capsys.readouterr().out)
+    here, there = load(run), load(file)
+    assert type(there) is ImageEncoder and there.classifier is None
+    assert (there.config, there.mean, there.std) == (here.config, here.mean, here.std)
+    x = here.normalise(images_of(3))
+    np.testing.assert_allclose(there.encode(x).data, here.encode(x).data, atol=tolerance)
+    with np.load(file, allow_pickle=False) as content:
+        about = json.loads(str(content["about"]))
+        assert (about["dataset"], about["step"], about["provenance"]) == ("cifar10", 7, "a run of two lines")
+        assert content["blocks.1.attn.qkv.weight"].dtype == (np.float16 if options else np.float32)
+        assert set(content.files) == {"about", *here.target_encoder.state_dict()}
+
+
+def test_what_an_exported_encoder_lacks_is_said_when_it_is_asked_for(run, tmp_path):
+    exported.save(tmp_path / "encoder.npz", load(run), "cifar10", 7)
+    model = load(tmp_path / "encoder.npz")
+    for name in ("predictor", "context_encoder", "predictions", "targets", "loss", "gradients"):
+        with pytest.raises(MissingPartError, match=f"^no {name}: this is an exported target encoder alone; its run's"):
+            getattr(model, name)
+        assert not hasattr(model, name)
+    with pytest.raises(ConfigError, match="^no context encoder: this is an exported target encoder alone"):
+        model.encode(model.normalise(images_of(1)), "context")
+    with pytest.raises(AttributeError, match="ImageEncoder has no attribute 'encoder'"):
+        model.encoder  # noqa: B018
+    with pytest.raises(CheckpointError, match="encoder.npz is an exported encoder: a run can't go on"):
+        checkpoint.restore(tmp_path / "encoder.npz", IJEPA(model.config), None, {})
+
+
+def test_the_classifier_travels_along_and_through_an_export_of_the_export(run, tmp_path):
+    classifier = with_classifier(run, tmp_path / "one.npz")
+    assert export.main([str(tmp_path / "one.npz"), str(tmp_path / "two.npz")]) == 0
+    found, features = load(tmp_path / "two.npz").classifier, np.random.default_rng(0).standard_normal((5, 16))
+    assert found.classes == CLASSES
+    p = found.probabilities(features)
+    z = np.exp(features @ classifier.weight.T + classifier.bias)
+    np.testing.assert_allclose(p, z / z.sum(axis=1, keepdims=True), atol=1e-5)
+    assert json.loads(str(np.load(tmp_path / "two.npz")["about"]))["provenance"] == "by a test"
+
+
+def test_the_fitted_classifier_is_the_probes(overlapping_cifar_folder, run, tmp_path, capsys):
+    file, data = tmp_path / "encoder.npz", f"--data-dir={overlapping_cifar_folder}"
+    assert export.main([str(run), str(file), "--classifier", "--device=cpu", data]) == 0
+    probed, *_ = evaluate.probed_run(run, overlapping_cifar_folder)
+    found = load(file).classifier
+    assert found.classes == probed.classes
+    assert f"{100 * probed.probe.accuracy:.2f}% of 40 test images" in capsys.readouterr().out
+    wanted = probed.probe.probabilities(probed.test_features)
+    np.testing.assert_allclose(found.probabilities(probed.test_features), wanted, rtol=1e-3)
+    assert np.mean(wanted.argmax(axis=1) == probed.test_y) == probed.probe.accuracy
+
+
+def test_an_exported_encoder_is_probed_like_its_run(overlapping_cifar_folder, run, tmp_path, capsys, monkeypatch):
+    def narrow(train_x, train_y, test_x, *rest):
+        step = 256 if train_x.shape[1] == 3072 else 1  # raw pixels take long, and 12 of them are as good here
+        return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], *rest)
+
+    monkeypatch.setattr(evaluate, "linear_probe", narrow)
+    with_classifier(run, tmp_path / "small.npz")
+    data = f"--data-dir={overlapping_cifar_folder}"
+    for subject in (run, tmp_path / "small.npz"):
+        assert probe.main([str(subject), "--device=cpu", data]) == 0
+    one, two = (json.loads(f.read_text())["results"] for f in (run / "probe.json", tmp_path / "probe-small.json"))
+    assert one == two and (tmp_path / "confusion-small.png").exists()
+    capsys.readouterr()
+    assert probe.main([str(tmp_path / "small.npz"), "--encoder=context", data]) == 2
+    assert capsys.readouterr().err.startswith("probe.py: no context encoder: this is an exported target encoder alone")
+    assert probe.main([str(tmp_path / "small.npz"), "--pictures", data]) == 0
+    assert {f.name for f in tmp_path.glob("*-small.png")} == {
+        f"{name}-small.png" for name in ("confusion", "neighbours", "pca")
+    }
+
+
+def test_own_pictures_need_neither_data_nor_training(run, tmp_path, capsys):
+    with_classifier(run, tmp_path / "small.npz")
+    (tmp_path / "own").mkdir()
+    for name, image in zip("ab", images_of(2)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "own" / f"{name}.png")
+    args = [str(tmp_path / "small.npz"), f"--images={tmp_path / 'own'}", f"--data-dir={tmp_path / 'nowhere'}"]
+    assert probe.main(args) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'own_images-small.png'}\n"
+    with Image.open(tmp_path / "own_images-small.png") as picture:
+        assert picture.width < 800 and picture.height > 200
+    assert probe.main([*args, "--threads=0"]) == 2
+    exported.save(tmp_path / "bare.npz", load(run), "cifar10", 7)
+    assert probe.main([str(tmp_path / "bare.npz"), *args[1:]]) == 2  # no classifier: it has to be fitted
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_readme_exchanges_weights_with_timm(tmp_path, monkeypatch):
+    """Its lines run, with an untrained encoder of the preset; the gap of the exact GELU is of the size that it says."""
+    timm, torch = import_timm()
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "timm" in b)
+    monkeypatch.chdir(tmp_path)
+    model = save_run(tmp_path / "runs" / "laptop", **PRESETS["laptop"])
+    names = {"images": images_of(8)}
+    exec(block, names)
+    ours = model.encode(model.normalise(names["images"])).data.mean(axis=1)
+    np.testing.assert_allclose(names["features"].detach().numpy(), ours, atol=2e-5)
+
+    exact = timm.models.VisionTransformer(**names["settings"] | {"act_layer": "gelu"})
+    exact.load_state_dict(names["vit"].state_dict())
+    gap = np.abs(exact.eval()(torch.tensor(model.normalise(names["images"]))).detach().numpy() - ours).max()
+    assert 2e-5 < gap < 1e-3
+
+    for parameter in names["vit"].parameters():
+        parameter.data += 1
+    exec(block[block.index("model.target_encoder.load_state_dict") :], names)
+    for name, parameter in names["vit"].named_parameters():
+        np.testing.assert_array_equal(names["model"].target_encoder.state_dict()[name], parameter.detach().numpy())
+
+
+def test_safetensors_hold_the_same(run, tmp_path):
+    safetensors = pytest.importorskip("safetensors")
+    file = tmp_path / "encoder.safetensors"
+    assert export.main([str(run), str(file)]) == 0
+    with safetensors.safe_open(file, "numpy") as content:
+        for name, values in load(run).target_encoder.state_dict().items():
+            np.testing.assert_array_equal(content.get_tensor(name), values)
+        assert json.loads(content.metadata()["about"])["step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("encoder.pt", "encoder.pt must end in .npz or .safetensors"),
+        ("run/checkpoint.npz", "checkpoint.npz exists: choose another name, or remove it"),
+        ("nowhere/encoder.npz", "nowhere is not a folder: make it first"),
+    ],
+)
+def test_a_bad_name_is_one_line_and_nothing_is_written(run, tmp_path, capsys, file, words):
+    before = (run / "checkpoint.npz").read_bytes()
+    assert export.main([str(run), str(tmp_path / file)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("export: ") and words in err and err.count("\n") == 1
+    assert (run / "checkpoint.npz").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_weights_that_float16_cannot_hold_are_refused(run, tmp_path):
+    model = load(run)
+    model.target_encoder.norm.weight.data[3] = 1e5
+    with pytest.raises(CheckpointError, match="norm.weight holds numbers that float16 does not: export float32"):
+        exported.save(tmp_path / "encoder.npz", model, "cifar10", 7, dtype=np.float16)
+    assert [f.name for f in tmp_path.iterdir()] == ["run"]
+
+
+BROKEN = {
+    "another format": (dict(format=2), {}, "format 2, this version reads 1"),
+    "no statistics": (dict(std=[0.5, 0.5]), {}, "three numbers each"),
+    "a deviation of zero": (dict(std=[0.5, 0.5, 0.0]), {}, "std above 0"),
+    "a huge mean": (dict(mean=[0.5, 0.5, float("inf")]), {}, "three numbers each"),
+    "a step in words": (dict(step="7"), {}, "step is '7'"),
+    "a class without a name": (dict(classes=[1, 2]), {}, "classes must be names"),
+    "another number of classes": (dict(classes=["a", "b"]), {}, "must fit 2 classes and 16 features"),
+    "a head without classes": (dict(classes=[]), {}, "must fit 0 classes"),
+    "a matrix of doubles": ({}, {"norm.weight": np.ones(16)}, "finite numbers, as float32 or float16"),
+    "infinity": ({}, {"norm.weight": np.full(16, np.inf, np.float32)}, "finite numbers"),
+    "a short vector": ({}, {"norm.weight": np.ones(8, np.float32)}, r"norm.weight has shape \(8,\)"),
+    "an unknown matrix": ({}, {"extra": np.ones(8, np.float32)}, "unknown 1 parameters, for one extra"),
+    "settings that are none": (dict(config={"encoder_embed_dim": 16, "speed": 3}), {}, "unknown setting 'speed'"),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+def test_a_file_that_export_would_not_have_written_is_refused_by_name(run, tmp_path, change):
+    with_classifier(run, tmp_path / "good.npz")
+    about_change, array_change, words = BROKEN[change]
+    with np.load(tmp_path / "good.npz") as content:
+        arrays = dict(content)
+    about = json.loads(str(arrays["about"])) | about_change
+    np.savez(tmp_path / "bad.npz", **arrays | array_change | {"about": np.array(json.dumps(about))})
+    with pytest.raises(CheckpointError, match=f"bad.npz.*{words}"):
+        load(tmp_path / "bad.npz")
