@@ -23,8 +23,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DERIVATIONS = sorted(set((ROOT / "docs/backward").glob("*.md")) - {ROOT / "docs/backward/README.md"})
-PAGES = [*DERIVATIONS, ROOT / "docs/backward/README.md", ROOT / "docs/own_op.md"]
+START = ROOT / "docs/backward/start.md"
+DERIVATIONS = sorted(set((ROOT / "docs/backward").glob("*.md")) - {ROOT / "docs/backward/README.md", START})
+PAGES = [START, *DERIVATIONS, ROOT / "docs/backward/README.md", ROOT / "docs/own_op.md"]
 HEADINGS = "What it computes, The derivation, The code, What is saved, The gradient check, A mistake to try, Exercise"
 BLOCK = re.compile(r"(?:<!-- (\w+)(?:: ([^\n]*))? -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -93,6 +94,13 @@ def test_the_headings_and_their_order(page):
     assert {kind for kind, *_ in blocks(page)} >= {"source", "mistake", "run"}
 
 
+def test_each_step_of_the_start_page_runs():
+    """Numbered from 1, and each has an example, but for the one that is done on paper."""
+    headings = re.findall(r"^## (.*)$", START.read_text(), re.MULTILINE)
+    assert [heading.split(". ")[0] for heading in headings] == [*map(str, range(1, len(headings))), "Exercise"]
+    assert {section for kind, *_, section in blocks(START) if kind == "run"} == {*range(1, len(headings) + 1)} - {4}
+
+
 @each_page
 def test_formulas_are_whole(page):
     for text in (text for _, _, language, text, _ in blocks(page) if language == "math"):
@@ -108,10 +116,10 @@ def test_code_is_the_source_or_runs(page):
         if kind == "source":
             assert text == textwrap.dedent(inspect.getsource(function_at(argument))), f"{argument} reads otherwise"
         elif kind == "run" and ">>>" in text:
-            test = doctest.DocTestParser().get_doctest(text, names, f"{page.name}, block {number}", None, 0)
+            test = doctest.DocTestParser().get_doctest(text, {}, f"{page.name}, block {number}", None, 0)
+            test.globs = names  # and not a copy: one session from the page's beginning to its end
             runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
             runner.run(test, out=report.append, clear_globs=False)
-            names.update(test.globs)
         elif kind == "run":
             exec(compile(text, page.name, "exec"), names)
     assert not report, "".join(report)
