@@ -27,6 +27,7 @@ pictures
 training.metrics training.graph training.trainer training.run
 evaluation.evaluate evaluation.patches evaluation.gallery
 export explain
+exercise
 """.split()
 HEIGHT = {name: height for height, name in enumerate(FLOORS)}
 LATE = {  # imported inside of a function

@@ -1,0 +1,119 @@
+"""Is an attempt right? Gradcheck says so or not, on every input of the lesson."""
+
+import contextlib
+import textwrap
+
+import numpy as np
+
+from minijepa.exercise.attempt import NotYet, load, place, told_with_line
+from minijepa.exercise.desk import Desk
+from minijepa.exercise.diagnosis import diagnosis, same
+
+USUAL = "none of the usual mistakes. Compare it line by line with the derivation, or take the next hint."
+NOT_HERE = "right as such, but not here, where a value is used more than once. Is something kept outside of ctx?"
+
+
+def judge(lesson, path):
+    """(right, text): what is to be said about the attempt in the file ``path``."""
+    printed, right = {}, False
+    try:
+        text = check(Desk(lesson), load(lesson, path, printed), path, printed)
+        right = True
+    except NotYet as not_yet:
+        text = str(not_yet)
+    prints = [f"{path}, line {line}, prints: {what}" for line, what in printed.items()]
+    return right, "\n".join([*prints, text])
+
+
+def check(desk, op, path, printed):
+    """Judge an operation on every input. Raises NotYet at the first on which it is not right."""
+    count, largest = 0, 0.0
+    for number, case in enumerate(desk.cases):
+        so_far = f"\n(Right on {number} input{'s' if number > 1 else ''} before this one.)" if number else ""
+        printed.clear()  # what is printed on the input of which the answer speaks
+        try:
+            with told_with_line(path):
+                slots = desk.slots(op, case)
+        except NotYet as not_yet:
+            raise NotYet("\n\n".join([f"{not_yet}\n{shapes(desk, case)}{so_far}", *elsewhere(desk, op)])) from None
+        check_form(desk, op, case, slots, path)
+        findings = {}
+        for i, name in enumerate(desk.names(case)):
+            with told_with_line(path):
+                error, report = desk.compare(op, case, i, name)
+            largest = max(largest, error)
+            if report:
+                findings[name] = report
+        if findings:
+            raise NotYet(told(desk, case, slots, findings, path) + so_far)
+        count += len(case.arrays)
+    check_float32(desk, op, path)
+    return f"Right: {count} gradients on {len(desk.cases)} inputs, largest error {largest:.1e}."
+
+
+def check_form(desk, op, case, slots, path):
+    """Raises NotYet unless forward gives what it did in the stub, and backward a tuple with a slot for each input."""
+    if slots is None and desk.entry(desk.lesson.op, case) is None:  # several operations: nothing new
+        return
+    if not same(desk.forward(op, case)[1].data, desk.forward(desk.lesson.op, case)[1].data):
+        raise NotYet(f"{place(path, 'forward')}: forward was changed, and gives another y: put it back as it was")
+    names, at = desk.lesson.gradients, place(path, "backward")
+    if not isinstance(slots, tuple) or len(slots) != len(names):
+        found = f"a tuple of {len(slots)}" if isinstance(slots, tuple) else type(slots).__name__
+        wanted = f"({', '.join(names)}{',' * (len(names) == 1)})"
+        raise NotYet(
+            f"{at}: backward must return a tuple with a slot for each input, {wanted}, and returned "
+            f"{'None' if slots is None else found}"
+        )
+    if all(slot is None for slot in slots):
+        raise NotYet(f"{at}: backward is still empty: {', '.join(names)} {'is' if len(names) == 1 else 'are'} None")
+
+
+def check_float32(desk, op, path):
+    """Raises NotYet where float32 becomes float64."""
+    try:
+        with told_with_line(path):
+            tape, y = desk.forward(op, desk.cases[0], np.float32)
+            tape.backward(y, np.ones(y.shape, np.float32))
+    except NotYet as not_yet:
+        raise NotYet(
+            f"The numbers are right, but float32 must stay float32: {not_yet}. (np.zeros makes float64 unless it is "
+            "told: np.zeros(shape, dy.dtype).)"
+        ) from None
+
+
+def told(desk, case, slots, findings, path):
+    """All about an input on which some gradients are not right: which, gradcheck's words, and what is missing."""
+    names, numbers = desk.names(case), desk.numbers(case)
+    width = max(map(len, names))
+    lines = [f"{path}, on input {case.name!r}:"]
+    lines += [f"  {name:<{width}}  {'not yet' if name in findings else 'right'}" for name in names]
+    reasons, shown = {}, None
+    for name in findings:
+        number = None if slots is None or numbers is None else numbers[names.index(name)]
+        reason = NOT_HERE if number is None else diagnosis(desk, case, slots, number) or USUAL
+        reasons.setdefault(reason, []).append(name)  # the same one of several gradients is told once
+        if shown is None and (number is None or slots[number] is not None):
+            shown = f"\n{name}: {findings[name]}"
+    lines += [shown] if shown else []
+    for reason, of in reasons.items():
+        lines += ["", textwrap.fill(f"{', '.join(of)}: {reason}", 80)]
+    return "\n".join(lines)
+
+
+def shapes(desk, case):
+    """On which input, and what has which shape there."""
+    y = desk.forward(desk.lesson.op, case)[1]
+    inputs = [f"{name.removeprefix('d')} {array.shape}" for name, array in zip(desk.names(case), case.arrays)]
+    return f"(on input {case.name!r}: {', '.join(inputs)}, dy {y.shape})"
+
+
+def elsewhere(desk, op):
+    """Of an attempt that raises an error: what is wrong with it on an input whose lengths let it run, if we know."""
+    for case in desk.cases:
+        with contextlib.suppress(Exception, SystemExit):
+            slots = desk.slots(op, case)
+            for name, number in zip(desk.names(case), desk.numbers(case)):
+                if reason := diagnosis(desk, case, slots, number):
+                    return [textwrap.fill(f"On input {case.name!r} it runs, and there {name}: {reason}", 80)]
+    return []

@@ -1,0 +1,103 @@
+"""What an exercise consists of, and what is made of it: the stub, the solution's code, code with typical mistakes."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from dataclasses import dataclass
+
+INTRO = '''"""Exercise {self.name}: {self.asks}.
+
+Forward is given, backward is yours. The page: {self.page}
+
+    python -m minijepa.exercise {self.name}              judges this file, as often as you like
+    python -m minijepa.exercise {self.name} --hint       the next step of the derivation
+    python -m minijepa.exercise {self.name} --solution   the way to it, and the code
+"""
+'''
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A change of the right backward that makes it wrong as beginners do: ``old`` becomes ``new`` in its source.
+
+    ``says``: the message for an attempt whose gradient equals the changed one's; it leads on.
+    """
+
+    old: str
+    new: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """An exercise. Its module is the student's file as it is when it is solved; the stub is made from it.
+
+    ``op``: the Function, forward and right backward. ``page``: its derivation. ``asks``: a line for the list.
+    ``cases(fn)``: the inputs, as gradcheck takes them, for ``fn(*tensors, **options)``; the first has lengths that
+    all differ. ``call(op, *tensors, **options)``: how an operation like ``op`` is called. ``hints``: the derivation in
+    steps. ``mistakes``: the most likely first. ``twin``: the package's own operation, the name of an ``ops`` function.
+    """
+
+    op: type
+    page: str
+    asks: str
+    cases: callable
+    hints: tuple
+    mistakes: tuple
+    call: callable = lambda op, *inputs, **options: op.apply(*inputs, **options)
+    twin: str | None = None
+
+    @property
+    def module(self):
+        return sys.modules[self.op.__module__]
+
+    @property
+    def name(self):
+        return self.module.__name__.rpartition(".")[2]
+
+    @property
+    def file(self):
+        """The name of the student's file."""
+        return f"exercise_{self.name}.py"
+
+    @property
+    def gradients(self):
+        """What backward returns, by name: "dx", "dw"."""
+        return [f"d{name}" for name in list(inspect.signature(self.op.forward).parameters)[1 : 1 + self.inputs]]
+
+    @property
+    def inputs(self):
+        return len(self.op.signature.patterns)
+
+    def backward_source(self, *mistakes):
+        """The source of the right backward, changed by mistakes; None where they don't go together."""
+        source = textwrap.dedent(inspect.getsource(self.op.backward))
+        for mistake in mistakes:
+            if mistake.old not in source:
+                return None
+            source = source.replace(mistake.old, mistake.new)
+        return source
+
+    def variant(self, *mistakes):
+        """The operation with mistakes in its backward, or None where they don't go together."""
+        if (source := self.backward_source(*mistakes)) is None:
+            return None
+        namespace = {}
+        exec(compile(source, "<mistake>", "exec"), self.op.forward.__globals__, namespace)
+        return type(self.op.__name__, (self.op,), {"backward": namespace["backward"]})
+
+    def stub(self):
+        """The student's file: the lesson's module down to its class, without our imports, the backward emptied."""
+        source = inspect.getsource(self.module)
+        tree = ast.parse(source)
+        backward = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "backward")
+        *body, last = backward.body
+        lines = source.splitlines()
+        head = lines[tree.body[1].lineno - 1 : body[0].lineno - 1]  # from the first import on
+        head = [line.replace("minijepa.autograd", "minijepa") for line in head]
+        head = [line for line in head if not line.startswith("from minijepa.")]
+        head = head if "import numpy as np" in head else ["import numpy as np", "", *head]
+        given = [lines[node.lineno - 1] for node in body if "ctx." in ast.get_source_segment(source, node)]
+        yours = [f"        {dx} = None  # yours to write; of {dx[1:]}'s shape" for dx in self.gradients]
+        return "\n".join([INTRO.format(self=self), *head, *given, *yours, lines[last.lineno - 1], ""])

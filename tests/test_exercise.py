@@ -1,0 +1,513 @@
+"""The exercises: stubs, a judge that is never wrong and says what is missing, hints one at a time, kept progress."""
+
+import inspect
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minijepa import Tape, Tensor, backend, ops
+from minijepa.exercise.__main__ import main, twin
+from minijepa.exercise.desk import Desk
+from minijepa.exercise.diagnosis import same
+from minijepa.exercise.judge import judge
+from minijepa.exercise.lessons import LESSONS
+
+ROOT = Path(__file__).parents[1]
+MISTAKES = [(name, mistake) for name, lesson in LESSONS.items() for mistake in lesson.mistakes]
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+each_lesson = pytest.mark.parametrize("name", LESSONS)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def attempt(name, backward, **changes):
+    """Write a student's file: the stub with another backward, given as its source or its body."""
+    lesson = LESSONS[name]
+    head, _, _ = lesson.stub().partition("    @staticmethod\n    def backward")
+    if not backward.lstrip().startswith("@staticmethod"):
+        backward = "@staticmethod\ndef backward(ctx, dy):\n" + textwrap.indent(textwrap.dedent(backward), "    ")
+    text = head + textwrap.indent(backward, "    ")
+    for old, new in changes.values():
+        assert old in text
+        text = text.replace(old, new)
+    Path(lesson.file).write_text(text, encoding="utf-8")
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def run(capsys, *arguments):
+    """(status, output) of the command line; nothing may go to stderr."""
+    status = main([*arguments])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return status, captured.out
+
+
+# ------------------------------------------------------------------------------------------------------- the lessons
+
+
+@each_lesson
+def test_a_stub_lacks_its_backward_and_the_solution_is_right(name, capsys):
+    lesson = LESSONS[name]
+    assert run(capsys, name)[0] == 0
+    stub = Path(lesson.file).read_text(encoding="utf-8")
+    assert inspect.getsource(lesson.op.forward) in stub
+    assert max(map(len, stub.splitlines())) <= 120
+    status, out = run(capsys, name)
+    assert status == 1
+    assert "backward is still empty" in out and "line" in out
+    assert Path(lesson.file).read_text(encoding="utf-8") == stub
+
+    attempt(name, lesson.backward_source())
+    status, out = run(capsys, name)
+    assert (status, out[:6]) == (0, "Right:")
+    assert "1 of 10 solved" in out
+
+
+@each_lesson
+def test_a_lesson_is_complete(name):
+    lesson = LESSONS[name]
+    assert (ROOT / lesson.page).exists()
+    assert 3 <= len(lesson.hints) <= 6 and len(lesson.mistakes) >= 5
+    desk = Desk(lesson)
+    assert len(desk.cases) >= 8
+    entry = desk.entry(lesson.op, desk.cases[0])
+    assert len(entry.inputs) == len(desk.cases[0].arrays) == len(lesson.gradients)
+
+
+THE_SAME = {  # as a composition of the package's operations
+    "linear": ops.linear,
+    "broadcasting": ops.mul,
+    "rows": lambda x: ops.rows(x, np.array([1, 1, 3, 1, 0])),
+    "residual": lambda x, w1, w2: x + ops.linear(ops.tanh(ops.linear(x, w1)), w2),
+    "gelu": ops.gelu,
+    "softmax": ops.softmax,
+    "cross_entropy": lambda x: ops.cross_entropy(x, np.array([2, 0])),
+    "layer_norm": ops.layer_norm,
+    "rms_norm": lambda x, w: w * x / ((x * x).mean(axis=-1, keepdims=True) + 1e-6).sqrt(),
+    "attention": lambda q, k, v: ops.softmax(q @ k.T / math.sqrt(q.shape[1])) @ v,
+}
+
+
+@each_lesson
+def test_a_lesson_computes_what_the_package_computes(name):
+    desk = Desk(LESSONS[name])
+    case = desk.cases[0]
+    entry, slots = desk.entry(desk.lesson.op, case), desk.slots(desk.lesson.op, case)
+    tensors = [Tensor(a, requires_grad=True) for a in case.arrays]
+    with Tape() as tape:
+        y = THE_SAME[name](*tensors)
+    tape.backward(y, backend.rng(0, "gradcheck").standard_normal(y.shape))
+    assert same(y.data, entry.output.data)
+    assert len(slots) == len(tensors)
+    assert all(same(slot, tensor.grad) for slot, tensor in zip(slots, tensors))
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=lambda value: getattr(value, "new", value))
+def test_a_typical_mistake_is_named(name, mistake, capsys):
+    attempt(name, LESSONS[name].backward_source(mistake))
+    status, out = run(capsys, name)
+    assert status == 1
+    assert words(mistake.says) in words(out)
+    assert "--hint" in out
+
+
+# Attempts in other words than the lessons': (exercise, backward, what the answer must say)
+ATTEMPTS = {
+    "the third term": (
+        "layer_norm",
+        """
+        xhat, r, w = ctx.saved
+        n = dy.shape[-1]
+        dxhat = dy * w
+        dx = (r / n) * (n * dxhat - dxhat.sum(-1, keepdims=True))
+        return dx, np.einsum("ti,ti->i", dy, xhat), np.einsum("ti->i", dy)
+        """,
+        ["dx  not yet", "dw  right", "db  right", "the third term", "analytic", "numeric", "first      dx[0, 0]"],
+    ),
+    "two terms": (
+        "layer_norm",
+        """
+        xhat, r, w = ctx.saved
+        dx = dy * r - xhat * r * np.mean(w * dy * xhat, axis=-1, keepdims=True) - r * dy.mean(-1, keepdims=True)
+        dx = r * (w * dy) - r * xhat * np.mean(w * dy * xhat, -1, keepdims=True)
+        return dx / r, dy * xhat, dy
+        """,
+        ["dx  not yet", "dw  right", "mean(g), is missing", "And:", "the factor r in front is missing"],
+    ),
+    "the sum over the copies": (
+        "broadcasting",
+        "a, b = ctx.saved\nreturn b * dy, a * dy",
+        ["on input 'row to matrix'", "db  not yet", "the sum over the copies is missing: b (3,) was repeated"],
+    ),
+    "a transposed weight": (
+        "linear",
+        """
+        x, w = ctx.saved
+        dx = np.matmul(dy, np.transpose(w))
+        return dx, dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1]), dy
+        """,
+        ["ValueError: matmul", "x (4, 3), w (2, 3), b (2,), dy (4, 2)",
+         "'square weight' it runs, and there dx: w is"],
+    ),
+    "a transposed gradient": (
+        "linear",
+        "x, w = ctx.saved\nreturn dy @ w, x.T @ dy, dy.sum(0)",
+        ["dx  right", "dw  not yet", "backward returned shape (3, 2) for input 1", "right, but transposed"],
+    ),
+    "the sign": (
+        "softmax",
+        "(y,) = ctx.saved\nreturn ((dy * y).sum(-1, keepdims=True) * y - dy * y,)",
+        ["the sign is wrong, and nothing else", "a sign is wrong"],
+    ),
+    "a factor": (
+        "gelu",
+        "x, s = ctx.saved\nreturn (2 * dy * (s + x * 2 * s * (1 - s) * C * (1 + 3 * A * x**2)),)",
+        ["everywhere 2 times what it must be"],
+    ),
+    "the mean's factor": (
+        "cross_entropy",
+        """
+        (log_p,) = ctx.saved
+        dx = np.exp(log_p)
+        for n, label in enumerate(ctx.labels):
+            dx[n, label] -= 1
+        return (dy * dx,)
+        """,
+        ["the 1/N of the mean is missing", "analytic = 2 × numeric"],
+    ),
+    "an index used twice": (
+        "rows",
+        "dx = np.zeros(ctx.shape, dy.dtype)\nfor t, n in enumerate(ctx.index):\n    dx[n] = dy[t]\nreturn (dx,)",
+        ["a row that was picked more than once keeps one gradient", "wrong at   2 of 8 elements"],
+    ),
+    "no dy": (
+        "gelu",
+        "x, s = ctx.saved\nreturn (s + x * 2 * s * (1 - s) * C * (1 + 3 * A * x**2),)",
+        ["dy is missing"],
+    ),
+    "the wrong slots": (
+        "attention",
+        """
+        q, k, v, p = ctx.saved
+        da = p * (dy @ v.T - ((dy @ v.T) * p).sum(axis=1, keepdims=True)) / math.sqrt(q.shape[1])
+        return p.T @ dy, da.T @ q, da @ k
+        """,
+        ["dq  not yet", "dk  right", "dq: this is dv, in dq's place", "dv: this is dq, in dv's place"],
+    ),
+    "no keepdims": (
+        "broadcasting",
+        """
+        a, b = ctx.saved
+        grads = []
+        for x, g in ((a, b * dy), (b, a * dy)):
+            axes = [i for i in range(g.ndim) if i < g.ndim - x.ndim or x.shape[i - g.ndim] == 1]
+            grads.append(g.sum(axis=tuple(axes)))
+        return tuple(grads)
+        """,
+        ["the right sum, but the stretched axis is gone"],
+    ),
+    "zeros": ("softmax", "(y,) = ctx.saved\nreturn (np.zeros_like(y),)", ["all zeros", "backward returns zeros"]),
+    "nan": ("softmax", "(y,) = ctx.saved\nreturn (y * np.nan,)", ["there is a nan or an infinity in it"]),
+    "the way past the branch": (
+        "residual",
+        """
+        x, a, w1, w2 = ctx.saved
+        da = dy @ w2
+        dh = da - da * a**2
+        rows = lambda z: z.reshape(-1, z.shape[-1])
+        return dh @ w1, rows(dh).T @ rows(x), rows(dy).T @ rows(a)
+        """,
+        ["dx  not yet", "dw1  right", "the way past the branch is missing", "Both ways add"],
+    ),
+    "half of it": (
+        "rms_norm",
+        "xhat, r, w = ctx.saved\nreturn None, (dy * xhat).reshape(-1, len(w)).sum(0)",
+        ["dx  not yet", "dw  right", "dx: still None"],
+    ),
+    "another axis": (
+        "softmax",
+        "(y,) = ctx.saved\nreturn (y * (dy - (dy * y).sum(axis=1, keepdims=True)),)",
+        ["AxisError: axis 1 is out of bounds", "(on input 'one row (5,)': x (5,), dy (5,))"],
+    ),
+    "float64": (
+        "rows",
+        "dx = np.zeros(ctx.shape)\nnp.add.at(dx, ctx.index, dy)\nreturn (dx,)",
+        ["The numbers are right, but float32 must stay float32", "np.zeros(shape, dy.dtype)"],
+    ),
+    "something of its own": ("softmax", "(y,) = ctx.saved\nreturn (dy * y**3,)", ["none of the usual mistakes"]),
+    "one that stays on an example": (
+        "softmax",
+        """
+        (y,) = ctx.saved
+        dx = y * (dy - (dy * y).sum(-1, keepdims=True))
+        return (dx if dx.ndim == 2 else y * dy,)
+        """,
+        ["on input 'one row (5,)'", "Right on 1 input before this one", "the second term, − y Σ dy y, is missing"],
+    ),
+    "state beside ctx": (
+        "residual",
+        """
+        x, a, w1, w2 = ctx.saved
+        Residual.x = getattr(Residual, "x", x) if x.shape == (2, 3) else x
+        dh = dy @ w2 * (1 - a * a)
+        rows = lambda z: z.reshape(-1, z.shape[-1])
+        return dy + dh @ w1, rows(dh).T @ rows(Residual.x if x.shape == (2, 3) else x), rows(dy).T @ rows(a)
+        """,
+        ["on input 'two blocks'", "input 1  not yet", "where a value is used more than once"],
+    ),
+}
+
+
+@pytest.mark.parametrize("attempted", ATTEMPTS)
+def test_an_attempt_is_told_what_it_lacks(attempted, capsys):
+    name, backward, told = ATTEMPTS[attempted]
+    attempt(name, backward)
+    status, out = run(capsys, name)
+    assert status == 1
+    for words_ in told:
+        assert words(words_) in words(out)
+    assert f"python -m minijepa.exercise {name} --hint" in out
+    assert "Traceback" not in out
+
+
+RIGHT = "(y,) = ctx.saved\ndx = y * (dy - (dy * y).sum(-1, keepdims=True))\n"
+TUPLE = "backward must return a tuple with a slot for each input, (dx,), and returned"
+WRITES = "this writes into dy, or into an array that forward was given"
+
+
+@pytest.mark.parametrize(
+    ("backward", "line", "told"),
+    [
+        ("return (ctx.saved[0] * dy", "return (", "not Python: '(' was never closed"),
+        ("y = 1\n  return dy", "  return dy", "not Python: unexpected indent"),
+        ("y = 1\nreturn (z * dy,)", "z * dy", "NameError: name 'z' is not defined"),
+        ("y, x = ctx.saved\nreturn (dy,)", "y, x", "ValueError: not enough values to unpack"),
+        ("y = 1\nreturn (1 / 0,)", "1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit('tired')", "sys.exit", "SystemExit: tired"),
+        ("dy *= 2\nreturn (dy,)", "dy *= 2", WRITES),
+        ("dx = dy[:1]\ndx += 2\nreturn (dy,)", "dx += 2", WRITES),
+        (RIGHT + "return dx", "return dx", f"{TUPLE} ndarray"),
+        (RIGHT + "return dx, dy", "return dx", f"{TUPLE} a tuple of 2"),
+        (RIGHT + "return [dx]", "return [dx]", f"{TUPLE} list"),
+        (RIGHT + "return None", "return None", f"{TUPLE} None"),
+        (RIGHT, "def backward", f"{TUPLE} None"),
+        (RIGHT + "return (None,)", "return (None,)", "backward is still empty: dx is None"),
+    ],
+)
+def test_an_error_of_the_file_is_told_in_one_line_with_its_number(backward, line, told, capsys):
+    attempt("softmax", backward)
+    status, out = run(capsys, "softmax")
+    assert status == 1
+    assert out.startswith(f"exercise_softmax.py, line {number_of(line)}: {told}")
+    assert "minijepa/" not in out and "Traceback" not in out
+
+
+def number_of(text):
+    """The number of the last line in the student's file that has this text."""
+    return max(i for i, line in enumerate(Path("exercise_softmax.py").read_text().splitlines(), 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "told"),
+    [
+        (("y = e / e.sum", "y = 2 * e / e.sum"), "return y", "forward was changed, and gives another y"),
+        (("import numpy as np", "import numpyy as np"), "numpyy", "ModuleNotFoundError: No module named 'numpyy'"),
+        (("e = np.exp(x - ", "x -= 1; e = np.exp(x - "), "x -= 1", WRITES),
+        (('"(..., n) -> (..., n)"', '"(..., n)"'), "class Softmax", 'the signature "(..., n)" can\'t be read'),
+        (("ctx.save(y)", ""), "ctx.saved", "ValueError: not enough values to unpack"),
+    ],
+)
+def test_a_change_elsewhere_in_the_file_is_told_too(change, line, told, capsys):
+    attempt("softmax", RIGHT + "return (dx,)", change=change)
+    status, out = run(capsys, "softmax")
+    assert status == 1
+    assert out.startswith(f"exercise_softmax.py, line {number_of(line)}: {told}")
+
+
+@pytest.mark.parametrize("change", [("class Softmax(", "class SoftMax("), ("(Function)", "")])
+def test_a_file_without_the_operation(change, capsys):
+    attempt("softmax", RIGHT + "return (dx,)", change=change)
+    status, out = run(capsys, "softmax")
+    assert status == 1
+    assert "there is no class Softmax(Function)" in out
+
+
+@pytest.mark.parametrize(
+    ("dx", "told"),
+    [
+        ("'dx'", "dx: this is no array of numbers"),
+        ("dx[..., :1]", "backward returned shape (2, 1) for input 0, whose shape is (2, 3)"),
+    ],
+)
+def test_a_slot_that_is_no_gradient(dx, told, capsys):
+    attempt("softmax", f"{RIGHT}return ({dx},)")
+    status, out = run(capsys, "softmax")
+    assert status == 1
+    assert told in out
+
+
+def test_a_file_that_is_no_text(capsys):
+    Path("exercise_softmax.py").write_bytes(b"\xff\xfe\x00")
+    status, out = run(capsys, "softmax")
+    assert (status, out.splitlines()[0].split(": ")[:2]) == (1, ["exercise_softmax.py", "not Python"])
+
+
+def test_prints_are_shown_once_with_their_line(capsys):
+    attempt("softmax", RIGHT + "print('dx is', dx.shape)\nprint(1, 2, sep='-')\nreturn (y * dy,)")
+    status, out = run(capsys, "softmax")
+    assert status == 1
+    first, second = number_of("'dx is'"), number_of("sep=")
+    assert out.splitlines()[0] == f"exercise_softmax.py, line {first}, prints: dx is (2, 3)"
+    assert out.splitlines()[1] == f"exercise_softmax.py, line {second}, prints: 1-2"
+    assert out.count("prints") == 2
+
+
+def test_the_judge_does_not_hide_its_own_faults(monkeypatch):
+    attempt("softmax", RIGHT + "return (dx,)")
+    monkeypatch.setattr(Desk, "compare", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        judge(LESSONS["softmax"], Path("exercise_softmax.py"))
+
+
+# ---------------------------------------------------------------------------------------- stubs, hints and progress
+
+
+def test_what_a_student_wrote_is_never_overwritten(capsys):
+    Path("exercise_rows.py").write_text("# mine\n")
+    for arguments in (["rows"], ["rows", "--hint"], ["rows", "--solution"], []):
+        run(capsys, *arguments)
+        assert Path("exercise_rows.py").read_text() == "# mine\n"
+
+
+def test_hints_come_one_at_a_time_and_are_remembered(capsys):
+    hints = LESSONS["layer_norm"].hints
+    for count in [*range(1, len(hints) + 1), len(hints)]:
+        status, out = run(capsys, "layer_norm", "--hint")
+        assert status == 0
+        assert [words(hint) in words(out) for hint in hints] == [True] * count + [False] * (len(hints) - count)
+        assert f"Hint {count} of {len(hints)}" in out
+    assert "--solution" in out
+    assert json.loads(Path("exercise_progress.json").read_text())["layer_norm"]["hints"] == len(hints)
+
+
+@each_lesson
+def test_a_solution_is_the_way_and_the_code(name, capsys):
+    lesson = LESSONS[name]
+    status, out = run(capsys, name, "--solution")
+    assert status == 0
+    assert all(words(hint) in words(out) for hint in lesson.hints)
+    assert lesson.backward_source() in out
+    assert lesson.page in out
+    assert (lesson.twin is None) == (name in ("residual", "rms_norm"))
+    if lesson.twin:
+        assert textwrap.dedent(inspect.getsource(twin(lesson).backward)) in out
+        assert twin(lesson).__module__.startswith("minijepa.ops.")
+
+
+def test_progress_is_kept_and_shown(capsys):
+    assert "0 of 10 solved. Next: python -m minijepa.exercise linear" in run(capsys)[1]
+    run(capsys, "softmax")
+    run(capsys, "softmax")
+    run(capsys, "softmax", "--hint")
+    attempt("softmax", RIGHT + "return (dx,)")
+    assert run(capsys, "softmax")[0] == 0
+    out = run(capsys)[1]
+    rows = {line.split()[1]: line.split()[-3:] for line in out.splitlines()[1:11]}
+    assert [*rows] == [*LESSONS]
+    assert rows["softmax"] == ["solved", "2", "1"] and rows["linear"][-1] == "-"
+    assert "1 of 10 solved" in out
+    assert max(map(len, out.splitlines())) <= 80
+    for name, lesson in LESSONS.items():
+        attempt(name, lesson.backward_source())
+        out = run(capsys, name)[1]
+    assert "10 of 10 solved. That was the last one" in out
+    assert "10 of 10 solved" in run(capsys)[1]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"rows": 3}', '{"rows": {"hints": "x"}}'])
+def test_damaged_progress_is_told(text, capsys):
+    Path("exercise_progress.json").write_text(text)
+    status = main(["rows"])
+    captured = capsys.readouterr()
+    assert (status, captured.out) == ((2, "") if text != "[]" else (0, captured.out))
+    assert status == 0 or "exercise_progress.json is damaged: delete it" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["layernorm"], "unknown exercise 'layernorm': did you mean layer_norm"),
+        (["zzz"], "unknown exercise 'zzz': there are linear, broadcasting"),
+        (["--hint"], "of which exercise? python -m minijepa.exercise OP --hint"),
+        (["--solution"], "of which exercise? python -m minijepa.exercise OP --solution"),
+    ],
+)
+def test_bad_usage_gives_status_2_and_one_line(arguments, told, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1
+    assert told in captured.err
+    assert not list(Path().iterdir())
+
+
+def test_hint_and_solution_at_once(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["rows", "--hint", "--solution"])
+    assert stop.value.code == 2
+
+
+def test_a_folder_in_the_files_place(capsys):
+    Path("exercise_rows.py").mkdir()
+    assert main(["rows"]) == 2
+    assert capsys.readouterr().err == "exercise: exercise_rows.py: Is a directory\n"
+
+
+def test_as_a_module(folder):
+    command = [sys.executable, "-W", "error", "-m", "minijepa.exercise", "rows"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for status in (0, 1):
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=60)
+        assert (done.returncode, done.stderr) == (status, "")
+
+
+@each_lesson
+def test_the_numbers_are_the_same_at_every_attempt(name):
+    first, second = (Desk(LESSONS[name]) for _ in range(2))
+    for a, b in zip(first.cases, second.cases):
+        assert all(np.array_equal(x, y) for x, y in zip(a.arrays, b.arrays))
+
+
+def test_the_page_shows_what_happens(capsys):
+    text = (ROOT / "docs/exercises.md").read_text(encoding="utf-8")
+    kinds = []
+    for match in re.finditer(r"(?:<!-- attempt: (\w+) -->\n)?^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        name, language, block = match.groups()
+        kinds.append(name or language)
+        if name:
+            attempt(name, textwrap.dedent(block))
+        elif language == "python":
+            assert block in LESSONS["softmax"].stub()
+        else:
+            command, _, shown = block.partition("\n")
+            assert command.startswith("$ python -m minijepa.exercise")
+            out = run(capsys, *command.split()[4:])[1]
+            assert NUMBER.sub("#", shown) == NUMBER.sub("#", out)
+            assert np.allclose(*(np.array(NUMBER.findall(t), float) for t in (shown, out)), rtol=1e-3, atol=1e-6)
+    assert kinds == ["text", "text", "python", "softmax", "text", "text", "softmax", "text"]
