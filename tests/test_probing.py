@@ -1,5 +1,7 @@
 """The linear probe, kNN and the monitors of collapse, against independent and slower ways to get the same numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,7 +105,7 @@ def test_correlated_features_take_tens_of_steps_and_a_fraction_of_plain_lbfgs():
     (x,) = standardise(x @ np.random.default_rng(0).normal(size=(20, 60)))  # rank 20 in 60 dimensions
     _, _, info = logistic_regression(x, y, 3, 1e-4)
     start = np.zeros((3, 61))
-    _, _, plain = minimise(lambda theta: loss_and_gradient(theta, x, y, 1e-4), start, lambda g: g, 1e-5, 1000)
+    _, _, plain, _ = minimise(lambda theta: loss_and_gradient(theta, x, y, 1e-4), start, lambda g: g, 1e-5, 1000)
     assert info.converged and info.iterations < 50
     assert plain > 3 * info.iterations
 
@@ -113,6 +115,18 @@ def test_separable_classes_converge_because_of_the_penalty():
     weight, bias, info = logistic_regression(x, np.array([0, 0, 1, 1]), 2, 1e-4)
     assert info.converged
     assert (np.argmax(x @ weight.T + bias, axis=1) == [0, 0, 1, 1]).all()
+
+
+def test_a_fit_converges_along_directions_that_hardly_vary_too():
+    g = np.random.default_rng(0)
+    y = np.arange(2000) % 2
+    common, telling = g.normal(size=(2000, 1)), g.normal(size=2000) + y
+    x = np.column_stack([common[:, 0] - 1e-5 * telling, common[:, 0] + 1e-5 * telling])
+    weight, bias, info = logistic_regression(x, y, 2, 1e-12)  # the gradient at zero is 4e-6, below the tolerance
+    assert info.converged and info.gradient_norm < 1e-5 and info.iterations > 0
+    expected, best, _ = logistic_regression(telling[:, None], y, 2, 1e-12)
+    right = np.argmax(telling[:, None] @ expected.T + best, axis=1)
+    assert np.mean(np.argmax(x @ weight.T + bias, axis=1) == right) > 0.99
 
 
 def test_start_at_the_solution_needs_no_step():
@@ -197,6 +211,46 @@ def test_choose_l2_takes_the_strongest_of_equals():
     best, table = choose_l2(x, np.repeat([0, 1], 50), 2, grid=(1e-4, 1e-2, 1.0))
     assert {accuracy for _, accuracy in table} == {1.0}
     assert best == 1.0
+
+
+def test_classes_that_differ_along_a_weak_direction_are_found():
+    """Where stronger penalties all leave chance, the search must go on: 20 strong directions in 64 features hide one."""
+    g = np.random.default_rng(1)
+    y = np.arange(6000) % 10
+    x = g.normal(size=(6000, 20)) @ g.normal(size=(20, 64)) + 0.01 * g.normal(size=(6000, 64))
+    x += 0.005 * g.normal(size=(10, 64))[y]
+    r = linear_probe(x[:5000], y[:5000], x[5000:], y[5000:], 10)
+    assert r.accuracy > 0.9 and r.l2 < 1e-5 and r.converged
+    assert max(accuracy for l2, accuracy in r.sweep if l2 >= 1e-2) < 0.2
+
+
+def test_an_almost_collapsed_encoder_is_worth_what_its_weak_directions_tell():
+    g = np.random.default_rng(2)
+    y = np.arange(6000) % 10
+    latent = g.normal(size=(6000, 8)) + 1.2 * g.normal(size=(10, 8))[y]
+    directions = np.linalg.qr(g.normal(size=(32, 8)))[0].T
+    x = ((latent * 10.0 ** -np.arange(-1, 3, 0.5)) @ directions).astype(np.float32)
+    assert 1 < rank_me(x) < 3
+    weak, strong = (linear_probe(f[:5000], y[:5000], f[5000:], y[5000:], 10) for f in (x, latent))
+    assert strong.accuracy > 0.7
+    assert weak.accuracy > strong.accuracy - 0.01
+
+
+def test_a_penalty_at_the_edge_of_the_grid_is_told():
+    x, y = make_classes(600, 8, 4, spread=0.4)
+    r = linear_probe(x, y, x, y, 4)
+    l2s = sorted(l2 for l2, _ in r.sweep)
+    assert l2s[0] == 1e-8 and l2s[-1] == 100 and len(l2s) == 11
+    assert [replace(r, l2=l2).at_edge for l2 in l2s] == ["weakest", *[None] * 9, "strongest"]
+
+
+def test_rough_fits_of_the_search_are_as_accurate_as_converged_ones():
+    x, y = make_classes(3000, 12, 5, spread=0.3)
+    (x,) = standardise(x)
+    train, val = stratified_split(y, 0.1, seed=0)
+    for l2, accuracy in choose_l2(x, y, 5)[1]:
+        weight, bias, _ = logistic_regression(x[train], y[train], 5, l2)
+        assert accuracy == pytest.approx(np.mean(np.argmax(x[val] @ weight.T + bias, axis=1) == y[val]), abs=0.01)
 
 
 def test_choose_l2_prefers_a_strong_penalty_where_weak_ones_overfit():

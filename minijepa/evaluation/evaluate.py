@@ -138,8 +138,7 @@ def evaluate(probed, about, say=tell):
             features, test_features, probe = s.features, s.test_features, s.probe
         knn = knn_accuracy(features, s.train_y, test_features, s.test_y, len(s.classes))
         results[name] = probe, knn
-        warning = "" if probe.converged else f"   not converged: gradient norm {probe.gradient_norm:.1e}"
-        say(f"{name:20}  {100 * probe.accuracy:11.2f}%  {100 * knn:10.2f}%{warning}")
+        say(f"{name:20}  {100 * probe.accuracy:11.2f}%  {100 * knn:10.2f}%{_remarks(probe)}")
 
     report = {
         "checkpoint": str(s.file), "step": s.step, "dataset": about["dataset"], "split": s.kind,
@@ -157,8 +156,17 @@ def evaluate(probed, about, say=tell):
     return report
 
 
+def _remarks(probe):
+    """What keeps the figure from being trusted, for the end of its line."""
+    text = "" if probe.converged else f"   not converged: gradient norm {probe.gradient_norm:.1e}"
+    if probe.at_edge:
+        text += f"   l2 {probe.l2:g} is the {probe.at_edge} tried: a better one may lie beyond"
+    return text
+
+
 def _summary(probe, knn):
     return {
-        "linear_probe": probe.accuracy, "knn": knn, "l2": probe.l2, "sweep": [list(pair) for pair in probe.sweep],
-        "iterations": probe.iterations, "gradient_norm": probe.gradient_norm, "converged": probe.converged,
+        "linear_probe": probe.accuracy, "knn": knn, "l2": probe.l2, "l2_at_edge": probe.at_edge,
+        "sweep": [list(pair) for pair in probe.sweep], "iterations": probe.iterations,
+        "gradient_norm": probe.gradient_norm, "converged": probe.converged,
     }  # fmt: skip

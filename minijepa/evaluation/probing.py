@@ -13,10 +13,10 @@ import numpy as np
 from minijepa.backend import rng
 from minijepa.errors import ConfigError, DataError
 from minijepa.evaluation.checks import check_same_width, checked, checked_features, checked_labels, map_rows
-from minijepa.evaluation.logistic import fit, logistic_regression, second_moment_of
+from minijepa.evaluation.logistic import Curvature, fit
 from minijepa.models import Classifier
 
-L2_GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0)
+L2_GRID = tuple(10.0**power for power in range(-8, 3))
 KNN_TEMPERATURE = 0.07  # of Wu et al. 2018 and of DINO
 RANK_ME_EPS = 1e-7  # of Garrido et al. 2023
 
@@ -41,6 +41,12 @@ class ProbeResult:
     weight: np.ndarray
     bias: np.ndarray
 
+    @property
+    def at_edge(self):
+        """"weakest" or "strongest" if the chosen penalty is that of the grid, so that a better one may lie beyond it."""
+        grid = sorted(l2 for l2, _ in self.sweep)
+        return {grid[0]: "weakest", grid[-1]: "strongest"}.get(self.l2)
+
     def probabilities(self, x):
         """How likely each class is: features (N, D), as they come, not standardised -> (N, C)."""
         return Classifier(self.weight, self.bias, ()).probabilities(checked_features(x, "other"))
@@ -61,8 +67,10 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0):
     check_same_width(train_x, test_x)
     mean, std = statistics(train_x)
     train_x, test_x = standardise(train_x, test_x)
-    l2, sweep = choose_l2(train_x, train_y, num_classes, seed=seed)
-    weight, bias, info = logistic_regression(train_x, train_y, num_classes, l2)
+    curvature = Curvature(train_x)
+    l2, sweep, theta = _choose(train_x, train_y, num_classes, curvature, seed=seed)
+    theta, info = fit(train_x, train_y, num_classes, l2, curvature, theta)
+    weight, bias = theta[:, :-1], theta[:, -1]
     predictions = _classify(test_x, weight, bias)
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (test_y, predictions), 1)
@@ -108,24 +116,29 @@ def statistics(x):
 def choose_l2(x, y, num_classes, grid=L2_GRID, val_fraction=0.1, seed=0):
     """The penalty whose classifier is best on a held-out part of the training set: x (N, D) standardised, y (N,).
 
-    ``val_fraction`` of each class is held out, drawn by ``seed`` alone. The grid is walked from strong to weak, each
-    fit starting from the one before it, until two penalties in a row bring nothing: weaker ones only take longer to
-    fit. Returns the best l2 (of equals, the strongest) and the table of (l2, held-out accuracy).
+    ``val_fraction`` of each class is held out, drawn by ``seed`` alone. The whole grid is walked, from strong to weak,
+    each fit starting from the one before it: where classes differ only along directions of little variance, all but
+    the weakest penalties are at chance. Returns the best l2 (of equals, the strongest) and the table of (l2, held-out
+    accuracy).
     """
     x, y = checked(x, y, num_classes, "training")
+    return _choose(x, y, num_classes, Curvature(x), grid, val_fraction, seed)[:2]
+
+
+def _choose(x, y, num_classes, curvature, grid=L2_GRID, val_fraction=0.1, seed=0):
+    """:func:`choose_l2`, and the classifier of the best penalty, (C, D+1).
+
+    The curvature of all rows does for the part that is fitted: it decides how fast the solution is found, not which.
+    """
     train, val = stratified_split(y, val_fraction, seed)
     train_x, train_y, val_x, val_y = x[train], y[train], x[val], y[val]
-    second_moment = second_moment_of(train_x)
-    table, theta = [], None
+    rows, theta = [], None
     for l2 in sorted(grid, reverse=True):
-        theta, _ = fit(train_x, train_y, num_classes, l2, second_moment, theta)
+        theta, _ = fit(train_x, train_y, num_classes, l2, curvature, theta, tolerance=None)
         predictions = _classify(val_x, theta[:, :-1], theta[:, -1])
-        table.append((float(l2), float(np.mean(predictions == val_y))))
-        accuracies = [accuracy for _, accuracy in table]
-        if len(table) > 2 and max(accuracies[-2:]) <= max(accuracies[:-2]):
-            break
-    best, _ = max(table, key=lambda row: row[1])  # max keeps the first of equals
-    return best, table
+        rows.append((float(l2), float(np.mean(predictions == val_y)), theta))
+    best, _, theta = max(rows, key=lambda row: row[1])  # max keeps the first of equals
+    return best, [row[:2] for row in rows], theta
 
 
 def stratified_split(y, val_fraction, seed):
