@@ -43,7 +43,7 @@ class ProbeResult:
 
     @property
     def at_edge(self):
-        """"weakest" or "strongest" if the chosen penalty is that of the grid, so that a better one may lie beyond it."""
+        """If a better penalty may lie beyond the grid: which end was chosen, "weakest" or "strongest"; else None."""
         grid = sorted(l2 for l2, _ in self.sweep)
         return {grid[0]: "weakest", grid[-1]: "strongest"}.get(self.l2)
 
