@@ -72,6 +72,25 @@ class Config:
     num_patches = property(lambda self: (self.image_size // self.patch_size) ** 2)
     grid = property(lambda self: (self.image_size // self.patch_size,) * 2)
 
+    @property
+    def num_encoder_parameters(self):
+        """Parameters of one encoder."""
+        dim = self.encoder_embed_dim
+        return (3 * self.patch_size**2 + 1) * dim + self._of_transformer(dim, self.encoder_depth)
+
+    @property
+    def num_parameters(self):
+        """Trained parameters: those of the context encoder and of the predictor."""
+        dim, narrow = self.encoder_embed_dim, self.predictor_embed_dim
+        ends = (dim + 2) * narrow + (narrow + 1) * dim  # projections from the encoder and back, and the mask token
+        return self.num_encoder_parameters + ends + self._of_transformer(narrow, self.predictor_depth)
+
+    def _of_transformer(self, dim, depth):
+        """Parameters of positions, blocks and the last norm."""
+        hidden = int(dim * self.mlp_ratio)
+        block = 4 * dim * dim + 2 * dim * hidden + 9 * dim + hidden
+        return self.num_patches * dim + depth * block + 2 * dim
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked_type(field, getattr(self, field.name)))
@@ -149,7 +168,7 @@ RETIRED = dict(target_layers=1, weight_decay_growth=1, grad_clip=0)
 LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory, or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
     mlp_ratio=16, patch_embed_gain=1000, init_std=10, num_target_blocks=64, batch_size=2**20, epochs=10**6,
-    warmup_epochs=10**6, num_patches=4096,
+    warmup_epochs=10**6, num_patches=4096, num_parameters=2**28,
 )  # fmt: skip
 
 

@@ -1,8 +1,12 @@
 """Files and folders that are whole or not there: what is written gets its name once all of it is on the disk."""
 
 import contextlib
+import errno
 import os
+import secrets
 import shlex
+import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -13,41 +17,68 @@ from minijepa.errors import CheckpointError
 def replaced(path, mode="wb", previous=None, **options):
     """Open a file to write; ``path`` becomes it, whole, when all is written and on the disk, or stays what it was.
 
-    ``previous``: the name that what stood at ``path`` then gets. Raises CheckpointError in one line.
+    ``previous``: a name that what stood at ``path`` gets first. At every moment both names are whole files. Raises
+    CheckpointError in one line.
     """
-    temporary = Path(f"{path}.tmp")
+    path = Path(path)
     try:
-        with open(temporary, mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and os.path.exists(path):
-            _replace_keeping(temporary, path, previous)
-        else:
+        with _spare(path) as temporary:
+            with open(temporary, mode.replace("w", "x"), **options) as file:  # "x" follows no link that lies there
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                _keep(path, previous)
             os.replace(temporary, path)
-        sync(temporary.parent)
+        sync(path.parent)
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"can't write {path}: {reason}; what stood there is untouched") from None
+
+
+def _keep(path, name):
+    """Have the file ``path`` under ``name`` too, in one step: as a hard link, or a copy where the disk has no links."""
+    with _spare(name) as spare:
+        try:
+            os.link(path, spare)
+        except OSError:
+            with open_plain(path, "rb") as source, open(spare, "xb") as target:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())
+        os.replace(spare, name)
+
+
+@contextlib.contextmanager
+def _spare(path):
+    """A name beside ``path`` that nobody can foresee, for a file on its way there. Nothing stays under it."""
+    spare = Path(f"{path}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield spare
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)  # whatever happened, a second signal included
+            spare.unlink(missing_ok=True)  # whatever happened, a second signal included
 
 
-def _replace_keeping(temporary, path, previous):
-    """``path`` becomes the file ``temporary``, ``previous`` what ``path`` was. At every moment both names are files,
-    and two different ones.
-    """
-    spare = Path(f"{previous}.tmp")
-    spare.unlink(missing_ok=True)
-    try:
-        os.link(path, spare)
-    except OSError:  # a file system without hard links: there, for a moment, only ``previous`` is left
-        os.replace(path, previous)
-        os.replace(temporary, path)
-        return
-    os.replace(temporary, path)
-    os.replace(spare, previous)
+def remove_spares(folder, names):
+    """Remove what a killed process has left of files called ``names`` that were being written in ``folder``."""
+    for name in names:
+        for spare in Path(folder).glob(f"{name}.????????.tmp"):
+            with contextlib.suppress(OSError):
+                spare.unlink()
+
+
+def open_plain(path, mode="r", **options):
+    """``open`` to read, for plain files alone: a named pipe, say, would let its reader wait for ever. OSError."""
+
+    def opener(name, flags):
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a plain file", str(name))
+        return descriptor
+
+    return open(path, mode, opener=opener, **options)
 
 
 @contextlib.contextmanager
@@ -64,7 +95,10 @@ def new_folder(path):
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as scratch:
             folder = Path(scratch, path.name)
             folder.mkdir()
-            yield folder
+            try:
+                yield folder
+            except CheckpointError as error:
+                raise CheckpointError(str(error).replace(str(folder), str(path))) from None
             for path_inside in (*folder.iterdir(), folder):
                 sync(path_inside)
             try:

@@ -21,7 +21,7 @@ nn
 gradcheck
 data
 models
-training.schedules training.ema training.optim training.exported training.checkpoint training.lanes
+training.schedules training.ema training.optim training.schema training.exported training.checkpoint training.lanes
 evaluation.features evaluation.checks evaluation.logistic evaluation.probing evaluation.monitors
 pictures
 training.metrics training.graph training.trainer training.run

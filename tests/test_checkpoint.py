@@ -2,10 +2,9 @@
 
 import json
 import os
-import random
 import subprocess
+import tracemalloc
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ SMALL = dict(
 
 
 DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}
+SUMS = dict(loss=4.5, grad_norm=2.0, context_tokens=23.5, target_tokens=50.0)
 
 
 def trained(seed=0):
@@ -32,6 +32,7 @@ def trained(seed=0):
     draw = np.random.default_rng(seed)
     for vector in (model.flat.data, model.target_flat.data, optimizer.m, optimizer.v):
         vector[...] = draw.standard_normal(vector.size)
+    np.abs(optimizer.v, out=optimizer.v)
     optimizer.steps = 17
     return model, optimizer
 
@@ -40,7 +41,7 @@ def trained(seed=0):
 def saved(tmp_path):
     model, optimizer = trained()
     path = tmp_path / "checkpoint.npz"
-    checkpoint.save(path, model, optimizer, checkpoint.Progress(123, {"loss": 4.5}), DATA)
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(123, SUMS), DATA)
     return path, model, optimizer
 
 
@@ -48,7 +49,7 @@ def test_everything_comes_back(saved):
     path, model, optimizer = saved
     other, other_optimizer = trained(seed=1)
     progress = checkpoint.restore(path, other, other_optimizer, DATA)
-    assert progress == checkpoint.Progress(123, {"loss": 4.5})
+    assert progress == checkpoint.Progress(123, SUMS)
     assert other_optimizer.steps == 17
     for name in ("m", "v"):
         np.testing.assert_array_equal(getattr(other_optimizer, name), getattr(optimizer, name))
@@ -134,8 +135,9 @@ def test_the_checkpoint_before_the_last_is_kept(saved):
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
 def test_a_whole_checkpoint_is_there_whenever_the_power_fails(saved, monkeypatch, links):
-    """Before and after every change of a name, what can be found is whole, and on the disk."""
+    """Before and after every change of a name, both can be found, whole and on the disk."""
     path, model, optimizer = saved
+    previous = path.with_name("checkpoint-previous.npz")
     checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
     calls, synced = [], []
 
@@ -155,43 +157,113 @@ def test_a_whole_checkpoint_is_there_whenever_the_power_fails(saved, monkeypatch
 
     def look():
         assert synced  # the new file's content was flushed before any name changes
-        found = [p for p in (path, path.with_name("checkpoint-previous.npz")) if p.exists()]
-        assert not links or (len(found) == 2 and not os.path.samefile(*found))
-        assert {checkpoint.read(p)[0]["step"] for p in found} <= {123, 124, 125} and found
+        found = tuple(checkpoint.read(p)[0]["step"] for p in (previous, path))
+        assert found in ((123, 124), (124, 124), (124, 125))
 
-    monkeypatch.setattr(
-        files, "os", SimpleNamespace(
-            path=os.path, open=os.open, close=os.close, O_RDONLY=os.O_RDONLY, link=watched("link"),
-            replace=watched("replace"), fsync=lambda descriptor: synced.append(os.fsync(descriptor)),
-        ),
-    )  # fmt: skip
+    for name in ("link", "replace"):
+        monkeypatch.setattr(os, name, watched(name))
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(fsync(descriptor)))
     checkpoint.save(path, model, optimizer, checkpoint.Progress(125), DATA)
     assert calls == ["link", "replace", "replace"]
-    assert len(synced) == 2  # the file, then the folder
-    assert checkpoint.read(path)[0]["step"] == 125
-    assert checkpoint.read(path.with_name("checkpoint-previous.npz"))[0]["step"] == 124
+    assert len(synced) == (2 if links else 3)  # the file, its copy, the folder
+    assert [checkpoint.read(p)[0]["step"] for p in (previous, path)] == [124, 125]
+    assert not os.path.samefile(previous, path)
 
 
-def test_a_flipped_bit_of_an_array_is_refused_and_any_other_changes_nothing(saved):
-    path, _, _ = saved
-    whole = path.read_bytes()
-    wanted = checkpoint.read(path)
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_whatever_call_fails_the_checkpoint_is_what_the_message_says(saved, monkeypatch, links):
+    """Each of the system's calls in turn fails, as on a full or broken disk; nothing stays but whole files."""
+    path, model, optimizer = saved
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    left = 0
+
+    def failing(real):
+        def call(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(5, "Input/output error")
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("link", "replace", "fsync"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    failed = 0
+    for number in range(1, 7):
+        left, before = number, path.read_bytes()
+        try:
+            checkpoint.save(path, model, optimizer, checkpoint.Progress(200 + number), DATA)
+        except CheckpointError as error:
+            failed += 1
+            assert str(error) == f"can't write {path}: Input/output error; what stood there is untouched"
+            assert path.read_bytes() == before
+        else:
+            assert checkpoint.read(path)[0]["step"] == 200 + number
+        checkpoint.read(path.with_name("checkpoint-previous.npz"))
+        assert {p.name for p in path.parent.iterdir()} == {"checkpoint.npz", "checkpoint-previous.npz"}
+    assert failed == (3 if links else 4)
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe"])
+def test_what_was_planted_in_the_folder_is_neither_written_through_nor_waited_for(saved, tmp_path, monkeypatch, kind):
+    """Under the name that is written, the one before it, and the names in between, were they foreseen."""
+    path, model, optimizer = saved
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "foreseen")
+
+    def plant(place):
+        place.unlink(missing_ok=True)
+        {"symbolic link": place.symlink_to, "hard link": place.hardlink_to, "pipe": lambda _: os.mkfifo(place)}[kind](
+            outside
+        )
+
+    for name in ("checkpoint.npz.foreseen.tmp", "checkpoint-previous.npz.foreseen.tmp"):
+        plant(path.with_name(name))
+        with pytest.raises(CheckpointError, match="checkpoint.npz: File exists; what stood there is untouched"):
+            checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
+        path.with_name(name).unlink(missing_ok=True)
+    for name in ("checkpoint-previous.npz", "checkpoint.npz"):
+        plant(path.with_name(name))
+        checkpoint.save(path, model, optimizer, checkpoint.Progress(125), DATA)
+        assert checkpoint.read(path)[0]["step"] == 125
+    assert outside.read_text() == "mine"
+    plant(path)
+    with pytest.raises(CheckpointError, match="checkpoint.npz"):
+        load(path)
+
+
+def test_a_flipped_bit_is_refused_with_the_way_back_or_changes_nothing(saved):
+    """In an array, its header, or the list of parts at the end of the file."""
+    path, model, optimizer = saved
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(124, SUMS), DATA)
+    whole, wanted = path.read_bytes(), checkpoint.read(path)
     with zipfile.ZipFile(path) as file:
         (info,) = [i for i in file.infolist() if i.filename == "model/context_encoder.pos_embed.npy"]
-    array = range(info.header_offset + 300, info.header_offset + info.file_size)
-    for number in range(200):
-        draw = random.Random(number)
-        at = draw.choice(array) if number % 2 else draw.randrange(len(whole) - 12_000, len(whole))  # the list of parts
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :])
+        directory = file.start_dir
+    start = whole.index(b"\x93NUMPY", info.header_offset)  # of the array's own header, which is 128 bytes
+    array = range(start, start + 128 + 4 * 64 * 8)
+    places = [*range(info.header_offset, start, 7), *array[:128:5], *array[128::101]]
+    places += range(directory, len(whole), 307)
+    refused = 0
+    for at in places:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
         try:
             about, arrays = checkpoint.read(path)
+            load(path)
         except CheckpointError as error:
-            assert str(path) in str(error)
+            assert f"{path}" in str(error) and f"of step 123, is whole: cp {path.parent}/" in str(error)
+            refused += 1
         else:
-            assert not number % 2
+            assert at not in array
             assert about == wanted[0]
             assert arrays.keys() == wanted[1].keys()
             assert all(np.array_equal(arrays[name], wanted[1][name]) for name in arrays)
+    assert len(places) > 80 and refused > len(places) / 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -246,21 +318,70 @@ def test_no_file_and_another_format(saved, tmp_path):
 
 @pytest.mark.parametrize(
     "about",
-    [{"step": -5}, {"step": "x"}, {"step": True}, {"sums": []}, {"sums": {"loss": "low"}}, {"mean": [None] * 3},
-     {"optimizer_steps": None}, {"dataset": 3}, {"config": []}],
-    ids=str,
+    [{"step": -5}, {"step": "x"}, {"step": True}, {"step": 10**400}, {"step": 3.0}, {"images": 2**53}, {"sums": []},
+     {"sums": {"loss": "low"}}, {"sums": SUMS | {"loss": 10**400}}, {"sums": SUMS | {"loss": 1e308}},
+     {"sums": SUMS | {"loss": float("nan")}}, {"sums": SUMS | {"more": 1.0}}, {"sums": {"loss": 1.0}},
+     {"mean": [None] * 3}, {"mean": [0.5] * 2}, {"mean": [0.5, 0.5, 1e308]}, {"std": [0.5, 0.5, 0.0]},
+     {"std": [0.5, float("inf"), 0.5]}, {"std": "abc"}, {"optimizer_steps": None}, {"dataset": 3}, {"config": []},
+     {"more": 1}],
+    ids=lambda about: f"{about!r:.40}",
 )  # fmt: skip
 def test_an_altered_field_is_named(saved, about):
-    rewritten(saved[0], about)
-    with pytest.raises(CheckpointError, match="is not a whole minijepa checkpoint"):
-        load(saved[0])
-
-
-def test_an_altered_moment_is_refused(saved):
     path, model, optimizer = saved
-    rewritten(path, **{"adam_m/predictor.mask_token": np.zeros(1, np.float32)})
-    with pytest.raises(CheckpointError, match=r"predictor.mask_token has shape \(1,\), the model's is \(1, 1, 4\)"):
-        checkpoint.restore(path, model, optimizer, DATA)
+    rewritten(path, about)
+    for read in (load, lambda path: checkpoint.restore(path, model, optimizer, DATA)):
+        with pytest.raises(CheckpointError, match=rf"checkpoint.npz: it.* field {min(about)}"):
+            read(path)
+
+
+MASK_TOKEN = np.zeros((1, 1, 4), np.float32)  # the shape of the array that is altered
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"adam_m/predictor.mask_token": np.zeros(1, np.float32)}, "its settings mean 2,380 parameters, it holds"),
+        ({"adam_v/predictor.mask_token": np.zeros(1, np.float32)}, r"mask_token has shape \(1,\), the model's is"),
+        ({"adam_v/predictor.mask_token": MASK_TOKEN - 1}, "mask_token must hold averages of squares, not -1.0"),
+        ({"adam_m/more": np.zeros(0, np.float32)}, "has unknown 1 parameters, for one more"),
+        ({"adam_v/more": MASK_TOKEN}, "has unknown 1 parameters, for one more"),
+        ({"more": MASK_TOKEN}, "it has arrays of another kind"),
+        *(({"model/predictor.mask_token": values}, "must hold finite numbers of float32 or float64") for values in (
+            MASK_TOKEN * np.nan, MASK_TOKEN + np.inf, MASK_TOKEN + np.float64(1e308), MASK_TOKEN.astype(int),
+            MASK_TOKEN.astype(complex), MASK_TOKEN.astype("M8[s]"), MASK_TOKEN.astype(str), MASK_TOKEN.astype(">f4"),
+            MASK_TOKEN.astype([("x", np.float32)]),
+        )),
+    ],
+)  # fmt: skip
+def test_an_altered_array_is_named(saved, arrays, words):
+    path, model, optimizer = saved
+    rewritten(path, **arrays)
+    for read in (load, lambda path: checkpoint.restore(path, model, optimizer, DATA)):
+        with pytest.raises(CheckpointError, match=f"checkpoint.npz.*{words}"):
+            read(path)
+
+
+def test_a_compressed_part_is_refused_before_it_is_unpacked(saved):
+    """10 MB of zeros fit into 10 kB."""
+    path = saved[0]
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model/more.npy", bytes(10**7))
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="parts are not stored as they are"):
+        load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+
+
+def test_no_larger_network_is_made_than_the_file_has_numbers_for(saved, monkeypatch):
+    path, model, _ = saved
+    monkeypatch.setattr(checkpoint, "IJEPA", None)  # calling it would fail
+    rewritten(path, {"config": model.config.to_dict() | {"encoder_depth": 60, "encoder_embed_dim": 512}})
+    with pytest.raises(CheckpointError, match="its settings mean 189,207,044 parameters, it holds 2,380"):
+        load(path)
+    rewritten(path, {"config": model.config.to_dict() | {"encoder_depth": 64, "encoder_embed_dim": 4096}})
+    with pytest.raises(CheckpointError, match="num_parameters must be at most 268,435,456, got 12,8"):
+        load(path)
 
 
 @pytest.mark.parametrize(

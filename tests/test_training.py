@@ -519,11 +519,16 @@ def test_two_processes_do_not_train_in_one_folder(stopped, cifar_folder, capsys)
         ("metrics.csv", "", "metrics.csv has other columns"),
         ("checkpoint.npz", "?", "is not a whole minijepa checkpoint"),
         ("checkpoint.npz", None, "no checkpoint at"),
+        ("config.json", "a pipe", "config.json: it is not a plain file"),
+        ("metrics.csv", "a pipe", "metrics.csv can't be read (it is not a plain file)"),
+        ("checkpoint.npz", "a pipe", "checkpoint.npz can't be read: it is not a plain file"),
     ],
 )
 def test_a_damaged_run_folder_is_one_line(stopped, cifar_folder, capsys, file, content, words):
-    if content is None:
+    if content in (None, "a pipe"):
         (stopped / file).unlink()
+        if content:
+            os.mkfifo(stopped / file)
     else:
         (stopped / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     args = ("--resume", "--device=cpu", f"--run-dir={stopped}", f"--data-dir={cifar_folder}")

@@ -1,7 +1,9 @@
 """Checkpoints: one .npz file with everything that a run needs to go on, readable without pickle."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import textwrap
 from pathlib import Path
 
@@ -10,13 +12,15 @@ import numpy as np
 from minijepa.backend import to_device, to_numpy
 from minijepa.config import Config
 from minijepa.errors import CheckpointError, ConfigError
-from minijepa.files import replaced, shell_word
+from minijepa.files import open_plain, replaced, shell_word
 from minijepa.models import IJEPA
 from minijepa.nn import check_state
 from minijepa.training import exported
+from minijepa.training.schema import check_arrays, check_fields, numbers, whole
 
 FORMAT = 2
 FILE, PREVIOUS = "checkpoint.npz", "checkpoint-previous.npz"
+SUMS = {"loss", "grad_norm", "context_tokens", "target_tokens"}  # what a step gives, and an epoch's row averages
 
 
 @dataclasses.dataclass
@@ -30,9 +34,9 @@ class Progress:
 def save(path, model, optimizer, progress, data):
     """Write a checkpoint, whole or not at all: into a temporary file, flushed to the disk, then renamed.
 
-    The one that stood there is kept as checkpoint-previous.npz, in case that the disk damages this one later.
-    ``data``: what the run trains on, {"dataset": name, "images": how many, "crc32": of their bytes}; the model carries
-    the channel statistics.
+    The one that stood there is kept as checkpoint-previous.npz, in case the disk damages this one later. ``data``: what
+    the run trains on, {"dataset": name, "images": how many, "crc32": of their bytes}; the model carries the channel
+    statistics.
     """
     about = {
         "format": FORMAT, "config": model.config.to_dict(), **data,
@@ -47,6 +51,9 @@ def save(path, model, optimizer, progress, data):
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
 
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
 def file_of(path):
     """The checkpoint file that ``path`` means: a run folder's, or the path itself."""
     path = Path(path)
@@ -56,38 +63,33 @@ def file_of(path):
 def read(path):
     """(about, arrays) of a checkpoint file or of a run folder's. Raises CheckpointError in one line.
 
-    An array with a flipped bit is found too: every part of the file has a CRC-32.
+    What :func:`save` would not have written is refused: a damaged byte (every array has a CRC-32), compression, another
+    field, a number out of bounds. Only names and shapes of the arrays are left to be compared with the model's.
     """
     path = file_of(path)
-    try:
-        return _read(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{_way_back(path)}") from None
+    with _refusals(path):
+        arrays = _arrays(path)
+        about = json.loads(arrays.pop("about").item())
+        (exported.check if is_exported(about) else _check)(about, arrays)
+    return about, arrays
 
 
-def _read(path):
+@contextlib.contextmanager
+def _refusals(path):
+    """The one way out for a refused file: an error in one line that names it, and the whole checkpoint before it."""
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("not a file")
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("about")))
-        found = about["format"]
-        if is_exported(about):
-            exported.check(about, arrays)
-            return about, arrays
-        if found == FORMAT:
-            _check_about(about)
+        yield
+        return
     except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}: give a run folder or a checkpoint file") from None
+        text = f"no checkpoint at {path}: give a run folder or a checkpoint file"
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from None
+        text = f"{path} can't be read: {error.strerror or error}"
+    except (CheckpointError, ConfigError) as error:
+        text = f"{path}: {error}"
     except Exception as error:  # whatever zipfile, NumPy and json raise for bytes that are not theirs
         reason = textwrap.shorten(repr(str(error))[1:-1], 200)  # zipfile's may quote half of the file
-        raise CheckpointError(f"{path} is not a whole minijepa checkpoint ({reason})") from None
-    if found != FORMAT:
-        raise CheckpointError(f"{path} has format {found!r:.50}, this version reads {FORMAT}")
-    return about, arrays
+        text = f"{path} is not a whole minijepa checkpoint ({reason})"
+    raise CheckpointError(text + _way_back(path))
 
 
 def _way_back(path):
@@ -96,21 +98,41 @@ def _way_back(path):
     if path.name != FILE or not previous.exists():
         return ""
     try:
-        step = _read(previous)[0]["step"]
+        about, arrays = read(previous)
+        model_of(about, arrays, previous)
     except CheckpointError:
         return f"; {previous} is no better"
-    return f"; the one before it, of step {step}, is whole: cp {shell_word(previous)} {shell_word(path)}"
+    return f"; the one before it, of step {about['step']}, is whole: cp {shell_word(previous)} {shell_word(path)}"
 
 
-def _check_about(about):
-    """Raise ValueError for an ``about`` that ``save`` would not have written."""
-    whole = ("step", "optimizer_steps", "images", "crc32")
-    kinds = {"config": dict, "dataset": str, "mean": list, "std": list, "sums": dict, **dict.fromkeys(whole, int)}
-    for name, kind in kinds.items():
-        if type(about[name]) is not kind or (kind is int and about[name] < 0):
-            raise ValueError(f"{name} is {about[name]!r}")
-    if not all(isinstance(value, float) for value in [*about["mean"], *about["std"], *about["sums"].values()]):
-        raise ValueError("a statistic is not a number")
+def _arrays(path):
+    """{name: array} of an .npz file. Compressed parts, which could unpack to any size, are refused."""
+    with open_plain(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        parts, size = file.zip.infolist(), os.fstat(raw.fileno()).st_size
+        if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
+            raise ValueError("parts are not stored as they are")
+        if damaged := file.zip.testzip():  # reads every part to its end, and compares its CRC-32
+            raise ValueError(f"{damaged} is damaged")
+        return dict(file)
+
+
+def _check(about, arrays):
+    """Raise CheckpointError for what :func:`save` would not have written."""
+    if about["format"] != FORMAT:
+        raise CheckpointError(f"it has format {about['format']!r:.50}, this version reads {FORMAT}")
+
+    def sums(value):
+        return type(value) is dict and {*value} in (set(), SUMS) and numbers(value.values(), 0, 1e100)
+
+    check_fields(about, {"images": whole, "crc32": whole, "optimizer_steps": whole, "sums": sums})
+    count = sum(values.size for name, values in arrays.items() if name.startswith("adam_m/"))
+    check_arrays(arrays, (np.float32, np.float64), count, Config.from_dict(about["config"]).num_parameters)
+    for name, values in arrays.items():
+        if name.startswith("adam_v/") and values.min() < 0:
+            raise CheckpointError(f"{name} must hold averages of squares, not {values.min()}")
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
 
 
 def is_exported(about):
@@ -128,50 +150,46 @@ def load(path, device="cpu"):
 
 def model_of(about, arrays, path, device="cpu"):
     """The model of what :func:`read` gave for ``path``."""
-    config = _config(about, path)
-    try:
-        if is_exported(about):
+    config = Config.from_dict(about["config"])
+    if is_exported(about):
+        with _refusals(file_of(path)):
             return exported.model_of(about, arrays, config, device)
-        model = IJEPA(config, device=device)
-        model.load_state_dict(_part(arrays, "model/"))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    model = IJEPA(config, device=device)
+    _fill(model, arrays, path)
     model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
     return model
-
-
-def _config(about, path):
-    """The Config of a checkpoint. A setting that it does not know, being younger, has its default."""
-    try:
-        return Config.from_dict(about["config"])
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
 
 
 def restore(path, model, optimizer, data):
     """Fill a run's model and optimizer from its checkpoint; return its Progress.
 
     Raises CheckpointError if the checkpoint was written with other settings than the model's, or on other ``data``
-    (see :func:`save`): going on would be another run.
+    (see :func:`save`): going on would be another run. A setting younger than the checkpoint has its default there.
     """
     about, arrays = read(path)
     if is_exported(about):
         raise CheckpointError(f"{path} is an exported encoder: a run can't go on without the predictor and the moments")
     here = {**model.config.to_dict(), **data}
-    there = {**_config(about, path).to_dict(), **{name: about[name] for name in data}}
+    there = {**Config.from_dict(about["config"]).to_dict(), **{name: about[name] for name in data}}
     for name in here:
         if there[name] != here[name]:
             then, now = (textwrap.shorten(str(values[name]), 100) for values in (there, here))
-            raise CheckpointError(f"{path} was written with {name} {then}, not {now}")
-    model.load_state_dict(_part(arrays, "model/"))
-    for name in ("m", "v"):
-        moment = _part(arrays, f"adam_{name}/")
-        check_state(moment, model.flat.parameters)
-        for key, where in model.flat.slices.items():
-            getattr(optimizer, name)[where] = to_device(moment[key].ravel(), model.device)
+            raise CheckpointError(f"{file_of(path)} was written with {name} {then}, not {now}")
+    for mine, moment in zip((optimizer.m, optimizer.v), _fill(model, arrays, path)):
+        for name, where in model.flat.slices.items():
+            mine[where] = to_device(moment[name].ravel(), model.device)
     optimizer.steps = about["optimizer_steps"]
     return Progress(about["step"], about["sums"])
 
 
-def _part(arrays, prefix):
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+def _fill(model, arrays, path):
+    """Copy a checkpoint's weights into the model, once every name and shape is right; return Adam's (m, v)."""
+    prefixes = "model/", "adam_m/", "adam_v/"
+    state, m, v = ({n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)} for p in prefixes)
+    with _refusals(file_of(path)):
+        if len(state) + len(m) + len(v) < len(arrays):
+            raise CheckpointError("it has arrays of another kind")
+        check_state(m, model.flat.parameters)
+        check_state(v, model.flat.parameters)
+        model.load_state_dict(state)
+    return m, v

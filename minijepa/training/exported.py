@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from minijepa.config import Config
 from minijepa.errors import CheckpointError
 from minijepa.files import replaced
 from minijepa.models import Classifier, ImageEncoder
+from minijepa.training.schema import check_arrays, check_fields
 
 KIND, FORMAT = "encoder", 1
 SUFFIXES = (".npz", ".safetensors")
@@ -52,29 +54,23 @@ def save(path, model, dataset, step, provenance="", dtype=np.float32):
 
 
 def check(about, arrays):
-    """Raise ValueError for what :func:`save` would not have written; names and shapes are the model's to check."""
+    """Raise CheckpointError for what :func:`save` would not have written; names and shapes are the model's to check."""
     if about["format"] != FORMAT:
-        raise ValueError(f"an encoder of format {about['format']!r:.50}, this version reads {FORMAT}")
-    kinds = {"config": dict, "mean": list, "std": list, "dataset": str, "step": int, "provenance": str}
-    for name, kind in kinds.items():
-        if type(about[name]) is not kind:
-            raise ValueError(f"{name} is {about[name]!r:.50}")
-    mean, std = about["mean"], about["std"]
-    numbers = all(type(x) is float and np.isfinite(x) for x in mean + std)
-    if not (numbers and len(mean) == len(std) == 3 and min(std) > 0):
-        raise ValueError("mean and std must be three numbers each, std above 0")
-    if about["step"] < 0:
-        raise ValueError(f"step is {about['step']}")
-    for name, values in arrays.items():
-        if values.dtype not in (np.float32, np.float16) or not np.isfinite(values).all():
-            raise ValueError(f"{name} must hold finite numbers, as float32 or float16")
-    classes = about.get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ValueError("classes must be names")
-    wide = about["config"].get("encoder_embed_dim")
+        raise CheckpointError(f"an encoder of format {about['format']!r:.50}, this version reads {FORMAT}")
+
+    def is_word(value):
+        return type(value) is str
+
+    def words(value):
+        return type(value) is list and all(map(is_word, value))
+
+    check_fields(about, dict(kind=is_word, provenance=is_word) | ({"classes": words} if "classes" in about else {}))
+    count = sum(values.size for name, values in arrays.items() if name not in HEAD)
+    check_arrays(arrays, (np.float32, np.float16), count, Config.from_dict(about["config"]).num_encoder_parameters)
+    classes, wide = about.get("classes", []), about["config"].get("encoder_embed_dim")
     shapes = dict(zip(HEAD, ((len(classes), wide), (len(classes),)))) if classes else {}
     if {name: arrays[name].shape for name in HEAD if name in arrays} != shapes:
-        raise ValueError(f"head.weight and head.bias must fit {len(classes)} classes and {wide} features")
+        raise CheckpointError(f"head.weight and head.bias must fit {len(classes)} classes and {wide} features")
 
 
 def model_of(about, arrays, config, device="cpu"):

@@ -6,6 +6,7 @@ from minijepa.backend import rng
 from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker
 from minijepa.errors import ConfigError
+from minijepa.files import open_plain
 from minijepa.pictures import curves_picture, masks_picture
 from minijepa.pictures.canvas import TITLE, shortened
 
@@ -29,7 +30,7 @@ def read_rows(folder, epochs=None):
     """
     path = folder / "metrics.csv"
     try:
-        with open(path, newline="") as file:
+        with open_plain(path, newline="") as file:
             reader = csv.DictReader(file)
             columns, rows = reader.fieldnames, list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

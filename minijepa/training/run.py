@@ -15,7 +15,7 @@ from tqdm import tqdm
 from minijepa.cli import tell
 from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError
 from minijepa.evaluation.monitors import FEWEST, warning
-from minijepa.files import new_folder, replaced
+from minijepa.files import new_folder, open_plain, replaced
 from minijepa.training import checkpoint
 from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_rows
 from minijepa.training.trainer import REMEDY
@@ -275,7 +275,8 @@ def read_run(folder):
     """config.json of a run folder. Raises ConfigError in one line."""
     file = Path(folder) / "config.json"
     try:
-        about = json.loads(file.read_text())
+        with open_plain(file, encoding="utf-8") as content:
+            about = json.load(content)
     except OSError as error:
         raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
     except (ValueError, RecursionError):
