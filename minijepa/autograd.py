@@ -19,7 +19,7 @@ import threading
 
 import numpy as np
 
-from minijepa.backend import device_of, is_array, plain, xp_of
+from minijepa.backend import device_of, is_array, plain, sums, xp_of
 from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
 from minijepa.kernels import sum_columns
 from minijepa.signature import Signature
@@ -387,7 +387,7 @@ def unbroadcast(gradient, shape):
     if gradient.shape[added:] == shape and gradient.size:  # the usual case, a bias
         return sum_columns(gradient.reshape(-1, math.prod(shape))).reshape(shape)
     stretched = tuple(i for i in range(added, gradient.ndim) if shape[i - added] == 1 and gradient.shape[i] != 1)
-    return gradient.sum(axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
+    return sums(gradient, axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 
 
 def _owner(array):

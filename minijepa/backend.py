@@ -16,6 +16,7 @@ import zlib  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
+from numpy.lib.array_utils import normalize_axis_tuple  # noqa: E402
 
 from minijepa.errors import DeviceError, DtypeError  # noqa: E402
 
@@ -180,21 +181,40 @@ def use_own_stream():
 
 def row_sums(x, w=None):
     """Σ over the last axis, which stays with length 1, of x or of w x: (..., n), (n,) -> (..., 1)."""
-    if xp_of(x) is not np:
-        return (x if w is None else x * w).sum(axis=-1, keepdims=True)
-    n = x.shape[-1]
+    *leading, n = x.shape
+    if xp_of(x) is not np or n > LONG:
+        return sums(x if w is None else x * w, axis=-1, keepdims=True)
     w = np.ones(n, x.dtype) if w is None else w
-    return matmul(x.reshape(-1, n), w.reshape(n, 1)).reshape(*x.shape[:-1], 1)
+    return matmul(x.reshape(math.prod(leading), n), w.reshape(n, 1)).reshape(*leading, 1)
 
 
 def row_dots(a, b):
     """Σ over the last axis of a b, which stays with length 1: (..., n), (..., n) -> (..., 1)."""
-    return np.vecdot(a, b)[..., None] if xp_of(a) is np else (a * b).sum(axis=-1, keepdims=True)
+    if xp_of(a) is not np or a.shape[-1] > LONG:
+        return sums(a * b, axis=-1, keepdims=True)
+    return np.vecdot(a, b)[..., None]
 
 
 def column_sums(x):
     """Σ over the rows of a matrix: (t, n) -> (n,)."""
-    return x.sum(axis=0) if xp_of(x) is not np else matmul(np.ones(len(x), x.dtype), x)
+    if xp_of(x) is not np:
+        return x.sum(axis=0)
+    if len(x) > LONG:
+        return sums(np.stack([column_sums(x[i : i + LONG]) for i in range(0, len(x), LONG)]), axis=0)
+    return matmul(np.ones(len(x), x.dtype), x)
+
+
+LONG = 1 << 16  # terms of a float32 sum. One that is added up term by term stands still at 2²⁴: 16,777,216 + 1 is that
+
+
+def sums(x, axis=None, keepdims=False):
+    """Σ over ``axis``: an axis, a tuple of them, or all (None). Long sums on a CPU, where NumPy adds row after row, are
+    taken in float64."""
+    if xp_of(x) is np and x.size > LONG:
+        axes = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
+        if math.prod(x.shape[a] for a in axes) > LONG:
+            return x.sum(axis=axis, keepdims=keepdims, dtype=np.float64).astype(x.dtype)
+    return x.sum(axis=axis, keepdims=keepdims)
 
 
 BLOCK = 1 << 17  # elements: so few that float32 arrays of them stay in the cache, so many that calls cost nothing
@@ -207,8 +227,10 @@ def row_blocks(*arrays):
     stays None. On a GPU, where each pass is a launch, all rows are one block.
     """
     first = arrays[0]
+    if not first.size:
+        return
     rows = math.prod(first.shape[:-1])
-    step = max(1, BLOCK // max(1, first.shape[-1]) if xp_of(first) is np else rows)
+    step = max(1, BLOCK // first.shape[-1] if xp_of(first) is np else rows)
     matrices = [None if a is None else a.reshape(rows, a.shape[-1]) for a in arrays]
     for start in range(0, rows, step):
         yield tuple([None if m is None else m[start : start + step] for m in matrices])

@@ -46,7 +46,7 @@ def backward_into_another_shape():
         ),
         (
             lambda: ops.attention(np.ones((4, 9)), [4], 2),
-            "attention: takes (T, 3D) with D divisible by 2 heads, was given (4, 9)",
+            "attention: takes (T, 3D), D ≥ 1 and divisible by 2 heads, was given (4, 9)",
         ),
         (
             lambda: ops.attention(np.ones((4, 12)), [2, 3], 2),

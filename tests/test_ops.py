@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from minijepa import Function, Parameter, Tape, Tensor, ops
+from minijepa import Function, Parameter, Tape, Tensor, backend, ops
+from minijepa.autograd import unbroadcast
 from minijepa.errors import DtypeError, MinijepaError, ShapeError
 from minijepa.explain.operation import function_of
 from minijepa.gradcheck.cases import CASES
@@ -226,6 +227,59 @@ def test_every_operation_takes_a_single_row_and_none_or_says_why_not(op, n, dtyp
         np.testing.assert_array_equal(leaf.data, array)
 
 
+# Arrays without columns, or without rows and columns: (function, arrays, y's shape).
+WITHOUT_COLUMNS = {
+    "linear, no outputs": (ops.linear, [ones(3, 4), ones(0, 4), ones(0)], (3, 0)),
+    "linear, no inputs": (ops.linear, [ones(3, 0), ones(5, 0), ones(5)], (3, 5)),
+    "linear, neither": (ops.linear, [ones(0, 0), ones(0, 0), ones(0)], (0, 0)),
+    "linear, three axes": (ops.linear, [ones(2, 3, 0), ones(5, 0)], (2, 3, 5)),
+    "matmul, k = 0": (ops.matmul, [ones(3, 0), ones(0, 2)], (3, 2)),
+    "matmul, m = 0": (ops.matmul, [ones(2, 3), ones(3, 0)], (2, 0)),
+    "matmul, no batch": (ops.matmul, [ones(0, 2, 3), ones(3, 2)], (0, 2, 2)),
+    "matmul, empty vectors": (ops.matmul, [ones(0), ones(0)], ()),
+    "softmax": (ops.softmax, [ones(3, 0)], (3, 0)),
+    "layer_norm": (ops.layer_norm, [ones(3, 0), ones(0), ones(0)], (3, 0)),
+    "gelu": (ops.gelu, [ones(3, 0), ones(0)], (3, 0)),
+    "l2_loss": (ops.l2_loss, [ones(3, 0), ones(3, 0)], ()),
+    "sum": (lambda x: x.sum(axis=1), [ones(3, 0)], (3,)),
+    "rows": (lambda x: ops.rows(x, [0, 0, 2]), [ones(3, 0)], (3, 0)),
+    "concat": (lambda x, y: ops.concat([x, y], axis=1), [ones(3, 0), ones(3, 2)], (3, 2)),
+    "expand": (lambda x: x.expand(2, 0), [ones(2, 1)], (2, 0)),
+    "getitem, a mask": (lambda x: x[x > 2], [ones(3, 2)], (0,)),
+    "mul, broadcast": (ops.mul, [ones(3, 0), ones(3, 1)], (3, 0)),
+}
+
+
+@pytest.mark.parametrize(("fn", "arrays", "shape"), WITHOUT_COLUMNS.values(), ids=WITHOUT_COLUMNS)
+def test_empty_arrays_give_zeros_and_receive_zeros(fn, arrays, shape):
+    y, gradients = values_and_gradients(fn, [np.zeros_like(a) for a in arrays])
+    assert y.shape == shape and not y.any()
+    for gradient, array in zip(gradients, arrays):
+        assert gradient.shape == array.shape
+    if not y.size:
+        assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: ops.smooth_l1_loss(ones(3, 0), ones(3, 0)), lambda: ops.attention(ones(3, 0), [3], 1),
+    lambda: ops.mean(ones(3, 0), axis=1), lambda: ops.max(ones(3, 0), axis=1),
+])  # fmt: skip
+def test_what_has_no_value_without_columns_is_refused(call):
+    with pytest.raises(ShapeError, match=r"at least one element|D ≥ 1|no elements|zero-size"):
+        call()
+
+
+MANY = 2**24 + 2**16  # rows: a float32 that counts one by one stops at 2²⁴
+
+
+def test_sums_over_many_rows_do_not_stop_at_sixteen_million():
+    dy = np.broadcast_to(np.float32(1), (MANY, 1))
+    assert unbroadcast(dy, (1, 1)).tolist() == [unbroadcast(dy, (1,)).tolist()] == [[MANY]]
+    assert ops.sum(dy, axis=0).data.tolist() == backend.column_sums(dy).tolist() == [MANY]
+    assert ops.mean(dy, axis=(0,)).data.tolist() == [1]
+    assert backend.row_sums(dy.T).tolist() == backend.row_dots(dy.T, dy.T).tolist() == [[MANY]]
+
+
 def test_no_operation_is_forgotten():
     """Every Function that ``minijepa.ops`` defines is the one that some operation's first case writes on the tape."""
     defined = {f for f in Function.__subclasses__() if f.__module__.startswith("minijepa.ops.")}
@@ -241,6 +295,11 @@ def test_no_operation_is_forgotten():
     [
         (lambda: Tensor(np.ones((2, 3))) + np.ones((2, 4)), ["add", "(2, 3)", "(2, 4)"]),
         (lambda: ops.matmul(np.ones((2, 3)), np.ones((2, 3))), ["matmul", "(2, 3)"]),
+        (lambda: ops.matmul(np.ones((2, 3)), np.ones(2)), ["matmul", "(2, 3), (2,)", "k differs"]),
+        (lambda: ops.matmul(np.ones(3), np.ones((2, 3))), ["matmul", "(3,), (2, 3)", "k differs"]),
+        (lambda: ops.matmul(np.ones(3), np.ones(())), ["matmul", "(3,), ()"]),
+        (lambda: Tensor(np.ones((3, 2)))[np.ones(2, bool)], ["slice", "boolean"]),
+        (lambda: Tensor(np.ones((3, 2)))[np.ones(3, bool), [0]], ["one index array"]),
         (lambda: ops.linear(np.ones((2, 3)), np.ones((5, 4))), ["linear", "(2, 3)", "(5, 4)"]),
         (lambda: ops.layer_norm(np.ones((2, 3)), np.ones(4), np.ones(3)), ["layer_norm", "(2, 3)", "(4,)"]),
         (lambda: ops.gelu(np.ones((2, 3)), np.ones(4)), ["gelu", "(2, 3)", "(4,)"]),
@@ -268,6 +327,31 @@ def test_errors_name_the_operation_and_the_shapes(call, words):
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 2)), ((4, 2, 3), (3,)), ((3,), (4, 3, 2)), ((1, 1), (1,)), ((1,), (1,))],
+)
+def test_products_with_vectors_are_numpys(rng, a, b):
+    a, b = rng.standard_normal(a), rng.standard_normal(b)
+    y, _ = values_and_gradients(ops.matmul, [a, b])
+    np.testing.assert_allclose(y, a @ b, rtol=1e-12)
+    assert y.shape == (a @ b).shape
+    np.testing.assert_array_equal((a @ Tensor(b)).data, y)
+
+
+@pytest.mark.parametrize("index", [
+    np.eye(3, 4) > 0, np.array([True, False, True]), [True, False, True], (slice(None), [True, False, False, True]),
+    (np.array([True, False, True]), 1), (..., np.zeros(4, bool)), np.zeros((3, 4), bool),
+], ids=str)  # fmt: skip
+def test_masks_select_as_in_numpy_and_return_the_gradient(rng, index):
+    x = rng.standard_normal((3, 4))
+    y, (dx,) = values_and_gradients(lambda x: x[index], [x])
+    np.testing.assert_array_equal(y, x[index])
+    wanted = np.zeros((3, 4))
+    wanted[index] = np.random.default_rng(1).standard_normal(y.shape)
+    np.testing.assert_array_equal(dx, wanted)
 
 
 def test_a_power_needs_a_number_as_its_exponent():

@@ -461,3 +461,24 @@ CASES = {
     "tanh": unary(ops.tanh),
     "transpose": transpose_cases(),
 }
+
+# Later than all others, so that theirs, which docs/backward shows, stay what they were.
+CASES["matmul"] += [
+    case("matrix by vector", ops.matmul, normal(2, 3), normal(3)),
+    case("vector by matrix", ops.matmul, normal(3), normal(3, 2)),
+    case("vector by vector", ops.matmul, normal(3), normal(3)),
+    case("batch by vector", ops.matmul, normal(2, 3, 4), normal(4)),
+    case("vector by batch", ops.matmul, normal(3), normal(2, 3, 4)),
+    case("v @ v", lambda v: v @ v, normal(3)),
+    case("matrix by vector, strided", ops.matmul, transposed(normal(3, 4)), strided(normal(4))),
+]
+MASK = normal(3, 4) > 0
+CASES["getitem"] += [
+    case("[mask]", lambda x: x[MASK], normal(3, 4)),
+    case("[mask of rows]", lambda x: x[MASK[:, 0]], normal(3, 4)),
+    case("[mask in a list]", lambda x: x[[True, False, True]], normal(3, 4)),
+    case("[mask of columns]", lambda x: x[:, MASK[0]], normal(3, 4)),
+    case("[mask, number]", lambda x: x[MASK[:, 0], 1], normal(3, 4)),
+    case("[nothing]", lambda x: x[MASK & ~MASK], normal(3, 4)),
+    case("[x > 0.55]", lambda x: x[x > 0.55], distinct(3, 4)),
+]

@@ -133,8 +133,8 @@ def attention(qkv, packing, num_heads):
     qkv = qkv if isinstance(qkv, Tensor) else Tensor(qkv)
     if not isinstance(packing, Packing):
         packing = Packing(packing)
-    if qkv.ndim != 2 or num_heads < 1 or qkv.shape[1] % (3 * num_heads):
-        raise ShapeError(f"attention: takes (T, 3D) with D divisible by {num_heads} heads, was given {qkv.shape}")
+    if qkv.ndim != 2 or num_heads < 1 or not qkv.shape[1] or qkv.shape[1] % (3 * num_heads):
+        raise ShapeError(f"attention: takes (T, 3D), D ≥ 1 and divisible by {num_heads} heads, was given {qkv.shape}")
     if packing.total != len(qkv):
         raise ShapeError(f"attention: the packing's lengths sum to {packing.total}, but qkv has {len(qkv)} rows")
     return Attention.apply(qkv, packing=packing, num_heads=num_heads)

@@ -46,6 +46,8 @@ class SmoothL1Loss(Function):
     @staticmethod
     def forward(ctx, p, q, *, beta, count):
         rows = _count("smooth_l1_loss", count, p)
+        if not p.shape[1]:
+            raise ShapeError(f"smooth_l1_loss: a mean needs at least one element, was given {p.shape}")
         ctx.beta = beta
         ctx.fused = kernels.serve(p, q)
         if ctx.fused:

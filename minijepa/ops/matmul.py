@@ -3,8 +3,13 @@
 Every step of the derivation: docs/backward/linear.md.
 """
 
+import math
+
+import numpy as np
+
 from minijepa import backend, kernels
 from minijepa.autograd import Function
+from minijepa.ops.shaping import reshape
 
 
 def transposed(x):
@@ -12,11 +17,19 @@ def transposed(x):
     return x.swapaxes(-1, -2)
 
 
+def _rows(x):
+    """(..., n) as a matrix (rows, n)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 class Matmul(Function):
     """y = a b, over the last two axes:  y[i, j] = Σₖ a[i, k] b[k, j]
 
     Each a[i, k] meets every column j, so da[i, k] = Σⱼ dy[i, j] b[k, j], which is da = dy bᵀ; in the same way
     db[k, j] = Σᵢ a[i, k] dy[i, j], which is db = aᵀ dy. (The shapes allow no other product.)
+
+    A vector is a matrix of one row (left factor) or one column (right factor); y does without that axis of length 1.
+    So for y = a v: da = dy vᵀ, dv = aᵀ dy;  for y = u b: du = dy bᵀ, db = uᵀ dy;  for y = u · v: du = dy v, dv = dy u.
     """
 
     shapes = "(..., n, k), (..., k, m) -> (..., n, m)"
@@ -47,7 +60,7 @@ class Linear(Function):
     @staticmethod
     def forward(ctx, x, w, b):
         ctx.save(x, w)
-        y = backend.matmul(x.reshape(-1, x.shape[-1]), w.T)  # 2-D: one product, not one for each leading index
+        y = backend.matmul(_rows(x), w.T)  # 2-D: one product, not one for each leading index
         if b is not None:
             y += b
         return y.reshape(*x.shape[:-1], w.shape[0])
@@ -55,16 +68,26 @@ class Linear(Function):
     @staticmethod
     def backward(ctx, dy):
         x, w = ctx.saved
-        rows = dy.reshape(-1, dy.shape[-1])
+        rows = _rows(dy)
         dx = backend.matmul(rows, w).reshape(x.shape) if ctx.needs[0] else None
-        dw = backend.matmul(rows.T, x.reshape(-1, x.shape[-1])) if ctx.needs[1] else None
+        dw = backend.matmul(rows.T, _rows(x)) if ctx.needs[1] else None
         db = kernels.sum_columns(rows) if ctx.needs[2] else None
         return dx, dw, db
 
 
 def matmul(a, b):
-    """a b over the last two axes, the others broadcast: (..., n, k), (..., k, m) -> (..., n, m)."""
-    return Matmul.apply(a, b)
+    """a b over the last two axes, the others broadcast: (..., n, k), (..., k, m) -> (..., n, m).
+
+    Vectors as in NumPy: (..., n, k), (k,) -> (..., n);  (k,), (..., k, m) -> (..., m);  (k,), (k,) -> scalar.
+    """
+    row, column = np.ndim(a) == 1, np.ndim(b) == 1
+    if not (row or column):
+        return Matmul.apply(a, b)
+    if np.shape(a)[-1:] != np.shape(b)[-2:][:1]:
+        Matmul.signature.fail("matmul", (np.shape(a), np.shape(b)), "k differs, of which a vector has as many elements")
+    y = Matmul.apply(reshape(a, (1, -1)) if row else a, reshape(b, (-1, 1)) if column else b)
+    *leading, n, m = y.shape
+    return reshape(y, (*leading, *([] if row else [n]), *([] if column else [m])))
 
 
 def linear(x, weight, bias=None):

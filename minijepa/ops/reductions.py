@@ -3,7 +3,7 @@
 import math
 
 from minijepa.autograd import Function
-from minijepa.backend import xp_of
+from minijepa.backend import sums, xp_of
 
 
 def _keepdims_shape(shape, axis):
@@ -21,7 +21,7 @@ class Sum(Function):
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
         ctx.shape, ctx.axis = x.shape, axis
-        return x.sum(axis=axis, keepdims=keepdims)
+        return sums(x, axis, keepdims)
 
     @staticmethod
     def backward(ctx, dy):
@@ -36,7 +36,7 @@ class Mean(Function):
 
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
-        y = x.sum(axis=axis, keepdims=keepdims)
+        y = sums(x, axis, keepdims)
         ctx.shape, ctx.axis = x.shape, axis
         ctx.n = math.prod(n for n, kept in zip(x.shape, _keepdims_shape(x.shape, axis)) if kept == 1)
         if ctx.n == 0:
@@ -69,7 +69,7 @@ class Max(Function):
     def backward(ctx, dy):
         x, y = ctx.saved
         holds = (x == y).astype(x.dtype)
-        return (holds * (dy.reshape(y.shape) / holds.sum(axis=ctx.axis, keepdims=True)),)
+        return (holds * (dy.reshape(y.shape) / sums(holds, ctx.axis, keepdims=True)),)
 
 
 def _axes(axis):

@@ -2,8 +2,8 @@
 
 import numbers
 
-from minijepa.autograd import Function, unbroadcast
-from minijepa.backend import xp_of
+from minijepa.autograd import Function, Tensor, unbroadcast
+from minijepa.backend import device_of, is_array, plain, to_device, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.rows import rows
 
@@ -68,7 +68,7 @@ class Concat(Function):
 
 
 class Slice(Function):
-    """y = x[index] for slices, whole numbers, ``...`` and None: a selection in which no element stands twice.
+    """y = x[index] for slices, whole numbers, ``...``, None and masks: a selection in which no element stands twice.
 
     dx is zero everywhere but at the selected elements, where it is dy. (Gathering rows by an index array, in which one
     may stand twice, is :func:`minijepa.ops.rows`.)
@@ -123,11 +123,30 @@ def expand(x, shape):
     return Expand.apply(x, shape=tuple(shape))
 
 
+def _as_mask(part, x):
+    """Booleans of an index as an array beside x; everything else as it is."""
+    if not (is_array(part) or isinstance(part, list)):
+        return part
+    try:
+        array = plain(part)
+    except ValueError:  # a ragged list
+        return part
+    return to_device(array, device_of(x.data if isinstance(x, Tensor) else x)) if array.dtype.kind == "b" else part
+
+
+def _selects_once(part):
+    simple = part is None or part is Ellipsis or isinstance(part, (numbers.Integral, slice))
+    return simple or (is_array(part) and part.dtype.kind == "b")
+
+
 def getitem(x, index):
-    """x[index] for whole numbers, slices, ``...`` and None; an index array gathers rows (``ops.rows``)."""
-    parts = index if isinstance(index, tuple) else (index,)
-    if all(part is None or part is Ellipsis or isinstance(part, (numbers.Integral, slice)) for part in parts):
-        return Slice.apply(x, index=index)
+    """x[index] for whole numbers, slices, ``...``, None and boolean masks; an index array gathers rows (``ops.rows``).
+
+    A mask of x's first axes (of later ones, after slices) selects where it is true: (t, ...) -> (count, ...).
+    """
+    parts = tuple(_as_mask(part, x) for part in (index if isinstance(index, tuple) else (index,)))
+    if all(_selects_once(part) for part in parts):
+        return Slice.apply(x, index=parts)
     if isinstance(index, tuple):
         raise ShapeError("a Tensor takes one index array, for rows: x[index]; reshape or transpose first")
     return rows(x, index)

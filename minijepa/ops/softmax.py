@@ -19,7 +19,7 @@ def exp_rows(x):
     c is the row's maximum, so that exp can't overflow; or 0 where no element could make it overflow, for finding each
     row's maximum takes longer than the exponentials. (On a GPU that question would have to be waited for.)
     """
-    if xp_of(x) is not np or not (x.size and max(x.max(), -x.min()) < SAFE):
+    if x.size and (xp_of(x) is not np or not max(x.max(), -x.min()) < SAFE):
         x -= x.max(axis=-1, keepdims=True)
     return xp_of(x).exp(x, out=x)
 
