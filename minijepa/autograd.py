@@ -19,9 +19,8 @@ import threading
 
 import numpy as np
 
-from minijepa.backend import device_of, is_array, plain, sums, xp_of
+from minijepa.backend import column_sums, device_of, is_array, plain, sums, xp_of
 from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
-from minijepa.kernels import sum_columns
 from minijepa.signature import Signature
 from minijepa.tensor import FLOATS, Parameter, Tensor, as_float_array  # noqa: F401
 
@@ -83,13 +82,14 @@ class Function:
     """
 
     shapes = "(*)+ -> (*)"
+    twin = None  # the same operation by CUDA kernels, once minijepa/kernels/ has registered one
 
     def __new__(cls, *inputs, **options):
         raise TapeError(f"{cls.__name__} is an operation, of which no objects are made: call {cls.__name__}.apply(...)")
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls.signature = Signature(cls.shapes)
+        cls.signature, cls.twin = Signature(cls.shapes), None
         cls._name = re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
 
     @staticmethod
@@ -117,8 +117,9 @@ class Function:
         wanted = [t is not None and t.requires_grad for t in inputs]
         recorded = tape is not None and any(wanted)
         ctx = Context(tuple(wanted) if recorded else (False,) * len(wanted))
+        body = cls if cls.twin is None or not cls.twin.takes(*arrays, **options) else cls.twin
         try:
-            y = cls.forward(ctx, *arrays, **options)
+            y = body.forward(ctx, *arrays, **options)
         except MinijepaError:
             raise
         except (ValueError, IndexError) as error:  # NumPy's word where no signature can tell: reshape, concat, an index
@@ -129,7 +130,7 @@ class Function:
 
         output = Tensor(y, requires_grad=recorded)
         if recorded:
-            tape.record(Entry(cls, ctx, inputs, gradient_shapes, output))
+            tape.record(Entry(cls, body, ctx, inputs, gradient_shapes, output))
         return output
 
 
@@ -161,12 +162,15 @@ def _tensor_beside(x, inputs):
 
 
 class Entry:
-    """One line of a tape: which operation made which output from which inputs."""
+    """One line of a tape: which operation made which output from which inputs.
 
-    __slots__ = ("ctx", "gradient_shapes", "inputs", "op", "output")
+    ``body``: whose forward ran and whose backward will: the operation itself or its CUDA twin.
+    """
 
-    def __init__(self, op, ctx, inputs, gradient_shapes, output):
-        self.op, self.ctx, self.inputs, self.output = op, ctx, inputs, output
+    __slots__ = ("body", "ctx", "gradient_shapes", "inputs", "op", "output")
+
+    def __init__(self, op, body, ctx, inputs, gradient_shapes, output):
+        self.op, self.body, self.ctx, self.inputs, self.output = op, body, ctx, inputs, output
         self.gradient_shapes = gradient_shapes  # of each input: its shape after broadcasting
 
 
@@ -335,7 +339,7 @@ def _input_gradients(entry, dy):
     """The op's gradients, one for each input, checked and summed over broadcast axes."""
     name = entry.op.op_name()
     try:
-        gradients = entry.op.backward(entry.ctx, dy)
+        gradients = entry.body.backward(entry.ctx, dy)
     except (ValueError, IndexError) as error:  # NumPy's word on a formula whose shapes don't fit; ctx.saved, unpacked
         kept = ", ".join(str(getattr(a, "shape", a)) for a in entry.ctx.saved) or "nothing"
         raise ShapeError(
@@ -385,7 +389,7 @@ def unbroadcast(gradient, shape):
         return gradient
     added = gradient.ndim - len(shape)
     if gradient.shape[added:] == shape and gradient.size:  # the usual case, a bias
-        return sum_columns(gradient.reshape(-1, math.prod(shape))).reshape(shape)
+        return column_sums(gradient.reshape(-1, math.prod(shape))).reshape(shape)
     stretched = tuple(i for i in range(added, gradient.ndim) if shape[i - added] == 1 and gradient.shape[i] != 1)
     return sums(gradient, axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
 

@@ -11,6 +11,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
     os.environ.setdefault(_name, "1")
 
 import ctypes  # noqa: E402
+import functools  # noqa: E402
 import math  # noqa: E402
 import zlib  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -136,12 +137,26 @@ def to_device(array, device):
         return to_numpy(array)
     if cupy is None:
         raise DeviceError(_cuda_problem())
+    import minijepa.kernels  # noqa: F401  (here, because a CPU needs nothing of it)
+
     return cupy.asarray(array)
 
 
 def to_numpy(array):
     """``array`` as a NumPy array; copied only if it lives on a GPU."""
     return np.asarray(array) if xp_of(array) is np else cupy.asnumpy(array)
+
+
+def has_twin(function):
+    """``function``, but on a GPU its fused twin runs for the arguments that it takes (``kernels/twins.py``)."""
+
+    @functools.wraps(function)
+    def run(*args):
+        twin = run.twin
+        return function(*args) if twin is None or not twin.takes(*args) else twin.run(*args)
+
+    run.twin = None
+    return run
 
 
 def matmul(a, b, out=None):
@@ -198,7 +213,9 @@ def row_dots(a, b):
 def column_sums(x):
     """Σ over the rows of a matrix: (t, n) -> (n,)."""
     if xp_of(x) is not np:
-        return x.sum(axis=0)
+        from minijepa.kernels import twins  # here, because a CPU needs nothing of kernels/
+
+        return twins.column_sums(x)
     if len(x) > LONG:
         return sums(np.stack([column_sums(x[i : i + LONG]) for i in range(0, len(x), LONG)]), axis=0)
     return matmul(np.ones(len(x), x.dtype), x)

@@ -6,9 +6,8 @@ from fake_cublas import fake_cublas
 from strict_device import StrictCupy
 
 from minijepa import backend
-from minijepa.kernels import cublas, launcher
+from minijepa.kernels import cublas, graph, launcher
 from minijepa.kernels.cublas import Cublas
-from minijepa.training import graph
 
 DEVICES = ["stand-in", "card"] if backend.resolve_device("auto") == "cuda" else ["stand-in"]
 

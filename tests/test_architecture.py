@@ -1,6 +1,7 @@
 """The house of floors: a file imports only from floors below its own. And: no framework, and only what CuPy has."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,6 @@ PACKAGE = ROOT / "minijepa"
 FLOORS = """
 errors cli files backend signature
 config
-kernels
 tensor
 autograd
 ops
@@ -21,10 +21,12 @@ nn
 gradcheck
 data
 models
-training.schedules training.ema training.optim training.schema training.exported training.checkpoint training.lanes
+training.schedules training.ema training.optim
+kernels
+training.schema training.exported training.checkpoint training.lanes
 evaluation.features evaluation.checks evaluation.logistic evaluation.probing evaluation.monitors
 pictures
-training.metrics training.graph training.trainer training.run
+training.metrics training.trainer training.run
 evaluation.evaluate evaluation.patches evaluation.gallery
 export explain
 exercise
@@ -32,7 +34,7 @@ exercise
 HEIGHT = {name: height for height, name in enumerate(FLOORS)}
 LATE = {  # imported inside of a function
     ("config", "data"),  # Config asks the masker whether masks can be drawn at all
-    ("backend", "kernels"),  # products on a GPU: a CPU needs nothing of kernels/
+    ("backend", "kernels"),  # on a GPU: a CPU needs nothing of kernels/
 }
 THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm", "cuda", "safetensors"}  # cuda.pathfinder comes with CuPy
 
@@ -82,10 +84,30 @@ def test_imports_go_downwards_and_name_no_framework(path):
             assert first in sys.stdlib_module_names or first in THIRD_PARTY, f"{path} imports {name}"
 
 
+def test_a_cpu_imports_nothing_of_the_kernels():
+    """All command lines, a training step and features; ``Function.apply`` finds no twin."""
+    code = """if True:
+        import sys
+        import train, probe, minijepa.explain.__main__, minijepa.gradcheck.__main__
+        from minijepa import Config, Function
+        from minijepa.data import Dataset, make_shapes
+        from minijepa.evaluation.features import extract_features
+        from minijepa.training.trainer import Trainer
+        images, labels = make_shapes(8)
+        data = Dataset("shapes", ("",) * 10, images, labels, images, labels, (0.5,) * 3, (0.25,) * 3)
+        trainer = Trainer(Config.preset("smoke", batch_size=8), data)
+        trainer.train_step(0)
+        extract_features(trainer.model, images)
+        assert not [name for name in sys.modules if name.startswith("minijepa.kernels")]
+        assert not [op for op in Function.__subclasses__() if op.twin]
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_files_and_programs_stay_short():
     """A file that passes 300 lines wants a second look; those that had it stand here."""
     looked_at = {
-        "autograd.py": 400,  # the engine: half of it is documentation and errors
+        "autograd.py": 410,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 500,  # a table
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:

@@ -14,8 +14,7 @@ from minijepa.evaluation.features import extract_patches
 from minijepa.evaluation.patches import central_blocks, predicted_blocks, target_patches
 from minijepa.gradcheck.__main__ import main as gradcheck_command
 from minijepa.gradcheck.cases import CASES
-from minijepa.kernels import cublas, launcher
-from minijepa.training import graph
+from minijepa.kernels import cublas, graph, launcher
 from minijepa.training import trainer as trainer_module
 from minijepa.training.trainer import Trainer
 

@@ -12,9 +12,9 @@ import pytest
 from devices import DEVICES, prepare
 from strict_device import StrictCupy
 
-from minijepa import Tape, Tensor, backend, kernels, ops
+from minijepa import Tape, Tensor, backend, ops
 from minijepa.errors import DtypeError
-from minijepa.kernels import launcher
+from minijepa.kernels import launcher, launches
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
 
@@ -111,8 +111,8 @@ def test_sums(rows, n):
 
     def run():
         a, columns, squares = (backend.cupy.asarray(x), *(backend.cupy.empty(s, np.float32) for s in [(n,), ()]))
-        kernels.column_sums(a, columns)
-        kernels.sum_of_squares(a, squares)
+        launches.column_sums(a, columns)
+        launches.sum_of_squares(a, squares)
         return columns, squares
 
     columns, squares = same_twice(run)
@@ -154,8 +154,8 @@ def test_attention_with_empty_sequences_and_spare_rows(longest):
         x, cotangent = cupy.asarray(qkv), cupy.asarray(dy)
         offsets = cupy.asarray(np.cumsum([0, *lengths]).astype(np.int32))
         y, lse, dx = (cupy.empty(s, np.float32) for s in (dy.shape, (len(dy), heads), qkv.shape))
-        kernels.attention_forward(x, offsets, heads, longest, y, lse)
-        kernels.attention_backward(x, offsets, heads, longest, y, lse, cotangent, dx)
+        launches.attention_forward(x, offsets, heads, longest, y, lse)
+        launches.attention_backward(x, offsets, heads, longest, y, lse, cotangent, dx)
         return y, dx
 
     y, dx = same_twice(run)
@@ -218,8 +218,8 @@ def test_rows_behind_the_count_have_no_loss_and_no_gradient():
     def run(beta):
         asarray, empty = backend.cupy.asarray, backend.cupy.empty
         a, b, counts, y, dp = *map(asarray, (p, q, np.int32([30, 60]))), empty((), np.float32), empty(p.shape, p.dtype)
-        kernels.loss_forward(a, b, counts, beta, y)
-        kernels.loss_backward(a, b, counts, beta, asarray(np.float32(2)), dp)
+        launches.loss_forward(a, b, counts, beta, y)
+        launches.loss_backward(a, b, counts, beta, asarray(np.float32(2)), dp)
         return y, dp
 
     e = (p - q)[:30].astype(np.float64)
@@ -266,26 +266,26 @@ def test_what_the_kernels_do_not_serve_goes_to_the_reference(monkeypatch):
         asarray(draw(6, 8).astype(np.float64)), asarray(draw(8, 6)).T, asarray(draw(60))[1:49].reshape(6, 8),
         asarray(draw(0, 8)), draw(6, 8),
     ):  # fmt: skip
-        assert not kernels.serve(x)
+        assert not launcher.takes(x)
         convert = asarray if backend.device_of(x) == "cuda" else np.asarray
         ops.layer_norm(Tensor(x), Tensor(convert(w.astype(x.dtype))), Tensor(convert(w.astype(x.dtype))))
     wide, odd = asarray(draw(2, 513)), asarray(draw(2, 3 * 10))
     ops.layer_norm(wide, asarray(draw(513)), asarray(draw(513)))
     ops.attention(odd, [2], 1)
     good = asarray(draw(6, 8))
-    assert kernels.serve(good, None)
+    assert launcher.takes(good, None)
     monkeypatch.setattr(launcher, "enabled", False)
-    assert not kernels.serve(good)
+    assert not launcher.takes(good)
     assert emulator.launches == []
 
 
 def test_arguments_that_do_not_fit_are_refused():
     x, y = backend.cupy.asarray(draw(6, 8)), backend.cupy.empty((2, 8), np.float32)
     index = backend.cupy.asarray(np.int32([0, 1]))
-    kernels.gather(x, index, y)
+    launches.gather(x, index, y)
     for mistake in (
-        lambda: kernels.gather(x, index.astype(np.int64), y), lambda: kernels.gather(x, 3, y),
-        lambda: kernels.gather(x.T, index, y), lambda: launcher.launch("rows", "gather", (1,), (32, 8), (x, y)),
+        lambda: launches.gather(x, index.astype(np.int64), y), lambda: launches.gather(x, 3, y),
+        lambda: launches.gather(x.T, index, y), lambda: launcher.launch("rows", "gather", (1,), (32, 8), (x, y)),
     ):  # fmt: skip
         with pytest.raises(DtypeError, match="kernel gather"):
             mistake()

@@ -5,7 +5,8 @@ import sys
 import nvrtc
 import pytest
 
-from minijepa.kernels import HEAD_DIMS, launcher
+from minijepa.kernels import launcher
+from minijepa.kernels.launches import HEAD_DIMS
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90"]
 FILES = {path.stem for path in launcher.FOLDER.glob("*.cu")}

@@ -1,4 +1,4 @@
-"""The one place where kernels are compiled and launched, and the question whether they may be."""
+"""The one place where kernels are compiled and launched, and the question which arrays they take."""
 
 import os
 import re
@@ -18,21 +18,21 @@ MOST = 2**30  # elements: kernels count in 32-bit numbers
 enabled = os.environ.get("MINIJEPA_KERNELS", "1") != "0"
 
 
-def serve(*arrays):
-    """Whether the kernels can work on these arrays (a None among them is left out).
+def takes(*arrays):
+    """Whether the kernels can work on these arrays; None, a missing input, is fine.
 
     They can on a GPU, on float32 arrays in C order that are not empty and begin at a multiple of 16 bytes. All else is
     for the reference, as is everything where the environment variable MINIJEPA_KERNELS is 0.
     """
-    return enabled and all(a is None or _suits(a) for a in arrays)
+    return enabled and all(a is None or _takes(a) for a in arrays)
 
 
-def suited(a):
-    """``a``, a float32 array on a GPU, itself or as a copy that ``serve`` agrees to."""
-    return a if _suits(a) else a.copy()
+def fitted(a):
+    """``a``, a float32 array on a GPU, itself or as a copy in the form that the kernels take."""
+    return a if _takes(a) else a.copy()
 
 
-def _suits(a):
+def _takes(a):
     return (
         backend.xp_of(a) is not np
         and a.dtype == np.float32

@@ -4,13 +4,11 @@ Every step of the derivation: docs/backward/attention.md.
 """
 
 import math
-from functools import cached_property
 
 import numpy as np
 
-from minijepa import kernels
 from minijepa.autograd import Function, Tensor
-from minijepa.backend import matmul, plain, row_dots, row_sums, to_device, xp_of
+from minijepa.backend import matmul, plain, row_dots, row_sums, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
 from minijepa.ops.ragged import offsets_of
@@ -37,11 +35,6 @@ class Packing:
         self.runs = [(int(self.offsets[i]), int(n), int(self.lengths[i])) for i, n in zip(first, counts)]
 
     total = property(lambda self: int(self.offsets[-1]))
-
-    @cached_property
-    def device_offsets(self):
-        """The offsets as the kernels take them."""
-        return to_device(self.offsets.astype(np.int32), "cuda")
 
     def __repr__(self):
         return f"Packing({self.lengths.tolist()})"
@@ -75,14 +68,7 @@ class Attention(Function):
     @staticmethod
     def forward(ctx, qkv, *, packing, num_heads):
         t, xp = len(qkv), xp_of(qkv)
-        ctx.packing, ctx.num_heads = packing, num_heads
-        ctx.fused = kernels.serve(qkv) and qkv.shape[1] // (3 * num_heads) in kernels.HEAD_DIMS
-        if ctx.fused:
-            y = xp.empty((t, qkv.shape[1] // 3), qkv.dtype)
-            lse = xp.empty((t, num_heads), qkv.dtype)  # ln Σⱼ e^A[:, j], by which the backward makes P anew
-            kernels.attention_forward(qkv, packing.device_offsets, num_heads, packing.longest, y, lse)
-            ctx.save(qkv, y, lse)
-            return y
+        ctx.packing = packing
         q, k, v = qkv.reshape(t, 3, num_heads, -1).swapaxes(0, 1)  # (T, heads, d) each
         scale = 1 / math.sqrt(q.shape[2])
         sq, y, r = q * scale, xp.empty(q.shape, q.dtype), xp.empty((t, num_heads, 1), q.dtype)
@@ -100,13 +86,8 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        qkv, y, *rest = ctx.saved
+        qkv, y, r, *exponentials = ctx.saved
         dqkv = xp_of(qkv).empty(qkv.shape, qkv.dtype)
-        if ctx.fused:
-            (lse,), packing, dy = rest, ctx.packing, kernels.suited(dy)
-            kernels.attention_backward(qkv, packing.device_offsets, ctx.num_heads, packing.longest, y, lse, dy, dqkv)
-            return (dqkv,)
-        r, *exponentials = rest
         t, heads, _ = y.shape
         q, k, v = qkv.reshape(t, 3, heads, -1).swapaxes(0, 1)
         dq, dk, dv = dqkv.reshape(t, 3, heads, -1).swapaxes(0, 1)

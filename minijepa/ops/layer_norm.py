@@ -3,7 +3,6 @@
 Every step of the derivation: docs/backward/layer_norm.md.
 """
 
-from minijepa import kernels
 from minijepa.autograd import Function
 from minijepa.backend import column_sums, row_blocks, row_dots, row_sums, xp_of
 
@@ -34,10 +33,6 @@ class LayerNorm(Function):
         xhat = xp.empty(x.shape, x.dtype) if any(ctx.needs) else y  # y has room for it where no backward will read it
         r = xp.empty((*x.shape[:-1], 1), x.dtype)
         ctx.save(xhat, r, w)
-        if n <= kernels.WIDEST and kernels.serve(x, w, b):
-            kept = (None, None) if xhat is y else (xhat, r)
-            kernels.layer_norm_forward(x, w, b, eps, y, *kept)
-            return y
         for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):
             centred = xp.subtract(x_, row_sums(x_) / n, out=y_)  # y_ has room for it until the last two lines
             r_[...] = 1 / xp.sqrt(row_dots(centred, centred) / n + eps)
@@ -51,10 +46,6 @@ class LayerNorm(Function):
         xhat, r, w = ctx.saved
         xp, n = xp_of(dy), len(w)
         dx = xp.empty(dy.shape, dy.dtype)
-        if n <= kernels.WIDEST and kernels.serve(dy, w):
-            dw_db = xp.empty((2, n), dy.dtype)
-            kernels.layer_norm_backward(dy, xhat, r, w, dx, dw_db)
-            return dx, dw_db[0], dw_db[1]
         dw, db = xp.zeros_like(w), xp.zeros_like(w)
         for dy_, dx_, xhat_, r_ in row_blocks(dy, dx, xhat, r):
             dy_xhat = dy_ * xhat_

@@ -5,9 +5,8 @@ Every step of the derivation: docs/backward/cross_entropy.md.
 
 import numpy as np
 
-from minijepa import kernels
 from minijepa.autograd import Function
-from minijepa.backend import is_array, plain, xp_of
+from minijepa.backend import plain, xp_of
 from minijepa.errors import ShapeError
 
 
@@ -18,18 +17,13 @@ class L2Loss(Function):
 
     @staticmethod
     def forward(ctx, p, q, *, count):
-        ctx.count = _count("l2_loss", count, p)
-        ctx.fused = kernels.serve(p, q)
-        if ctx.fused:
-            return _fused_forward(ctx, p, q, ctx.count, beta=0)
+        ctx.count = row_count("l2_loss", count, p)
         difference = p - q
         ctx.save(difference)
         return (difference * difference).sum() / ctx.count
 
     @staticmethod
     def backward(ctx, dy):
-        if ctx.fused:
-            return _fused_backward(ctx, dy, beta=0)
         (difference,) = ctx.saved
         dp = difference * (dy * (2 / ctx.count))
         return dp, -dp if ctx.needs[1] else None
@@ -45,14 +39,10 @@ class SmoothL1Loss(Function):
 
     @staticmethod
     def forward(ctx, p, q, *, beta, count):
-        rows = _count("smooth_l1_loss", count, p)
+        rows = row_count("smooth_l1_loss", count, p)
         if not p.shape[1]:
             raise ShapeError(f"smooth_l1_loss: a mean needs at least one element, was given {p.shape}")
-        ctx.beta = beta
-        ctx.fused = kernels.serve(p, q)
-        if ctx.fused:
-            return _fused_forward(ctx, p, q, rows, beta)
-        ctx.count = rows * p.shape[1]
+        ctx.beta, ctx.count = beta, rows * p.shape[1]
         e = p - q
         ctx.save(e)
         size = abs(e)
@@ -61,8 +51,6 @@ class SmoothL1Loss(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        if ctx.fused:
-            return _fused_backward(ctx, dy, ctx.beta)
         (e,) = ctx.saved
         dp = xp_of(e).clip(e / ctx.beta, -1, 1) * (dy / ctx.count)
         return dp, -dp if ctx.needs[1] else None
@@ -95,27 +83,8 @@ class CrossEntropy(Function):
         return (dx,)
 
 
-def _fused_forward(ctx, p, q, count, beta):
-    """Both losses by one kernel (0 for ``beta``: the squared distance); p − q is computed again in backward."""
-    xp = xp_of(p)
-    ctx.counts = count if is_array(count) else xp.asarray(np.array([len(p), count], np.int32))
-    ctx.save(p, q)
-    y = xp.empty((), p.dtype)
-    kernels.loss_forward(p, q, ctx.counts, beta, y)
-    return y
-
-
-def _fused_backward(ctx, dy, beta):
-    p, q = ctx.saved
-    dp = xp_of(p).empty(p.shape, p.dtype)
-    kernels.loss_backward(p, q, ctx.counts, beta, dy, dp)
-    return dp, -dp if ctx.needs[1] else None
-
-
-def _count(op, count, predictions):
+def row_count(op, count, predictions):
     """What a sum of losses is divided by, as a Python number: NumPy's own would turn float32 into float64."""
-    if is_array(count):
-        return count
     count = len(predictions) if count is None else int(count)
     if count < 1:
         raise ShapeError(f"{op}: a mean needs at least one row, was given {predictions.shape} and count {count}")
@@ -140,8 +109,7 @@ def l2_loss(predictions, targets, count=None):
     """Σ over D of the squared error, mean over patches: (T, D), (T, D) -> scalar. The specification's section 7.
 
     ``count``: what the sum is divided by, T if None. A batch that is worked on in parts passes the whole batch's
-    number of target patches, so that the parts' losses and gradients add up to the batch's. For the kernels it may lie
-    on the GPU, int32 (2,): how many rows count, of which those behind are spare; and what the sum is divided by.
+    number of target patches, so that the parts' losses and gradients add up to the batch's.
     """
     return L2Loss.apply(predictions, targets, count=count)
 

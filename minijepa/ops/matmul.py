@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from minijepa import backend, kernels
+from minijepa import backend
 from minijepa.autograd import Function
 from minijepa.ops.shaping import reshape
 
@@ -71,7 +71,7 @@ class Linear(Function):
         rows = _rows(dy)
         dx = backend.matmul(rows, w).reshape(x.shape) if ctx.needs[0] else None
         dw = backend.matmul(rows.T, _rows(x)) if ctx.needs[1] else None
-        db = kernels.sum_columns(rows) if ctx.needs[2] else None
+        db = backend.column_sums(rows) if ctx.needs[2] else None
         return dx, dw, db
 
 

@@ -8,11 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from minijepa import kernels
 from minijepa.autograd import Function, Tensor
 from minijepa.backend import device_of, matmul, plain, to_device, to_numpy, xp_of
 from minijepa.errors import ShapeError
-from minijepa.ops.ragged import offsets_of
 
 
 class RowIndex:
@@ -32,22 +30,10 @@ class RowIndex:
         if xp_of(index) is np:
             self.host = index  # else it is fetched when somebody asks
         self.array = to_device(index, device or device_of(index)).astype(np.intp, copy=False)
-        self._lists = {}
 
     @cached_property
     def host(self):
         return to_numpy(self.array)
-
-    @cached_property
-    def int32(self):
-        """The row numbers as the kernels take them."""
-        return self.array.astype(np.int32)
-
-    def lists(self, n):
-        """``row_lists`` of the index on its device, or None where to make them would be to wait for a GPU."""
-        if n not in self._lists and self.on_host:
-            self._lists[n] = [to_device(a, device_of(self.array)) for a in row_lists(self.host, n)]
-        return self._lists.get(n)
 
     on_host = property(lambda self: "host" in vars(self))  # whether it is known without waiting for a GPU
 
@@ -61,16 +47,6 @@ class RowIndex:
         rank = np.arange(len(order)) - np.repeat(starts, counts)  # how often the same number stood before
         device = device_of(self.array)
         return [to_device(order[rank == r], device) for r in range(counts.max(initial=0))]
-
-
-def row_lists(index, n):
-    """For each row number i below n, the t with index[t] = i, in order: members[starts[i]:starts[i + 1]].
-
-    ``starts`` (n + 1,) and ``members`` (t,), int32.
-    """
-    small = index.astype(np.uint16) if n <= 2**16 else index  # 16 bits: NumPy sorts them by radix, in linear time
-    members = np.argsort(small, kind="stable").astype(np.int32)
-    return offsets_of(np.bincount(index, minlength=n)).astype(np.int32), members
 
 
 class Rows(Function):
@@ -88,10 +64,6 @@ class Rows(Function):
     @staticmethod
     def forward(ctx, x, *, index):
         ctx.index, ctx.shape = index, x.shape
-        if x.ndim == 2 and len(index.array) and kernels.serve(x):
-            y = xp_of(x).empty((len(index.array), x.shape[1]), x.dtype)
-            kernels.gather(x, index.int32, y)
-            return y
         return x[index.array]
 
     @staticmethod
@@ -107,11 +79,6 @@ def add_rows(dy, index, n):
     twice. Neither needs atomic additions, so the sum has the same bits every time.
     """
     xp, t = xp_of(dy), len(dy)
-    lists = index.lists(n) if dy.ndim == 2 and kernels.serve(dy) else None
-    if lists:
-        dx = xp.empty((n, dy.shape[1]), dy.dtype)
-        kernels.gather_sum(dy, *lists, dx)
-        return dx
     if n <= 256:
         selection = (xp.arange(n)[:, None] == index.array[None, :]).astype(dy.dtype)
         return matmul(selection, dy.reshape(t, math.prod(dy.shape[1:]))).reshape(n, *dy.shape[1:])

@@ -4,18 +4,13 @@ import math
 
 import numpy as np
 
-from minijepa import kernels
-from minijepa.backend import BLOCK, is_array, xp_of
+from minijepa.backend import BLOCK, has_twin, xp_of
 
 
+@has_twin
 def squared_norm(vector):
-    """Σ x², as an array without axes on a GPU, for which nobody has waited yet."""
-    xp = xp_of(vector)
-    if kernels.serve(vector):
-        sum_ = xp.empty((), vector.dtype)
-        kernels.sum_of_squares(vector, sum_)
-        return sum_
-    return xp.vdot(vector, vector)
+    """Σ x²; on a GPU a 0-d array, not synchronised."""
+    return xp_of(vector).vdot(vector, vector)
 
 
 class AdamW:
@@ -46,14 +41,10 @@ class AdamW:
         correction = math.sqrt(1 - self.beta2**self.steps)
         return lr * correction / (1 - self.beta1**self.steps), self.eps * correction, 1 - lr * self.weight_decay
 
+    @has_twin
     def update(self, scalars):
-        """One update with what :meth:`scalars` gave, which may lie on a GPU as an array (3,)."""
+        """One update with what :meth:`scalars` gave."""
         xp = xp_of(self.data)
-        if kernels.serve(self.data, self.grad) and self._decays_at_the_ends():
-            scalars = scalars if is_array(scalars) else xp.asarray(np.array(scalars, np.float32))
-            vectors, (first, last) = (self.data, self.grad, self.m, self.v), self.decayed
-            kernels.adamw(*vectors, scalars, self.beta1, self.beta2, first.stop, last.start)
-            return
         rate, eps, decay = scalars
         for part in self.decayed:
             self.data[part] *= decay
@@ -70,7 +61,3 @@ class AdamW:
             xp.divide(m, update, out=update)
             update *= rate
             self.data[part] -= update
-
-    def _decays_at_the_ends(self):
-        """Whether decay applies to a part from the start and to one to the end, as IJEPA lays its parameters out."""
-        return len(self.decayed) == 2 and self.decayed[0].start == 0 and self.decayed[1].stop == self.data.size

@@ -20,7 +20,6 @@ from minijepa.evaluation.monitors import Monitors
 from minijepa.models import IJEPA
 from minijepa.training import checkpoint, schedules
 from minijepa.training.ema import update_ema
-from minijepa.training.graph import StepGraph
 from minijepa.training.lanes import Lanes
 from minijepa.training.optim import AdamW, squared_norm
 
@@ -50,7 +49,7 @@ class Trainer:
         self.batch_size = min(config.batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size  # a last short batch is dropped
         self.total_steps = self.steps_per_epoch * config.epochs
-        self.graph = StepGraph.of(self)
+        self.graph = _step_graph(self) if device == "cuda" else None
         self.monitors = Monitors(self.model, self.masker, images, labels, val_images, val_labels, threads)
         self.progress = checkpoint.Progress()
         self.order = None, None  # an epoch and the order of its images
@@ -154,6 +153,12 @@ class Trainer:
         missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
         if missing:
             raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
+
+
+def _step_graph(trainer):
+    from minijepa.kernels.graph import StepGraph  # here, because a CPU needs nothing of kernels/
+
+    return StepGraph.of(trainer)
 
 
 def _check_finite(step, loss, norm):

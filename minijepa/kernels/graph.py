@@ -20,13 +20,14 @@ import weakref
 
 import numpy as np
 
-from minijepa import kernels
 from minijepa.backend import rng, xp_of
 from minijepa.cli import tell
+from minijepa.kernels.launcher import takes
+from minijepa.kernels.launches import HEAD_DIMS, WIDEST
+from minijepa.kernels.twins import row_lists
 from minijepa.models.layout import TokenLayout, row_numbers
 from minijepa.ops import Packing, RowIndex
 from minijepa.ops.ragged import offsets_of
-from minijepa.ops.rows import row_lists
 
 WARM_UP = 3  # steps before recording: they compile kernels, fill the pool, and let libraries allocate what they need
 DRAWN = 2048  # images whose masks tell how many rows a batch will have
@@ -122,7 +123,7 @@ class _FixedIndex(RowIndex):
 
     def __init__(self, array, lists):
         self.array = self.int32 = array
-        self._lists = lists
+        self.lists = lists
 
 
 class _FixedPacking(Packing):
@@ -152,12 +153,12 @@ class StepGraph:
 
     @classmethod
     def of(cls, trainer):
-        """A StepGraph, or None where the step can't be recorded: not on a GPU, or not by kernels alone."""
+        """A StepGraph, or None where kernels alone can't do the step."""
         config, flat = trainer.config, trainer.model.flat
         widths = config.encoder_embed_dim, config.predictor_embed_dim
         heads = config.encoder_num_heads, config.predictor_num_heads
-        kernels_do = all(w <= kernels.WIDEST and w // h in kernels.HEAD_DIMS for w, h in zip(widths, heads))
-        return cls(trainer) if enabled and kernels_do and kernels.serve(flat.data, flat.grad) else None
+        kernels_do = all(w <= WIDEST and w // h in HEAD_DIMS for w, h in zip(widths, heads))
+        return cls(trainer) if enabled and kernels_do and takes(flat.data, flat.grad) else None
 
     def fits(self, masks):
         return self.usable and self.layout.fits(masks)
