@@ -1,10 +1,10 @@
-import gzip
 import hashlib
 import http.server
 import io
 import socket
 import tarfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,8 +15,6 @@ from minijepa.data import cifar10
 from minijepa.data.cifar10 import download_cifar10, has_cifar10, load_cifar10
 from minijepa.data.pixels import MEAN, STD, denormalise, normalise
 from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
-
-FILE_BYTES = 2 * cifar10.RECORD_BYTES
 
 
 def record_file(seed, records=2):
@@ -223,7 +221,7 @@ def server(monkeypatch):
 
 def download(data_dir, url, archive=ARCHIVE, **changes):
     """``download_cifar10``, told to expect ``archive``."""
-    expected = {"md5": hashlib.md5(archive).hexdigest(), "archive_bytes": len(archive), "file_bytes": FILE_BYTES}
+    expected = {"md5": hashlib.md5(archive).hexdigest(), "archive_bytes": len(archive)}
     return download_cifar10(data_dir, url, **(expected | changes))
 
 
@@ -231,10 +229,7 @@ def test_download_gives_the_files_and_leaves_nothing_else(server, tmp_path, caps
     data_dir = tmp_path / "new" / "data"
     assert download(data_dir, server.serve(ARCHIVE)) == data_dir / cifar10.FOLDER
     assert [path.name for path in data_dir.iterdir()] == [cifar10.FOLDER]
-    names = {path.name for path in (data_dir / cifar10.FOLDER).iterdir()}
-    assert names == {*cifar10.ALL_FILES, *cifar10.TEXT_FILES}
-    for name, content in CONTENTS.items():
-        assert (data_dir / cifar10.FOLDER / name).read_bytes() == content
+    assert {path.name: path.read_bytes() for path in (data_dir / cifar10.FOLDER).iterdir()} == CONTENTS
     assert load_cifar10(data_dir, "train")[0].shape == (10, 3, 32, 32)
     assert capsys.readouterr() == ("", "")  # no progress bar where nobody watches
 
@@ -296,6 +291,19 @@ def test_silent_server(server, tmp_path):
     done.set()
 
 
+def test_a_server_that_drips_is_not_waited_for(server, tmp_path):
+    """Each byte comes in time, and the archive never would."""
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        while True:  # until the client hangs up
+            handler.wfile.write(b"?")
+            time.sleep(0.01)
+
+    assert_download_fails(tmp_path, server.serve_with(answer), "are too slow", timeout=0.1)
+
+
 def test_answer_that_is_not_http(server, tmp_path):
     url = server.serve_with(lambda handler: handler.wfile.write(b"nonsense\n"))
     assert_download_fails(tmp_path, url, "can't be downloaded")
@@ -314,82 +322,25 @@ def test_address_that_is_none(tmp_path, url):
     assert_download_fails(tmp_path, url, url)
 
 
-FIRST = f"{cifar10.FOLDER}/data_batch_1.bin"
+def test_nothing_is_written_but_the_six_files(tmp_path):
+    """Whatever else an archive of the right checksum held."""
+    others = [
+        member("../escaped.bin"), member("/tmp/escaped.bin"), member(f"{cifar10.FOLDER}/../../escaped.bin"),
+        member("data_batch_1.bin", kind=tarfile.SYMTYPE, link="/etc/passwd"),
+        member(f"{cifar10.FOLDER}/test_batch.bin", kind=tarfile.FIFOTYPE),
+    ]  # fmt: skip
+    archive, unpacked = tmp_path / "archive.tar.gz", tmp_path / "unpacked"
+    archive.write_bytes(pack([*official_members(), *others]))
+    unpacked.mkdir()
+    cifar10._unpack(archive, unpacked, unpacked)
+    assert {path.name: path.read_bytes() for path in unpacked.iterdir()} == CONTENTS
+    assert sorted(tmp_path.iterdir()) == [archive, unpacked]
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [
-        member("../escaped.bin", bytes(FILE_BYTES)),
-        member(f"{cifar10.FOLDER}/../../escaped.bin", bytes(FILE_BYTES)),
-        member("/tmp/escaped.bin", bytes(FILE_BYTES)),
-        member("elsewhere/data_batch_1.bin", bytes(FILE_BYTES)),
-        member(FIRST, kind=tarfile.SYMTYPE, link="/etc/passwd"),
-        member(FIRST, kind=tarfile.LNKTYPE, link=f"{cifar10.FOLDER}/test_batch.bin"),
-        member(FIRST, kind=tarfile.FIFOTYPE),
-        member(FIRST, kind=tarfile.DIRTYPE),
-        member(FIRST, bytes(FILE_BYTES + 1)),
-        member(FIRST, bytes(FILE_BYTES - 1)),
-        member(f"{cifar10.FOLDER}/readme.html", bytes((1 << 16) + 1)),
-        member(f"{cifar10.FOLDER}/readme.html", kind=tarfile.SYMTYPE, link="test_batch.bin"),
-        member(cifar10.FOLDER, kind=tarfile.SYMTYPE, link="/tmp"),
-    ],
-    ids=lambda bad: f"{bad[0].name}-{bad[0].type.decode()}-{bad[0].size}",
-)
-def test_a_harmful_member_is_refused(server, tmp_path, bad):
-    archive = pack([bad, *(good for good in official_members() if good[0].name != bad[0].name)])
-    data_dir = tmp_path / "inner" / "data"
-    data_dir.mkdir(parents=True)
-    assert_download_fails(data_dir, server.serve(archive), f"unexpected member {bad[0].name!r}", archive)
-    assert [path.name for path in tmp_path.rglob("*")] == ["inner", "data"]
-
-
-def test_a_member_that_comes_twice_is_refused(server, tmp_path):
-    archive = pack([*official_members(), member(FIRST, bytes(FILE_BYTES))])
-    assert_download_fails(tmp_path, server.serve(archive), f"unexpected member {FIRST!r}", archive)
-
-
-def test_a_huge_member_is_refused_before_it_is_written(server, tmp_path):
-    """The header claims a terabyte; nothing of it is read."""
-    info = tarfile.TarInfo(FIRST)
-    info.size = 1 << 40
-    archive = gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    assert_download_fails(tmp_path, server.serve(archive), f"unexpected member {FIRST!r}", archive)
-
-
-def test_a_size_below_zero_is_refused(server, tmp_path):
-    """-5 is less than any limit."""
-    info, _ = member("elsewhere/x")
-    info.pax_headers = {"size": "-5"}
-    archive = pack([(info, b""), *official_members()])
-    assert_download_fails(tmp_path, server.serve(archive), "unexpected member 'elsewhere/x'", archive)
-
-
-def test_missing_members(server, tmp_path):
-    left_out = [f"{cifar10.FOLDER}/data_batch_5.bin", f"{cifar10.FOLDER}/test_batch.bin"]
-    archive = pack([m for m in official_members() if m[0].name not in left_out])
-    assert_download_fails(tmp_path, server.serve(archive), "lacks data_batch_5.bin, test_batch.bin", archive)
-
-
-def test_text_files_are_optional(server, tmp_path):
-    archive = pack([m for m in official_members() if m[0].name.endswith(".bin")])
-    download(tmp_path, server.serve(archive), archive)
-    assert has_cifar10(tmp_path)
-
-
-BAD_BLOCK = ARCHIVE[:10] + b"\x07"  # a gzip header and a block of a type that does not exist
-
-
-@pytest.mark.parametrize(
-    "archive",
-    [
-        b"<html>please log in</html>",
-        ARCHIVE[: len(ARCHIVE) // 2],
-        BAD_BLOCK,
-        gzip.compress(gzip.decompress(ARCHIVE)[:5000]) + BAD_BLOCK,
-    ],
-    ids=["not gzip", "cut", "bad start", "bad inside a file"],
-)
+    "archive", [b"<html>please log in</html>", ARCHIVE[: len(ARCHIVE) // 2], ARCHIVE[:10] + b"\x07"],
+    ids=["not gzip", "cut", "no such block"],
+)  # fmt: skip
 def test_damaged_archive(server, tmp_path, archive):
     assert_download_fails(tmp_path, server.serve(archive), "the archive is damaged", archive)
 
