@@ -55,7 +55,7 @@ def linear(x, w, b):
     return Value(x.data @ w.data.T + b.data, backward)
 
 def rows(x, index):
-    """y[t] = x[index[t]];   dx[n] = Σ dy[t] over all t with index[t] = n: a row that was taken twice gets two parts"""
+    """y[t] = x[index[t]];   dx[i] = Σ dy[t] over all t with index[t] = i: a row that was taken twice gets two parts"""
     def backward(dy):
         np.add.at(x.grad, index, dy)
     return Value(x.data[index], backward)

@@ -84,7 +84,7 @@ def test_the_list(capsys):
     assert [line.split()[0] for line in lines[1:-3]] == sorted(set(ops.__all__) - {"Packing", "RowIndex"})
     softmax = next(line for line in lines if line.startswith("softmax"))
     assert "(..., n) -> (..., n)" in softmax
-    assert "e^x / Σ e^x" in softmax
+    assert "exp(x) / Σ exp(x)" in softmax
     assert max(map(len, lines)) <= 110
 
 

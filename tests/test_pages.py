@@ -90,7 +90,7 @@ def assert_shows(shown, output):
 def test_the_headings_and_their_order(page):
     text = page.read_text()
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS.split(", ")
-    assert re.search(r"^## Exercise.*<details>\n<summary>Solution</summary>\n\n.*\n</details>", text, re.M | re.S)
+    assert re.search(r"^## Exercise\n.*^### Solution\n", text, re.M | re.S)
     assert {kind for kind, *_ in blocks(page)} >= {"source", "mistake", "run"}
 
 
@@ -103,7 +103,11 @@ def test_each_step_of_the_start_page_runs():
 
 @each_page
 def test_formulas_are_whole(page):
+    """And render where code is hosted: none is folded away, and no name of several letters looks like a product."""
+    assert "<details>" not in page.read_text()
     for text in (text for _, _, language, text, _ in blocks(page) if language == "math"):
+        letters = re.sub(r"\\(?:text|mathrm|begin|end)\{[^}]*\}|\\[a-zA-Z]+", " ", text)
+        assert not re.search(r"[a-zA-Z]{3}", letters), f"\\mathrm, for what is no product of letters:\n{text}"
         assert text.isascii() and text.count("{") == text.count("}"), text
         assert re.findall(r"\\begin(\S+)", text) == re.findall(r"\\end(\S+)", text), text
 

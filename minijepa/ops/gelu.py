@@ -15,7 +15,7 @@ A = 0.044715
 class Gelu(Function):
     """y = z s  with  s = ½ (1 + tanh u),  u = C (z + A z³),  z = x + bias
 
-    tanh' u = 1 − tanh² u = (1 + tanh u)(1 − tanh u) = 2s · 2(1 − s), so by the chain rule
+    ds/du = ½ (1 − tanh² u) = ½ (1 + tanh u) (1 − tanh u) = 2 s (1 − s), so by the chain rule
 
     s' = 2 s (1 − s) u'  with  u' = C (1 + 3A z²)
 

@@ -30,9 +30,9 @@ class L2Loss(Function):
 
 
 class SmoothL1Loss(Function):
-    """y = (1/n) Σ h(p − q),   h(e) = ½ e²/β where |e| < β, and |e| − ½ β elsewhere
+    """y = (1/n) Σ h(p − q),   h(u) = ½ u²/β where |u| < β, and |u| − ½ β elsewhere
 
-    h'(e) = e/β inside, sign(e) outside: in both cases e/β cut to ±1. So dp = clip((p − q)/β, −1, 1) dy / n,  dq = −dp.
+    h'(u) = u/β inside, sign(u) outside: in both cases u/β cut to ±1. So dp = clip((p − q)/β, −1, 1) dy / n,  dq = −dp.
     """
 
     shapes = "(t, d), (t, d) -> ()"
@@ -43,23 +43,23 @@ class SmoothL1Loss(Function):
         if not p.shape[1]:
             raise ShapeError(f"smooth_l1_loss: a mean needs at least one element, was given {p.shape}")
         ctx.beta, ctx.count = beta, rows * p.shape[1]
-        e = p - q
-        ctx.save(e)
-        size = abs(e)
-        h = xp_of(p).where(size < beta, e * e * (0.5 / beta), size - 0.5 * beta)
+        u = p - q
+        ctx.save(u)
+        size = abs(u)
+        h = xp_of(p).where(size < beta, u * u * (0.5 / beta), size - 0.5 * beta)
         return h.sum() / ctx.count
 
     @staticmethod
     def backward(ctx, dy):
-        (e,) = ctx.saved
-        dp = xp_of(e).clip(e / ctx.beta, -1, 1) * (dy / ctx.count)
+        (u,) = ctx.saved
+        dp = xp_of(u).clip(u / ctx.beta, -1, 1) * (dy / ctx.count)
         return dp, -dp if ctx.needs[1] else None
 
 
 class CrossEntropy(Function):
-    """y = −(1/N) Σₙ ln P[n, cₙ]   with   P = softmax(x),   ln P[n, c] = x[n, c] − ln Σⱼ e^x[n, j]
+    """y = −(1/N) Σₙ ln P[n, cₙ]   with   P = softmax(x),   ln P[n, c] = x[n, c] − ln Σⱼ exp(x[n, j])
 
-    ∂/∂x[n, j] of −x[n, cₙ] + ln Σ e^x is −[j = cₙ] + P[n, j], so   dx = (P − onehot(c)) dy / N
+    ∂/∂x[n, j] of −x[n, cₙ] + ln Σ exp(x) is −[j = cₙ] + P[n, j], so   dx = (P − onehot(c)) dy / N
     """
 
     shapes = "(N, C) -> ()"
@@ -115,7 +115,7 @@ def l2_loss(predictions, targets, count=None):
 
 
 def smooth_l1_loss(predictions, targets, beta=1.0, count=None):
-    """Mean over elements of ½e²/β (|e| < β) or |e| − ½β: (T, D), (T, D) -> scalar. Meta's I-JEPA, train.py.
+    """Mean over elements of ½u²/β (|u| < β) or |u| − ½β, u = p − q: (T, D), (T, D) -> scalar. Meta's I-JEPA, train.py.
 
     ``count``: the number of patches to divide by (times D), T if None; see :func:`l2_loss`.
     """

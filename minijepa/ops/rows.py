@@ -52,9 +52,9 @@ class RowIndex:
 class Rows(Function):
     """y[t] = x[index[t]]
 
-    Row n of x was copied to every t with index[t] = n, so every one of these brings a gradient:
+    Row i of x was copied to every t with index[t] = i, so every one of these brings a gradient:
 
-        dx[n] = Σ_{t : index[t] = n} dy[t]
+        dx[i] = Σ_{t : index[t] = i} dy[t]
 
     (``dx[index] = dy`` would keep one of them and drop the rest; so would ``dx[index] += dy``.)
     """
@@ -74,7 +74,7 @@ class Rows(Function):
 def add_rows(dy, index, n):
     """Σ of the rows of dy that have the same number: (t, ...) -> (n, ...).
 
-    As a matrix product with the 0/1 matrix S[n, t] = [index[t] = n] when x has few rows (position embeddings), which
+    As a matrix product with the 0/1 matrix Sᵀ[i, t] = [index[t] = i] when x has few rows (position embeddings), which
     BLAS does faster than any scatter; else one addition for each of the index's passes, within which no row stands
     twice. Neither needs atomic additions, so the sum has the same bits every time.
     """

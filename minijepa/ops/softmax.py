@@ -25,7 +25,7 @@ def exp_rows(x):
 
 
 class Softmax(Function):
-    """y[j] = e^x[j] / Σₖ e^x[k]
+    """y[j] = exp(x[j]) / Σₖ exp(x[k])
 
     ∂y[j]/∂x[i] = y[j] ([i = j] − y[i]), because raising x[i] raises its own numerator and everybody's denominator. So
 
@@ -49,5 +49,5 @@ class Softmax(Function):
 
 
 def softmax(x):
-    """e^x / Σ e^x over the last axis: (..., n) -> (..., n), each row positive and summing to 1."""
+    """exp(x) / Σ exp(x) over the last axis: (..., n) -> (..., n), each row positive and summing to 1."""
     return Softmax.apply(x)

@@ -45,9 +45,9 @@ LESSON = Lesson(
         case("repeated", lambda x: fn(x, np.array([1, 1, 3, 1, 0])), normal(4, 2)), *rows_cases(fn)
     ],
     hints=(
-        "y[t] is a copy of row index[t]. Chain rule: dx[n] = Σₜ dy[t] ∂y[t]/∂x[n], and ∂y[t]/∂x[n] is 1 where "
-        "index[t] = n, else 0.",
-        "So dx[n] is the sum of all dy[t] with index[t] = n. A row that was picked three times gets three gradients, "
+        "y[t] is a copy of row index[t]. Chain rule: dx[i] = Σₜ dy[t] ∂y[t]/∂x[i], and ∂y[t]/∂x[i] is 1 where "
+        "index[t] = i, else 0.",
+        "So dx[i] is the sum of all dy[t] with index[t] = i. A row that was picked three times gets three gradients, "
         "added; one that was not picked gets 0.",
         "Start from zeros of x's shape and dy's dtype: np.zeros(shape, dy.dtype). Then add each dy[t] to row "
         "index[t]: first as a loop over t.",
