@@ -8,8 +8,9 @@ from minijepa.config import Config
 from minijepa.data import MultiBlockMasker, load_cifar10, normalise
 from minijepa.gradcheck import gradcheck
 from minijepa.models import IJEPA
+from minijepa.watch import WatchingTape
 
 __all__ = [
-    "IJEPA", "Config", "Function", "MultiBlockMasker", "Parameter", "Tape", "Tensor", "gradcheck", "load",
-    "load_cifar10", "no_tape", "normalise", "ops",
+    "IJEPA", "Config", "Function", "MultiBlockMasker", "Parameter", "Tape", "Tensor", "WatchingTape",
+    "gradcheck", "load", "load_cifar10", "no_tape", "normalise", "ops",
 ]  # fmt: skip

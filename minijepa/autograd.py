@@ -242,7 +242,9 @@ class Tape:
         """Add d(loss)/d(leaf) to the gradient of every leaf that the recorded operations used.
 
         ``loss``: a tensor recorded here. ``cotangent``: the gradient to start from, of loss's shape; 1 for a scalar.
-        The entries, with all that they saved, are freed on the way: a tape serves once.
+        The entries, with all that they saved, are freed on the way: a tape serves once. What they saved are the arrays
+        themselves: one that was written into since then (``w.data -= ...`` between two losses of one tape) makes
+        gradients wrong without a word. :class:`minijepa.WatchingTape` notices.
         """
         gradients = {id(loss): self._start(loss, cotangent)}  # of values whose entry is still ahead of us
         made_here = set()  # ids of gradients that are our own arrays, so that we may add to them in place
@@ -252,7 +254,7 @@ class Tape:
             dy = gradients.pop(id(entry.output), None)
             if dy is None:  # the loss does not depend on it
                 continue
-            for x, dx in zip(entry.inputs, _input_gradients(entry, dy)):
+            for x, dx in zip(entry.inputs, self._gradients(entry, dy)):
                 if dx is None:
                     continue
                 if x._mark is None:
@@ -292,6 +294,9 @@ class Tape:
         if cotangent.shape != loss.shape:
             raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
         return cotangent
+
+    def _gradients(self, entry, dy):
+        return _input_gradients(entry, dy)
 
     def _add_to_leaf(self, leaf, gradient):
         self.reached.add(leaf)

@@ -107,7 +107,8 @@ class Tensor:
     def __setitem__(self, index, value):
         raise TapeError(
             "a Tensor is not changed in place, because the tape may still need its old value: build a new one "
-            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data outside of a tape"
+            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data when every backward that uses it "
+            "has run"
         )
 
 

@@ -16,6 +16,7 @@ errors cli files backend signature
 config
 tensor
 autograd
+watch
 ops
 nn
 gradcheck

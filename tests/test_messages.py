@@ -27,7 +27,8 @@ def backward_into_another_shape():
         (
             assign,
             "a Tensor is not changed in place, because the tape may still need its old value: build a new one "
-            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data outside of a tape",
+            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data when every "
+            "backward that uses it has run",
         ),
         (backward_into_another_shape, "the gradient kept for a leaf of shape (2,) has shape (2, 1)"),
         (

@@ -10,7 +10,7 @@ import textwrap
 
 import numpy as np
 
-from minijepa.autograd import Parameter, Tape
+from minijepa.autograd import Parameter
 from minijepa.backend import rng
 from minijepa.config import Config, masker_settings
 from minijepa.data import MultiBlockMasker
@@ -19,6 +19,7 @@ from minijepa.gradcheck.check import TOLERANCE, gradient_error, numeric_gradient
 from minijepa.models import IJEPA
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
+from minijepa.watch import WatchingTape
 
 TINY = dict(
     patch_size=8, encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8,
@@ -40,7 +41,7 @@ def told_step():
     targets = model.targets(images, layout)
     story.append(_targets(config, targets))
 
-    with Tape() as tape:
+    with WatchingTape() as tape:
         loss = model.distance(model.predictions(images, layout), targets)
     story.append(_recorded(tape, loss))
 

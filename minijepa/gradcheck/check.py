@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minijepa.autograd import Tape, Tensor, as_float_array
+from minijepa.autograd import Tensor, as_float_array
 from minijepa.backend import rng, to_numpy, xp_of
 from minijepa.errors import GradcheckError
+from minijepa.watch import WatchingTape
 
 STEP = 1e-3  # of a difference, for inputs of scale 1
 TOLERANCE = 1e-6  # of a gradient's relative error
@@ -49,7 +50,7 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
     arrays = [xp_of(a).asarray(as_float_array(a, np.empty(0)), dtype=np.float64) for a in arrays]
     copies = [a.copy() for a in arrays]
     inputs = [Tensor(a, requires_grad=True) for a in arrays]
-    with Tape() as tape:
+    with WatchingTape() as tape:
         y = fn(*inputs)
     _check_output(y, tape)
     draws = rng(seed, "gradcheck")

@@ -1,0 +1,58 @@
+"""A tape for debugging: it notices arrays that are changed in place between forward and backward."""
+
+import zlib
+
+import numpy as np
+
+from minijepa.autograd import Tape
+from minijepa.backend import is_array, to_numpy
+from minijepa.errors import TapeError
+
+
+class WatchingTape(Tape):
+    """A :class:`Tape` that refuses gradients made of arrays that are no longer what forward saw.
+
+    Backward passes use the arrays that forward kept, not copies of them. Writing into one in between (``w.data -= 1``,
+    a buffer that is filled again, ``y.data[...] = 0``) gives wrong gradients with a :class:`Tape`, and with this one a
+    TapeError that names the operation. Every kept array is read twice more, so this is for tests and for looking for a
+    fault; gradcheck and explain use it.
+    """
+
+    def __init__(self, into=None):
+        super().__init__(into)
+        self._kept = {}  # id of an entry: (array, checksum) pairs
+
+    def record(self, entry):
+        super().record(entry)
+        self._kept[id(entry)] = [(array, _checksum(array)) for array in _arrays(vars(entry.ctx))]
+
+    def _gradients(self, entry, dy):
+        for array, checksum in self._kept.pop(id(entry)):
+            if _checksum(array) != checksum:
+                raise TapeError(
+                    f"{entry.op.op_name()}: {_which(array, entry)}, of shape {array.shape}, was changed in place after "
+                    "forward, and backward needs what it was: write into a copy, or wait until after backward"
+                )
+        return super()._gradients(entry, dy)
+
+
+def _arrays(value):
+    """The arrays in what an operation keeps: in tuples, lists and dicts, and in objects such as a RowIndex."""
+    if is_array(value):
+        yield value
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _arrays(item)
+    elif type(value).__module__.startswith("minijepa.") and hasattr(value, "__dict__"):
+        yield from _arrays(vars(value))
+
+
+def _checksum(array):
+    return zlib.crc32(np.ascontiguousarray(to_numpy(array)))
+
+
+def _which(array, entry):
+    if array is entry.output.data:
+        return "its output"
+    inputs = (i for i, x in enumerate(entry.inputs) if x is not None and x.data is array)
+    return next((f"its input {i}" for i in inputs), "an array that it kept")
