@@ -32,7 +32,7 @@ part() { # part NAME SECONDS COMMAND...: run it, log it, show the end of it
 }
 
 if [ "${REHEARSE:-}" ]; then
-    part tests 200 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py
+    part tests 200 "$python" -m pytest -q tests/cuda/test_device.py tests/cuda/test_kernels.py
     part gradients 60 "$python" -m minijepa.gradcheck
     part step 300 "$python" benchmarks/step.py --rehearse --rounds 1 --limit 240
     part train 100 "$python" train.py --preset smoke --device cpu --dataset shapes --run-dir "$out/run" --epochs 1 --set warmup_epochs=0
@@ -41,7 +41,7 @@ else
     "$python" -c 'from minijepa.cli import exit_status; from minijepa.backend import resolve_device as r; exit(exit_status("gpu.sh", lambda: r("cuda") and 0))' || exit 2
     part machine 20 nvidia-smi
     part versions 20 "$python" -c 'import cupy; cupy.show_config()'
-    part tests 150 "$python" -m pytest -q tests/test_device.py tests/test_kernels.py -k card
+    part tests 150 "$python" -m pytest -q tests/cuda/test_device.py tests/cuda/test_kernels.py -k card
     part gradients 50 "$python" -m minijepa.gradcheck --device cuda attention layer_norm gelu linear rows l2_loss
     part step 340 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 90
     part train 240 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&

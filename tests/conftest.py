@@ -1,9 +1,12 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minijepa.training import checkpoint
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from minijepa import Tape, Tensor, backend, ops
 from minijepa.exercise.__main__ import main, twin
@@ -20,7 +21,6 @@ from minijepa.exercise.diagnosis import same
 from minijepa.exercise.judge import judge
 from minijepa.exercise.lessons import LESSONS
 
-ROOT = Path(__file__).parents[1]
 MISTAKES = [(name, mistake) for name, lesson in LESSONS.items() for mistake in lesson.mistakes]
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")

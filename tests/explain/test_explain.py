@@ -3,9 +3,9 @@
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from minijepa import ops
 from minijepa.explain.__main__ import main
@@ -17,8 +17,6 @@ from minijepa.ops.layer_norm import LayerNorm
 from minijepa.ops.matmul import Linear
 from minijepa.ops.rows import Rows, add_rows
 from minijepa.ops.softmax import Softmax, exp_rows
-
-ROOT = Path(__file__).parents[1]
 
 
 def explained(capsys, op):

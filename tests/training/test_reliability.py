@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_same_run, finish, write_cifar
+from conftest import ROOT, assert_same_run, finish, write_cifar
 
 import train
 from minijepa import Config, Function
@@ -23,7 +23,6 @@ from minijepa.data import Dataset
 from minijepa.training.metrics import COLUMNS
 from minijepa.training.trainer import Trainer
 
-ROOT = Path(__file__).parent.parent
 LOSSES = ROOT / "tests" / "reference" / "losses.json"
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=2, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=2,
@@ -170,7 +169,7 @@ def first_losses(steps=20):
 
 
 def test_the_first_losses_are_those_of_earlier_versions():
-    """``PYTHONPATH=. python tests/test_reliability.py`` writes them anew, where a change is meant to change them."""
+    """``PYTHONPATH=.:tests python tests/training/test_reliability.py`` writes them anew, where a change is meant to."""
     np.testing.assert_allclose(first_losses(), json.loads(LOSSES.read_text()), rtol=1e-9)
 
 

@@ -28,9 +28,8 @@ from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves
 from minijepa.training.run import Clock, Run, duration
 from minijepa.training.trainer import Trainer
 
-from conftest import assert_same_run, finish, write_cifar  # isort: skip
+from conftest import ROOT, assert_same_run, finish, write_cifar  # isort: skip
 
-ROOT = Path(__file__).parent.parent
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
     predictor_num_heads=2,

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from minijepa import ops
 from minijepa.autograd import Function, Tape, Tensor, current_tape
@@ -552,7 +552,7 @@ def test_help(capsys):
 
 
 def run(*arguments):
-    root = Path(__file__).parents[1]
+    root = ROOT
     command = [sys.executable, "-W", "error", *arguments]
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=root, timeout=60)
 

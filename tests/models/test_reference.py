@@ -1,14 +1,14 @@
 """The network against a committed reference that an independent PyTorch float64 model made (tests/reference/)."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from minijepa import IJEPA, Config, Tape
 from minijepa.data.masking import Masks
 
-FILE = Path(__file__).parent / "reference" / "reference.npz"
+FILE = ROOT / "tests" / "reference" / "reference.npz"
 TOLERANCE = {np.float64: 1e-9, np.float32: 1e-4}
 
 
