@@ -45,7 +45,7 @@ def probe(args):
         tell(f"wrote {path}")
         return 0
     probed, about, images = probed_run(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
-    own = read_folder(args.images, probed.model.config.image_size) if args.images is not None else None
+    own = own_pictures(args.images, probed.model) if args.images is not None else None
     has_metrics = (probed.folder / "metrics.csv").exists()  # a checkpoint that was copied away has none
     rows = read_rows(probed.folder) if args.pictures and has_metrics else None
     if args.pictures or own is None:
@@ -54,9 +54,17 @@ def probe(args):
         tell("wrote " + ", ".join(str(path) for path in draw_all(probed, images, rows)))
     if own is not None:
         path = probed.folder / f"own_images{probed.suffix}.png"
-        draw_own(probed, *own, path)
+        draw_own(probed, own, path)
         tell(f"wrote {path}")
     return 0
+
+
+def own_pictures(folder, model):
+    """The pictures of a folder as the model takes them; what can't be read is told."""
+    own = read_folder(folder, model.config.image_size)
+    if own.skipped:
+        tell(own.told())
+    return own
 
 
 def look(args, device):
@@ -64,9 +72,9 @@ def look(args, device):
     file, about, model = opened(args.run, device, args.encoder)
     if not model.classifier:
         return None
-    threads, own = worker_threads(args.threads), read_folder(args.images, model.config.image_size)
+    threads, own = worker_threads(args.threads), own_pictures(args.images, model)
     path = file.with_name(f"own_images{suffix_of(file, about)}.png")
-    draw_own_without_data(model, threads, *own, path, f"{file.stem}, step {about['step']:,}")
+    draw_own_without_data(model, threads, own, path, f"{file.stem}, step {about['step']:,}")
     return path
 
 

@@ -179,8 +179,8 @@ def test_damaged_pictures(tmp_path):
         path = tmp_path / f"picture.{suffix}"
         path.write_bytes(damaged(whole[suffix], draw))
         try:
-            names, images, more = read_folder(tmp_path, 32)
-            assert (names, images.shape, images.dtype, more) == ([path.name], (1, 3, 32, 32), np.uint8, 0)
+            own = read_folder(tmp_path, 32)
+            assert own.names == [path.name] and own.images.shape == (1, 3, 32, 32) and own.images.dtype == np.uint8
             read += 1
         except DataError as error:
             one_line(error)

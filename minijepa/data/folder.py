@@ -1,22 +1,49 @@
 """Pictures of the user's own: any size and any format that Pillow reads, as the network takes them."""
 
+import contextlib
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from minijepa.errors import DataError
 
 MOST = 24  # pictures that fit on a sheet
 
 
-def read_folder(folder, size):
-    """The pictures of a folder: (names, uint8 images (n, 3, size, size), how many more there are), by name.
+TURNS = {  # what undoes EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
-    A picture is a file with a suffix of a format that Pillow reads; others, hidden files and subfolders are left alone.
-    Each is turned as its camera says, put on white where it is transparent, cut to the square in its middle and shrunk.
-    The first MOST are read. Raises DataError for a folder without pictures, and for a picture that can't be read.
+
+@dataclass(frozen=True)
+class OwnPictures:
+    """Pictures of a folder: their names, uint8 ``images`` (n, 3, size, size), how many ``more`` files there are, and
+    ``skipped``, [(name, why)], that could not be read."""
+
+    names: list
+    images: np.ndarray
+    more: int
+    skipped: list
+
+    def told(self):
+        """What was skipped, in a line; "" if nothing was."""
+        files = ", ".join(f"{name} ({why})" for name, why in self.skipped[:5])
+        rest = f" and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
+        return f"skipped {files}{rest}" if self.skipped else ""
+
+
+def read_folder(folder, size):
+    """The first MOST pictures of a folder, by name -> OwnPictures.
+
+    Files are tried that have a suffix of Pillow's; others, hidden files and subfolders are left alone. Pillow registers
+    suffixes of films and of other files that it can't decode: these are skipped like a picture that breaks off. Each is
+    turned as its camera says, put on white where it is transparent, cut to the square in its middle and shrunk. Raises
+    DataError for a folder without a picture that can be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -26,25 +53,44 @@ def read_folder(folder, size):
         path for path in folder.iterdir()
         if path.suffix.lower() in readable and not path.name.startswith(".") and path.is_file()
     )  # fmt: skip
-    if not paths:
-        raise DataError(f"{folder} holds no pictures: give a folder with files such as .jpg, .png or .webp")
-    images = np.stack([_read(path, size) for path in paths[:MOST]])
-    return [path.name for path in paths[:MOST]], images, len(paths) - len(images)
+    names, images, skipped = [], [], []
+    while paths and len(images) < MOST:
+        path = paths.pop(0)
+        try:
+            images.append(_read(path, size))
+            names.append(path.name)
+        except DataError as error:
+            skipped.append((path.name, str(error)))
+    if not images:
+        name, why = skipped[0] if skipped else ("", "")
+        found = f"no pictures that can be read ({len(skipped)} tried; {name}: {why})" if skipped else "no pictures"
+        raise DataError(f"{folder} holds {found}: give a folder with files such as .jpg, .png or .webp")
+    return OwnPictures(names, np.stack(images), len(paths), skipped)
 
 
 def _read(path, size):
-    """uint8 (3, size, size)"""
+    """uint8 (3, size, size). Raises DataError with the reason, for whatever Pillow's decoders stumble over."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, odd palettes, odd EXIF
             with Image.open(path) as picture:
                 picture.draft("RGB", (4 * size, 4 * size))  # a JPEG need not be decoded at full size
-                square = _rgb(_square(ImageOps.exif_transpose(picture))).resize((size, size), Image.Resampling.LANCZOS)
-    except (Image.UnidentifiedImageError, Image.DecompressionBombError):
-        raise DataError(f"{path} is no picture that Pillow can read, or larger than it dares: move it away") from None
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise DataError(f"{path} can't be read as a picture ({error}): move it away") from None
+                white = _white(picture)
+                square = _rgb(_square(_upright(picture)), white).resize((size, size), Image.Resampling.LANCZOS)
+    except Image.UnidentifiedImageError:
+        raise DataError("no picture that Pillow can read") from None
+    except Exception as error:
+        raise DataError(str(error) or type(error).__name__) from None
     return np.asarray(square).transpose(2, 0, 1)
+
+
+def _upright(picture):
+    """Turned as its EXIF says; as it is, if that can't be read."""
+    picture.load()
+    with contextlib.suppress(Exception):
+        if (turn := TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))) is not None:
+            return picture.transpose(turn)
+    return picture
 
 
 def _square(picture):
@@ -53,12 +99,21 @@ def _square(picture):
     return picture.crop((left, top, left + side, top + side))
 
 
-def _rgb(picture):
+def _white(picture):
+    """The number that means white in a picture of one channel and more than 8 bits; None for all others."""
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
+        kind = "floats" if picture.mode == "F" else "signed or 32-bit numbers"
+        raise ValueError(f"{kind}, whose scale only their maker knows: save it with 8 or 16 bits")
+    if not picture.mode.startswith("I"):
+        return None
+    bits = getattr(picture, "tag_v2", {}).get(ExifTags.Base.BitsPerSample)  # of a TIFF
+    return 4095 if bits == (12,) else 65535
+
+
+def _rgb(picture, white):
     """In three channels of 8 bits, on white."""
-    if picture.mode == "F":
-        raise ValueError("floats, of which only who made them knows the scale: save it with 8 or 16 bits")
-    if picture.mode.startswith("I"):  # 16 bits a pixel
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
+    if white is not None:
+        picture = Image.fromarray((np.asarray(picture).clip(0, white) / (white / 255)).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -124,32 +124,33 @@ def draw_predictions(probed, path):
     )  # fmt: skip
 
 
-def draw_own(probed, names, images, more, path):
-    features = extract_features(probed.model, images, probed.encoder, probed.threads)
+def draw_own(probed, own, path):
+    """``own``: OwnPictures of ``read_folder``."""
+    features = extract_features(probed.model, own.images, probed.encoder, probed.threads)
     neighbours = (probed.train, probed.train_y, *nearest_neighbours(probed.features, features, 5))
     pictures.own_images_picture(
-        names, images, probed.classifier.probabilities(features), patch_colours(probed, images)[1], probed.classes,
-        neighbours, path, own_caption(images, more, "linear probe", NEIGHBOURS_TOLD), probed.note,
+        own.names, own.images, probed.classifier.probabilities(features), patch_colours(probed, own.images)[1],
+        probed.classes, neighbours, path, own_caption(own, "linear probe", NEIGHBOURS_TOLD), probed.note,
     )  # fmt: skip
 
 
-def draw_own_without_data(model, threads, names, images, more, path, note):
+def draw_own_without_data(model, threads, own, path, note):
     """As :func:`draw_own`, of a model that brought its classifier: no data set, so no neighbours."""
-    patches = extract_patches(model, images, threads=threads)
+    patches = extract_patches(model, own.images, threads=threads)
     pictures.own_images_picture(
-        names, images, model.classifier.probabilities(patches.mean(axis=1)),
-        _coloured(_less_mean(patches), _less_mean(patches), images.shape[-1]), model.classifier.classes, None, path,
-        own_caption(images, more, "linear classifier that came with the encoder"), note,
+        own.names, own.images, model.classifier.probabilities(patches.mean(axis=1)),
+        _coloured(_less_mean(patches), _less_mean(patches), own.images.shape[-1]), model.classifier.classes, None, path,
+        own_caption(own, "linear classifier that came with the encoder"), note,
     )  # fmt: skip
 
 
 NEIGHBOURS_TOLD = "; the nearest training images by cosine similarity, framed in blue where they are of that class"
 
 
-def own_caption(images, more, classifier, neighbours=""):
-    cut = f" The first {len(images)} of {len(images) + more} pictures, by name." if more else ""
+def own_caption(own, classifier, neighbours=""):
+    cut = f" The first {len(own.images)} of {len(own.images) + own.more} pictures, by name." if own.more else ""
     return (
-        f"As the network sees them, cut to a square and shrunk to {images.shape[-1]} pixels; the features of their "
+        f"As the network sees them, cut to a square and shrunk to {own.images.shape[-1]} pixels; the features of their "
         f"patches as colours, less their mean; the classes of the {classifier}, which knows no others and must choose "
         f"one{neighbours}.{cut}"
     )

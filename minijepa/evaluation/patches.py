@@ -99,6 +99,8 @@ def target_patches(model, images, threads=None):
 
 def closest_rows(bank, queries):
     """The row of bank (n, D) with the smallest Euclidean distance to each query (q, D): (q,)."""
+    largest = np.abs(bank).max() or 1  # so that no square over- or underflows
+    bank, queries = bank / largest, queries / largest
     squares = np.einsum("nd,nd->n", bank, bank)
     # |b − q|² = |b|² − 2 b·q + |q|², the last of which is the same for every b
     return np.concatenate(list(map_rows(lambda x: (squares - 2 * (x @ bank.T)).argmin(axis=1), queries, block_rows=64)))

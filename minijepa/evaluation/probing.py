@@ -202,8 +202,11 @@ def nearest_neighbours(bank, queries, k):
 
 
 def _unit_rows(x):
-    """Rows divided by their length; a row of zeros stays zero."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(x.dtype).tiny)
+    """Rows divided by their length, whatever their scale; a row of zeros stays zero."""
+    largest = np.maximum(x.max(axis=1, keepdims=True), -x.min(axis=1, keepdims=True))  # so that no square overflows
+    x = x / np.where(largest > 0, largest, 1)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1)
+    return x
 
 
 # ------------------------------------------------------------------------------------------------ monitors of collapse

@@ -4,7 +4,9 @@ Colours are told apart by colour-blind readers too (after Okabe & Ito, "Color un
 says a thing by colour alone.
 """
 
+import contextlib
 import functools
+import unicodedata
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
@@ -45,7 +47,7 @@ class Sheet:
 
     def text(self, place, text, size=LABEL, colour=INK, anchor="ls"):
         """``anchor``: as in Pillow; "ls" is the left end of the baseline."""
-        self.draw.text(place, text, fill=colour, font=font(size), anchor=anchor)
+        self.draw.text(place, text, fill=colour, font=font(size, text), anchor=anchor)
 
     def vertical_text(self, centre, text, size=LABEL, colour=INK):
         """Text that reads from bottom to top."""
@@ -78,13 +80,29 @@ class Sheet:
         return self.image
 
 
+def font(size, text=""):
+    """Pillow's own font, which has little beyond ASCII; where that lacks a character of ``text``, one of the system."""
+    return next((f for i, f in enumerate(_fonts(size)) if all(_has_glyph(i, c) for c in text)), _fonts(size)[0])
+
+
 @functools.cache
-def font(size):
-    return ImageFont.load_default(size)
+def _fonts(size):
+    found = [ImageFont.load_default(size)]
+    for name in ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "Arial Unicode.ttf"):
+        with contextlib.suppress(OSError):
+            found.append(ImageFont.truetype(name, size))
+    return found
+
+
+@functools.cache
+def _has_glyph(number, character):
+    """Whether the ``number``-th font has it, and does not draw its sign for what it lacks."""
+    mask = _fonts(LABEL)[number].getmask
+    return character.isprintable() and bytes(mask(character)) != bytes(mask("\uffff"))
 
 
 def text_width(text, size):
-    return -int(-font(size).getlength(text) // 1)
+    return -int(-font(size, text).getlength(text) // 1)
 
 
 def wrapped(text, width, size):
@@ -99,8 +117,14 @@ def wrapped(text, width, size):
 
 
 def shortened(text, width, size):
-    """``text`` from outside, as a file's name, with "?" for what the font lacks and "..." for a middle too long."""
-    text = "".join(c if _has_glyph(c) else "?" for c in text)
+    """``text`` from outside, as a file's name, with "..." for a middle too long and only what one font can draw.
+
+    A character that it lacks becomes the letter under its accent, or "?".
+    """
+    text = unicodedata.normalize("NFC", text)
+    best = max(range(len(_fonts(LABEL))), key=lambda i: sum(_has_glyph(i, c) for c in text))
+    bases = (c if _has_glyph(best, c) else unicodedata.normalize("NFKD", c)[0] for c in text)
+    text = "".join(c if _has_glyph(best, c) else "?" for c in bases)
     if text_width(text, size) <= width:
         return text
     for kept in range(len(text) - 1, 0, -1):
@@ -108,11 +132,6 @@ def shortened(text, width, size):
         if text_width(short, size) <= width:
             return short
     return ""
-
-
-@functools.cache
-def _has_glyph(character):
-    return bytes(font(LABEL).getmask(character)) != bytes(font(LABEL).getmask("\uffff"))
 
 
 # --------------------------------------------------------------------------------------------------- images and patches

@@ -7,12 +7,14 @@ import pytest
 
 from minijepa.errors import ConfigError, DataError
 from minijepa.evaluation.logistic import logistic_regression, loss_and_gradient, minimise
+from minijepa.evaluation.patches import closest_rows
 from minijepa.evaluation.probing import (
     choose_l2,
     content_r2,
     feature_std,
     knn_accuracy,
     linear_probe,
+    nearest_neighbours,
     rank_me,
     standardise,
     stratified_split,
@@ -355,6 +357,22 @@ def test_knn_sees_directions_only_and_takes_what_neighbours_there_are():
     lengths = np.random.default_rng(0).uniform(0.1, 10, (60, 1)).astype(np.float32)
     assert knn_accuracy(x, y, x * lengths, y, 3, k=1) == 1.0
     assert knn_accuracy(x, y, x, y, 3, k=1000) == knn_accuracy(x, y, x, y, 3, k=60)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scales"), [(np.float32, [1e-32, 1e-25, 1e12, 1e19, 1e37]), (np.float64, [1e-250, 1e-160, 1e160, 1e300])]
+)
+def test_neighbours_are_the_same_at_every_scale(dtype, scales):
+    """Squares of float32 numbers end at 1e±38, of float64 at 1e±308."""
+    bank, queries = (np.random.default_rng(i).normal(size=(300, 8)).astype(dtype) for i in range(2))
+    nearest, cosines = nearest_neighbours(bank, queries, 5)
+    closest = closest_rows(bank, queries)
+    for scale in map(dtype, scales):
+        same, similar = nearest_neighbours(bank * scale, queries / 3, 5)
+        np.testing.assert_array_equal(same, nearest)
+        np.testing.assert_allclose(similar, cosines, atol=1e-6)
+        np.testing.assert_array_equal(nearest_neighbours(bank, queries * scale, 5)[0], nearest)
+        np.testing.assert_array_equal(closest_rows(bank * scale, queries * scale), closest)
 
 
 def test_knn_bears_a_row_of_zeros_and_refuses_no_neighbours():
