@@ -1,6 +1,7 @@
 """Analytic gradients, by the tape, against numeric ones, by finite differences."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from minijepa.watch import WatchingTape
 STEP = 1e-3  # of a difference, for inputs of scale 1
 TOLERANCE = 1e-6  # of a gradient's relative error
 FLOOR = 1e-3  # gradients smaller than this are compared absolutely
+EPS = float(np.finfo(np.float64).eps)
 
 
 def gradcheck(fn, *arrays, seed=0, tolerance=TOLERANCE, h=None, max_entries=None):
@@ -31,12 +33,13 @@ def gradcheck(fn, *arrays, seed=0, tolerance=TOLERANCE, h=None, max_entries=None
     ``arrays``: converted to float64; a float64 array is used as it lies in memory, strides and all.
     ``seed``: of the cotangent.
     ``h``: the step; by default 1e-3 times the largest |x| of an array, but at most 1e-3. (LayerNorm and ln bend on the
-    scale of their input, softmax and GELU on the scale 1, however large the input.)
+    scale of their input, softmax and GELU on the scale 1, however large the input.) Beside large numbers, such as those
+    of x² at 1e7, it may be lost in float64's rounding: then steps ten, a hundred ... times as large are tried as well.
     ``max_entries``: difference only so many elements of each array, drawn at random.
 
-    Raises GradcheckError for an error above ``tolerance``, naming the worst element with both of its numbers; for an
-    input that received no gradient; for an input or cotangent that was written into; for outputs that are not float64
-    or differ between two calls.
+    Raises GradcheckError for an error above ``tolerance``, naming the worst element with both of its numbers, and
+    saying so where rounding alone can explain it; for an input that received no gradient; for an input or cotangent
+    that was written into; for outputs that are not float64 or differ between two calls.
     """
     comparisons = compare_gradients(fn, *arrays, seed=seed, h=h, max_entries=max_entries)
     worst = max(comparisons, key=lambda comparison: comparison.error)
@@ -50,7 +53,7 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
     arrays = [xp_of(a).asarray(as_float_array(a, np.empty(0)), dtype=np.float64) for a in arrays]
     copies = [a.copy() for a in arrays]
     inputs = [Tensor(a, requires_grad=True) for a in arrays]
-    with WatchingTape() as tape:
+    with _MeasuringTape() as tape:
         y = fn(*inputs)
     _check_output(y, tape)
     draws = rng(seed, "gradcheck")
@@ -83,11 +86,34 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
         entries = np.arange(copy.size)
         if max_entries is not None and max_entries < copy.size:
             entries = np.sort(draws.choice(copy.size, max_entries, replace=False))
+        differences = functools.partial(numeric_gradient, value, copy, kept_cotangent, entries=entries)
         step = _step(copy) if h is None else h
-        numeric = numeric_gradient(value, copy, kept_cotangent, step, entries)
-        analytic = to_numpy(tensor.grad)
-        comparisons.append(Comparison(i, to_numpy(copy), analytic, numeric, entries, step, to_numpy(kept_cotangent)))
+        known = (i, to_numpy(copy), to_numpy(tensor.grad), differences(h=step), entries, step)
+        first = Comparison(*known, to_numpy(kept_cotangent), tape.rounding)
+        comparisons.append(first if h is not None else _wider(first, differences))
     return comparisons
+
+
+def _wider(first, differences):
+    """``first``; or, where its error may be rounding, a comparison by a wider step that passes, if there is one."""
+    tried = first
+    while tried.error > TOLERANCE and tried.may_be_rounding(TOLERANCE):
+        tried = replace(tried, h=10 * tried.h, numeric=differences(h=10 * tried.h))
+    return tried if tried.error <= TOLERANCE else first
+
+
+class _MeasuringTape(WatchingTape):
+    """Adds up how far rounding may move L = <cotangent, fn(x)>: each operation as if the elements that it takes and
+    those that it gives, each of which L depends on by its gradient, were off by eps times their size."""
+
+    rounding = 0.0
+
+    def _gradients(self, entry, dy):
+        gradients = super()._gradients(entry, dy)
+        for tensor, gradient in zip([entry.output, *entry.inputs], [dy, *gradients]):
+            if gradient is not None:
+                self.rounding += EPS * float(abs(gradient * tensor.data).sum())
+        return gradients
 
 
 def numeric_gradient(value, array, cotangent=1.0, h=None, entries=None):
@@ -132,6 +158,7 @@ class Comparison:
     entries: np.ndarray
     h: float
     cotangent: np.ndarray
+    rounding: float  # of L
 
     @property
     def compared(self):
@@ -142,15 +169,27 @@ class Comparison:
     def error(self):
         return gradient_error(self.compared, self.numeric)
 
+    @property
+    def noise(self):
+        """How far rounding, of L and of x + h, may move each numeric slope."""
+        return (self.rounding + EPS * np.abs(self.x.reshape(-1)[self.entries] * self.compared)) / self.h
+
+    def may_be_rounding(self, tolerance):
+        """Whether an error above ``tolerance`` may be that of the differences, all of it."""
+        largest = max(np.abs(self.compared).max(initial=0), FLOOR)
+        return bool((np.abs(self.compared - self.numeric) <= tolerance * largest + self.noise).all())
+
     def report(self, tolerance):
         """What is wrong, as a paragraph: the worst element, both numbers, and whether they are proportional."""
         difference = np.abs(self.compared - self.numeric)
+        rounded = self.may_be_rounding(tolerance)
+        verdict = "can't be judged" if rounded else "is wrong"
         worst = int(difference.argmax())
         index = np.unravel_index(self.entries[worst], self.x.shape)
         element = f"[{', '.join(str(int(k)) for k in index)}]"
         wrong = int((~(difference <= tolerance * max(np.abs(self.compared).max(), FLOOR))).sum())  # a nan is wrong too
         lines = [
-            f"the gradient of input {self.i} is wrong: error {self.error:.1e}, tolerance {tolerance:.0e}",
+            f"the gradient of input {self.i} {verdict}: error {self.error:.1e}, tolerance {tolerance:.0e}",
             f"  input {self.i}    shape {self.x.shape}; worst at {element}, where x = {self.x[index]:.6g}",
             f"  analytic   {self.compared[worst]: .10g}",
             f"  numeric    {self.numeric[worst]: .10g}    (central differences, h = {self.h:.1e})",
@@ -159,7 +198,12 @@ class Comparison:
             f"  wrong at   {wrong} of {difference.size} elements",
             f"  cotangent  shape {self.cotangent.shape}, norm {np.linalg.norm(self.cotangent):.3g}",
         ]
-        if (factor := self._factor()) is not None:
+        if rounded:
+            lines.append(
+                f"  rounding   may move the numeric gradient by {self.noise.max():.1g}: the step is below the "
+                "resolution of these numbers. Pass a larger h, or smaller numbers"
+            )
+        elif (factor := self._factor()) is not None:
             meaning = {-1: "a sign is wrong", 0: "backward returns zeros"}.get(round(factor, 6), "a factor is wrong")
             lines.append(f"  hint       at every element, analytic = {factor:.6g} × numeric: {meaning}")
         return "\n".join(lines)

@@ -430,6 +430,47 @@ def test_only_sampled_entries_are_reported():
         gradcheck(lambda x: Off.apply(x, factor=2.0), normal(5, 5), max_entries=3)
 
 
+@pytest.mark.parametrize(
+    ("fn", "x"),
+    [
+        (lambda x: x * x, 1e7 * normal(2, 3)), (lambda x: x**2, 1e7 + normal(2, 3)), (ops.sqrt, 1e10 + normal(2, 3)),
+        (lambda x: x + 1e8, normal(2, 3)), (lambda x: (x + 1e10) - 1e10, normal(2, 3)), (ops.sum, 1e9 * normal(2, 3)),
+        (lambda x: ops.l2_loss(x, np.zeros((2, 3))), 1e8 * normal(2, 3)), (lambda x: x @ x.T, 1e9 * normal(2, 3)),
+    ],
+    ids=["x * x", "x ** 2", "sqrt", "x + 1e8", "x + 1e10 - 1e10", "sum", "l2_loss", "x @ x.T"],
+)  # fmt: skip
+def test_right_gradients_at_large_numbers_pass(fn, x):
+    """The usual step is lost in rounding there; a wider one is not."""
+    assert gradcheck(fn, x) < 1e-6
+    with pytest.raises(GradcheckError, match=r"input 0 can't be judged: error .*\n(.*\n)*  rounding   may move the "
+                       r"numeric gradient by \S+: the step is below the resolution of these numbers"):  # fmt: skip
+        gradcheck(fn, 1e3 * x + 1e15, h=1e-3)
+
+
+def test_what_bends_beside_a_large_number_can_not_be_judged():
+    """A step wide enough for 1e9 is too wide for exp."""
+    with pytest.raises(GradcheckError, match="can't be judged"):
+        gradcheck(lambda x: x.exp() + 1e9, normal(2, 3))
+
+
+def test_wrong_gradients_at_large_numbers_fail():
+    class TwiceTooMuch(Function):
+        shapes = "(...) -> (...)"
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, dy):
+            return (4 * ctx.saved[0] * dy,)
+
+    for x in (normal(2, 3), 1e7 * normal(2, 3), 1e10 * normal(2, 3)):
+        with pytest.raises(GradcheckError, match=r"is wrong: error 5\.0e-01"):
+            gradcheck(TwiceTooMuch.apply, x)
+
+
 def test_nan_fails():
     with pytest.raises(GradcheckError, match="error inf"):
         gradcheck(lambda x: Off.apply(x, delta=float("nan")), normal(2, 3))
