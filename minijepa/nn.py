@@ -9,7 +9,12 @@ from minijepa.errors import CheckpointError
 
 
 def trunc_normal(rng, shape, std):
-    """Normal(0, std), redrawn outside of ±2 std: what timm and Meta's I-JEPA use for weights."""
+    """Normal(0, std), redrawn outside of ±2 std; its deviation is 0.88 std.
+
+    timm and Meta's I-JEPA call something else by this name: they cut at ±2, whatever std, which for 0.02 is no cut, so
+    that their deviation is std. Meta's I-JEPA also divides the weights of attn.proj and mlp.fc2 in block l = 1, 2, ...
+    by √(2 l). docs/settings.md compares.
+    """
     values = rng.standard_normal(shape)
     while (outside := np.abs(values) > 2).any():
         values[outside] = rng.standard_normal(int(outside.sum()))
