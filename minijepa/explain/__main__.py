@@ -10,11 +10,10 @@ import textwrap
 
 from minijepa import ops
 from minijepa.cli import exit_status, tell
-from minijepa.explain.operation import formula_and_code, function_of, input_names, live_check, page_of
+from minijepa.explain.columns import fit_text, terminal_columns
+from minijepa.explain.operation import formula_and_code, input_names, live_check, page_of
 from minijepa.explain.step import told_step
 from minijepa.gradcheck.cases import CASES, cases_of
-
-COLUMNS = 110
 
 
 def main(argv=None):
@@ -47,29 +46,27 @@ def explain(op):
         tell(table_of_ops())
         return 0
     case = cases_of(op)[0]
-    tell(formula_and_code(op))
-    check, passed = live_check(case, input_names(op))
-    tell(
-        f"\nRead on: docs/backward/{page_of(op)}.md has every step of the derivation, a mistake to try and an exercise."
-    )
+    width = terminal_columns()
+    tell(formula_and_code(op, width))
+    page = f"docs/backward/{page_of(op)}.md"
+    tell("\n" + fit_text(f"Read on: {page} has every step of the derivation, a mistake to try and an exercise.", width))
+    check, passed = live_check(case, input_names(op), width)
     tell(check)
     return 0 if passed else 1
 
 
 def table_of_ops():
-    """A line for each operation: name, shape signature, the first line of its docstring."""
-    rows = [(op, function_of(op).shapes, inspect.getdoc(getattr(ops, op)).splitlines()[0]) for op in CASES]
-    rows.insert(0, ("op", "shapes", "what it computes"))
-    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
-    room = COLUMNS - sum(widths) - 4
-    lines = [
-        f"{name:<{widths[0]}}  {shapes:<{widths[1]}}  {textwrap.shorten(what, room, placeholder=' …')}"
-        for name, shapes, what in rows
-    ]
+    """A line for each operation: its name and the first line of its docstring."""
+    room = terminal_columns() - 16
+    lines = [f"{'op':<16}what it computes"]
+    for op in CASES:
+        what = inspect.getdoc(getattr(ops, op)).splitlines()[0]
+        lines.append(f"{op:<16}{textwrap.shorten(what, room, placeholder=' …')}")
     return "\n".join([
         *lines, "",
-        "python -m minijepa.explain OP shows the derivation, the code and a live check; --step tells a training step.",
-        "docs/backward/ derives them step by step; docs/own_op.md shows how to add one.",
+        "python -m minijepa.explain OP shows derivation, code and a live check; --step",
+        "tells a training step. docs/backward/ derives each operation step by step;",
+        "docs/own_op.md shows how to add one.",
     ])  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Tape, Tensor
 from minijepa.errors import MinijepaError
+from minijepa.explain.columns import fit_code, fit_text
 from minijepa.gradcheck.cases import cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
@@ -50,19 +51,18 @@ def input_names(op):
     return names or [f"x{i}" for i in range(len(cases_of(op)[0].arrays))]
 
 
-def formula_and_code(op):
+def formula_and_code(op, width):
     """The user's docstring, the derivation, and the source of forward, backward and what they call."""
     user, function = getattr(ops, op), function_of(op)
     source = Path(inspect.getsourcefile(function))
+    code = [function.forward, function.backward, *helpers_of(function)]
     return "\n".join([
         f"ops.{op}{inspect.signature(user)}",
-        textwrap.indent(inspect.getdoc(user), "    "),
+        textwrap.indent(fit_text(inspect.getdoc(user), width - 4), "    "),
         _title(f"{function.__name__}: {function.shapes}"),
-        inspect.getdoc(function),
+        fit_text(inspect.getdoc(function), width),
         _title(f"The code, {'/'.join(source.parts[-3:])}"),
-        textwrap.dedent(inspect.getsource(function.forward)),
-        textwrap.dedent(inspect.getsource(function.backward)).rstrip(),
-        *(f"\n{inspect.getsource(helper).rstrip()}" for helper in helpers_of(function)),
+        "\n\n".join(fit_code(textwrap.dedent(inspect.getsource(piece)).rstrip(), width) for piece in code),
     ])  # fmt: skip
 
 
@@ -84,27 +84,27 @@ def _names_in(code):
     return [*code.co_names, *(name for c in code.co_consts if inspect.iscode(c) for name in _names_in(c))]
 
 
-def live_check(case, names):
+def live_check(case, names, width):
     """(text, passed): the gradients of a case, analytic and numeric side by side, and the verdict."""
-    lines = [_title(f"Live check: {case.name}, float64, with a random gradient dy of the output")]
+    lines = [_title(f"Live check: {case.name}; in float64, with a random dy")]
     try:
         comparisons = compare_gradients(case.fn, *case.arrays)
     except MinijepaError as error:  # a backward of the wrong shape, an input written into
-        return "\n".join([*lines, str(error), "FAILED"]), False
+        return "\n".join([*lines, fit_text(str(error), width), "FAILED"]), False
 
     y = case.fn(*(Tensor(a) for a in case.arrays)).data
     for name, array in [*zip(names, case.arrays), ("y", y), ("dy", comparisons[0].cotangent)]:
-        lines.append(_array(name, array))
+        lines.append(_array(name, array, width))
     for name, comparison in zip(names, comparisons):
         lines += ["", _gradients(name, comparison)]
     worst = max(comparisons, key=lambda comparison: comparison.error)
     passed = worst.error <= TOLERANCE
     if not passed:
-        lines += ["", worst.report(TOLERANCE)]
+        lines += ["", fit_code(worst.report(TOLERANCE), width)]
     verdict = "passed" if passed else "FAILED"
     lines += [
-        "", "error = max|analytic − numeric| / max|analytic| = "
-        f"{worst.error:.1e}, tolerance {TOLERANCE:.0e}: {verdict}",
+        "", "error = max|analytic − numeric| / max|analytic|",
+        f"      = {worst.error:.1e}, tolerance {TOLERANCE:.0e}: {verdict}",
     ]  # fmt: skip
     return "\n".join(lines), passed
 
@@ -124,10 +124,10 @@ def _gradients(name, comparison):
     return "\n".join(lines)
 
 
-def _array(name, array):
+def _array(name, array, width):
     """``name (2, 3) = [[...]]`` with the rows under one another."""
     head = f"{name} {array.shape} = "
-    return head + np.array2string(array, precision=4, suppress_small=True, prefix=head, max_line_width=100)
+    return head + np.array2string(array, precision=4, suppress_small=True, prefix=head, max_line_width=width)
 
 
 def _title(text):

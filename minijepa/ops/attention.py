@@ -49,13 +49,15 @@ def _sequences(rows, start, count, length):
 class Attention(Function):
     """In each sequence and head, with q, k, v (n, d) and s = 1/√d:
 
-        A = s q kᵀ,   E = exp(A − c),   r = 1 / Σⱼ E[:, j],   y = r (E v)          (so that P = r E = softmax(A))
+        A = s q kᵀ,   E = exp(A − c),   r = 1 / Σⱼ E[:, j],   y = r (E v)
 
-    y = P v is a matrix product:            dv = Pᵀ dy = Eᵀ g  with  g = r dy,   and   dP = dy vᵀ
-    P is a softmax of the rows of A:        dA = P (dP − Σⱼ dP[:, j] P[:, j]).  That sum is
-                                            Σⱼ Σ_f dy[:, f] v[j, f] P[:, j] = Σ_f dy[:, f] y[:, f],  so with P = r E
-                                            dA = E (g vᵀ − Σ_f g[:, f] y[:, f])
-    A = s q kᵀ is a matrix product again:   dq = s dA k,   dk = s dAᵀ q
+    so that P = r E = softmax(A). Backward, with g = r dy:
+
+        y = P v:          dv = Pᵀ dy = Eᵀ g,   dP = dy vᵀ
+        P = softmax(A):   dA = P (dP − Σⱼ dP[:, j] P[:, j])
+        that sum is       Σⱼ Σ_f dy[:, f] v[j, f] P[:, j] = Σ_f dy[:, f] y[:, f]
+        so with P = r E   dA = E (g vᵀ − Σ_f g[:, f] y[:, f])
+        A = s q kᵀ:       dq = s dA k,   dk = s dAᵀ q
 
     r and s multiply arrays of (n, d), not of (n, n): P itself is never made. Tokens of different sequences never meet,
     so there is nothing to mask, and what concerns each row alone is done for all sequences at once. E, r and y are

@@ -13,10 +13,13 @@ class LayerNorm(Function):
     Let g = dL/dx̂ = w dy. Each x[i] reaches L by three ways: its own x̂[i], the mean μ, and the scale r.
 
     own:    dx = r g
-    by μ:   ∂μ/∂x[i] = 1/n and every x̂[j] falls by r:                 dx −= r mean(g)
-    by r:   ∂r/∂x[i] = −r³ (x[i] − μ)/n = −r² x̂[i]/n, and dL/dr = Σⱼ g[j] (x[j] − μ) = Σⱼ g[j] x̂[j] / r:
-                                                                       dx −= r x̂ mean(g x̂)
-    (r moves through x − μ, whose sum is 0, so μ adds nothing by this way.) Together
+    by μ:   ∂μ/∂x[i] = 1/n, and every x̂[j] falls by r:
+            dx −= r mean(g)
+    by r:   ∂r/∂x[i] = −r³ (x[i] − μ)/n = −r² x̂[i]/n,
+            dL/dr = Σⱼ g[j] (x[j] − μ) = Σⱼ g[j] x̂[j] / r:
+            dx −= r x̂ mean(g x̂)
+
+    (r moves through x − μ, whose sum is 0, so μ adds nothing this way.) Together
 
     dx = r (g − mean(g) − x̂ mean(g x̂))
     dw = Σ dy x̂,   db = Σ dy   over all rows
