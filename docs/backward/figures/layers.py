@@ -199,8 +199,8 @@ def step():
         d.text(x, y, text, color, 13)
     d.text(264, 182, "EMA, after AdamW:", MOVED, 13, "start")
     d.text(264, 202, "θ̄ ← m θ̄ + (1 − m) θ", MOVED, 13, "start", bold=True)
-    d.text(692, 300, "the gradient stops:", GRADIENT, 13)
-    d.text(692, 318, "q is a constant", GRADIENT, 13)
+    d.text(680, 300, "the gradient stops:", GRADIENT, 13)
+    d.text(680, 318, "q is a constant", GRADIENT, 13)
     d.text(380, 372, "Gradients flow through the predictor into the context encoder, and nowhere else.", MUTED, 12)
     return d
 
