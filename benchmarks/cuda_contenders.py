@@ -9,7 +9,6 @@ batches padded to one shape).
 import numpy as np
 
 from minijepa import MultiBlockMasker, backend
-from minijepa.config import masker_settings
 from minijepa.data import Dataset, normalise
 from minijepa.training.trainer import Trainer
 
@@ -56,7 +55,7 @@ def torch_cuda_step(config, mode, device="cuda"):
     torch.set_float32_matmul_precision("high")  # TF32
     model = TorchIJEPA(config, device)
     images = torch.from_numpy(normalise(noise(config.batch_size), (0.5,) * 3, (0.25,) * 3)).to(device)
-    masker, draw = MultiBlockMasker(**masker_settings(config)), np.random.default_rng(0)
+    masker, draw = MultiBlockMasker.of(config), np.random.default_rng(0)
     drawn = [masker.sample(config.batch_size, draw) for _ in range(PREPARED)]
     size = None
     if mode == "graphs":  # the longest of all, as a fixed capacity

@@ -31,7 +31,7 @@ import blas
 import cuda_contenders
 from cuda_contenders import noise, noise_trainer
 from minijepa import Config, MultiBlockMasker
-from minijepa.config import PRESETS, masker_settings
+from minijepa.config import PRESETS
 from minijepa.data import normalise
 from minijepa.evaluation.features import extract_features
 
@@ -82,7 +82,7 @@ def torch_step(config, threads, masking, micro):
     torch.set_num_threads(threads)
     model = TorchIJEPA(config)
     images = torch.from_numpy(normalise(noise(config.batch_size), (0.5,) * 3, (0.25,) * 3))
-    masker, draw = MultiBlockMasker(**masker_settings(config)), np.random.default_rng(0)
+    masker, draw = MultiBlockMasker.of(config), np.random.default_rng(0)
     shared = masking == "shared"
     yield {}
     while True:

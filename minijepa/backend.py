@@ -151,9 +151,9 @@ def has_twin(function):
     """``function``, but on a GPU its fused twin runs for the arguments that it takes (``kernels/twins.py``)."""
 
     @functools.wraps(function)
-    def run(*args):
-        twin = run.twin
-        return function(*args) if twin is None or not twin.takes(*args) else twin.run(*args)
+    def run(*args, **kwargs):
+        fused = run.twin is not None and run.twin.takes(*args, **kwargs)
+        return (run.twin.run if fused else function)(*args, **kwargs)
 
     run.twin = None
     return run

@@ -7,6 +7,7 @@ import numbers
 import reprlib
 import warnings
 
+from minijepa.data.masking import MultiBlockMasker
 from minijepa.errors import ConfigError
 
 
@@ -105,15 +106,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values):
-        """A Config from {field: value}; an unknown field is a ConfigError. A field of RETIRED may have its value."""
+        """A Config from {field: value}; an unknown field is a ConfigError."""
         known = [field.name for field in dataclasses.fields(cls)]
-        for name, value in values.items():
-            if name in RETIRED and value != RETIRED[name]:
-                found = reprlib.repr(value)
-                raise ConfigError(f"{name} is no setting any more: it is always {RETIRED[name]:g}, got {found}")
-            if name not in known and name not in RETIRED:
+        for name in values:
+            if name not in known:
                 raise ConfigError(f"unknown setting {reprlib.repr(name)}{_suggestion(name, known)}")
-        return cls(**{name: value for name, value in values.items() if name not in RETIRED})
+        return cls(**values)
 
     def to_dict(self):
         """{field: value}, with lists for tuples, so that it survives JSON."""
@@ -160,10 +158,6 @@ def _checked_type(field, value):
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", tuple: "two numbers"}
     raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {reprlib.repr(value)}")
 
-
-# Settings of earlier versions, which brought nothing (docs/results.md), and the values that stayed: older checkpoints
-# name them.
-RETIRED = dict(target_layers=1, weight_decay_growth=1, grad_clip=0)
 
 LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory, or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
@@ -217,19 +211,7 @@ def _check_values(c):
         f"warmup_epochs {c.warmup_epochs:g} must be below epochs {c.epochs}",
     )
     require(c.augment_crop < c.image_size, f"augment_crop must be below image_size, got {c.augment_crop}")
-
-    from minijepa.data.masking import MultiBlockMasker
-
-    MultiBlockMasker(**masker_settings(c))  # refuses masks that can hardly be drawn
-
-
-def masker_settings(config):
-    """The arguments of MultiBlockMasker for a Config."""
-    return dict(
-        grid=config.grid, num_targets=config.num_target_blocks, target_scale=config.target_scale,
-        target_aspect_ratio=config.target_aspect_ratio, context_scale=config.context_scale,
-        min_context=config.min_context,
-    )  # fmt: skip
+    MultiBlockMasker.of(c)  # refuses masks that can hardly be drawn
 
 
 PRESETS = {

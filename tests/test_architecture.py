@@ -13,7 +13,6 @@ PACKAGE = ROOT / "minijepa"
 # From the ground up; a file may import what is named before it, and the files of its own room in the order given there.
 FLOORS = """
 errors cli files backend signature
-config
 tensor
 autograd
 watch
@@ -22,6 +21,7 @@ nn
 gradcheck
 data
 models
+config
 training.schedules training.ema training.optim
 kernels
 training.schema training.exported training.checkpoint training.lanes
@@ -34,7 +34,6 @@ exercise
 """.split()
 HEIGHT = {name: height for height, name in enumerate(FLOORS)}
 LATE = {  # imported inside of a function
-    ("config", "data"),  # Config asks the masker whether masks can be drawn at all
     ("backend", "kernels"),  # on a GPU: a CPU needs nothing of kernels/
 }
 THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm", "cuda", "safetensors"}  # cuda.pathfinder comes with CuPy

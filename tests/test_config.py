@@ -85,7 +85,6 @@ def test_an_assignment_needs_an_equals_sign():
         (dict(context_scale=(0.5, 1.5)), "at most 1"),
         (dict(loss="l1"), "loss must be l2 or smooth_l1"),
         (dict(augment_scale=(0.5, 1.2)), "augment_scale is a part of the image: at most 1"),
-        (dict(grad_clip=0.5), "grad_clip is no setting any more: it is always 0, got 0.5"),
         (dict(target_norm="batch"), "target_norm must be none or layer_norm"),
         (dict(adam_beta2=1.0), r"adam_beta2 must be in \[0, 1\)"),
         (dict(ema_momentum_start=0.9, ema_momentum_end=0.8), "EMA momentum must rise"),
@@ -101,11 +100,6 @@ def test_what_is_refused_and_in_which_words(changes, words):
     with pytest.raises(ConfigError, match=words) as error:
         Config.from_dict(changes)
     assert "\n" not in str(error.value)
-
-
-def test_settings_of_older_versions_are_read_where_they_had_the_value_that_stays():
-    older = {**Config(seed=3).to_dict(), "target_layers": 1, "weight_decay_growth": 1.0, "grad_clip": 0.0}
-    assert Config.from_dict(older) == Config(seed=3)
 
 
 def test_an_unknown_preset_names_the_others():

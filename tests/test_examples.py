@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from minijepa import IJEPA, Config, MultiBlockMasker, Tape, load_cifar10
-from minijepa.config import masker_settings
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
 
@@ -49,7 +48,7 @@ def both(one, rng):
         assert params[name].data.size == values.size
         params[name] = one.Value(values.reshape(params[name].data.shape).copy())
     images = rng.standard_normal((3, 3, 32, 32))
-    masks = MultiBlockMasker(**masker_settings(config)).sample(3, rng)
+    masks = MultiBlockMasker.of(config).sample(3, rng)
     return model, params, images, masks
 
 

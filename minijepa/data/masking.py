@@ -14,6 +14,7 @@ from minijepa.ops.ragged import offsets_of, ranges
 TRIALS = 64  # masks that a new masker draws to see whether its settings are possible
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches
 MAX_ROUNDS = 1000  # settings that passed the trials need far fewer
+_possible = set()  # settings that passed: they are tried once a process
 REMEDY = "lower target_scale, num_targets or min_context, or raise context_scale"
 
 
@@ -181,11 +182,26 @@ class MultiBlockMasker:
                 f"the patches of the grid, got {min_context!r}"
             )
 
+        settings = self.grid, num_targets, self.target_scale, self.target_aspect_ratio, self.context_scale, min_context
+        if settings not in _possible:
+            self._try()
+            _possible.add(settings)
+
+    @classmethod
+    def of(cls, config):
+        """The masker of a Config."""
+        return cls(
+            config.grid, config.num_target_blocks, config.target_scale, config.target_aspect_ratio,
+            config.context_scale, config.min_context,
+        )  # fmt: skip
+
+    def _try(self):
+        """ConfigError if hardly any of some trial masks has the context that it must have."""
         context, _ = self._draw(TRIALS, np.random.default_rng(0))
-        reached = np.count_nonzero(context.sum(axis=1) >= min_context)
+        reached = np.count_nonzero(context.sum(axis=1) >= self.min_context)
         if reached < TRIALS_NEEDED:
             raise ConfigError(
-                f"only {reached} of {TRIALS} trial masks leave min_context={min_context} context patches "
+                f"only {reached} of {TRIALS} trial masks leave min_context={self.min_context} context patches "
                 f"({context.sum() / TRIALS:.1f} on average): {REMEDY}"
             )
 

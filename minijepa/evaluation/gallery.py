@@ -4,7 +4,6 @@ import numpy as np
 
 from minijepa import pictures
 from minijepa.backend import rng
-from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
@@ -105,7 +104,7 @@ def _less_mean(features):
 def draw_predictions(probed, path):
     config = probed.model.config
     images = probed.test[one_of_each_class(probed.test_y, PREDICTED)]
-    masks = MultiBlockMasker(**masker_settings(config)).sample(len(images), rng(0, "pictured masks"))
+    masks = MultiBlockMasker.of(config).sample(len(images), rng(0, "pictured masks"))
     masks = central_blocks(masks, config.grid)
     found = predicted_blocks(probed.model, images, masks, probed.train[:BANK], probed.threads)
     fillings = {

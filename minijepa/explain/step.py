@@ -12,7 +12,7 @@ import numpy as np
 
 from minijepa.autograd import Parameter
 from minijepa.backend import rng
-from minijepa.config import Config, masker_settings
+from minijepa.config import Config
 from minijepa.data import MultiBlockMasker
 from minijepa.data.shapes import make_shapes
 from minijepa.gradcheck.check import TOLERANCE, gradient_error, numeric_gradient
@@ -34,7 +34,7 @@ def told_step():
     config = Config(**TINY)
     model = IJEPA(config, seed=0, dtype=np.float64)
     images = model.normalise(make_shapes(IMAGES)[0])
-    masks = MultiBlockMasker(**masker_settings(config)).sample(IMAGES, rng(0, "masks"))
+    masks = MultiBlockMasker.of(config).sample(IMAGES, rng(0, "masks"))
     layout = model.layout(masks)
     story = [_batch(config, masks)]
 

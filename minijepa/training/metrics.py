@@ -3,7 +3,6 @@
 import csv
 
 from minijepa.backend import rng
-from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker
 from minijepa.errors import ConfigError
 from minijepa.files import open_plain
@@ -71,5 +70,5 @@ def draw_curves(folder, rows):
 def draw_masks(path, config, images):
     """masks.png: the first images, with masks drawn like those of training."""
     images = images[:PICTURED]
-    masks = MultiBlockMasker(**masker_settings(config)).sample(len(images), rng(config.seed, "masks", 0))
+    masks = MultiBlockMasker.of(config).sample(len(images), rng(config.seed, "masks", 0))
     masks_picture(images, masks, config.patch_size, path)

@@ -6,7 +6,6 @@ import zlib
 import numpy as np
 
 from minijepa.backend import rng, to_device, to_numpy, use_own_stream, xp_of
-from minijepa.config import masker_settings
 from minijepa.data import (
     MultiBlockMasker,
     augment,
@@ -44,7 +43,7 @@ class Trainer:
             self.model.flat.data, self.model.flat.grad, self.model.decayed, config.weight_decay,
             config.adam_beta1, config.adam_beta2, config.adam_eps,
         )  # fmt: skip
-        self.masker = MultiBlockMasker(**masker_settings(config))
+        self.masker = MultiBlockMasker.of(config)
         self.lanes = Lanes(self.model, threads)
         self.batch_size = min(config.batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size  # a last short batch is dropped

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from minijepa import IJEPA, Config
-from minijepa.config import masker_settings
 from minijepa.data import MultiBlockMasker, make_shapes, normalise
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
@@ -166,7 +165,7 @@ def test_the_block_shown_is_the_one_closest_to_the_middle():
 
 def test_a_block_is_made_of_the_nearest_patches_and_the_rest_stays(model, images):
     config, shown = model.config, images[:6]
-    masks = central_blocks(MultiBlockMasker(**masker_settings(config)).sample(6, np.random.default_rng(2)), (8, 8))
+    masks = central_blocks(MultiBlockMasker.of(config).sample(6, np.random.default_rng(2)), (8, 8))
     found = predicted_blocks(model, shown, masks, images, threads=1)
     np.testing.assert_array_equal(found.truth, shown)  # the bank holds the images, whose own patches are the nearest
 

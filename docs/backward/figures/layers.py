@@ -6,7 +6,6 @@ from svg import EDGE, GRADIENT, INK, MOVED, MUTED, VALUE, Drawing, plain, shade
 
 from minijepa import IJEPA, Config, MultiBlockMasker, Tape, ops
 from minijepa.backend import rng
-from minijepa.config import masker_settings
 from minijepa.data import make_shapes
 
 
@@ -171,7 +170,7 @@ def step():
         predictor_num_heads=2,
     )  # fmt: skip
     model = IJEPA(config, dtype=np.float64)
-    masks = MultiBlockMasker(**masker_settings(config)).sample(1, rng(0, "figure step"))
+    masks = MultiBlockMasker.of(config).sample(1, rng(0, "figure step"))
     with Tape() as tape:
         loss = model.loss(model.normalise(make_shapes(1)[0]), masks)
     tape.backward(loss)
