@@ -59,7 +59,7 @@ def in_general(mine, rights, j, of_ones, names):
         if other != name and gradient is not None and same(mine, gradient):
             return f"this is {other}, in {name}'s place: the slots have the order of forward's inputs."
     if mine.shape == right.shape:
-        factor = float((mine * right).sum() / (right * right).sum())
+        factor = float((mine * right).sum() / (right * right).sum()) if right.any() else 0.0
         if not mine.any():
             return "all zeros. Is what was computed also returned?"
         if same(mine, -right):
