@@ -66,7 +66,8 @@ def table_of_ops():
         *lines, "",
         "python -m minijepa.explain OP shows derivation, code and a live check; --step",
         "tells a training step. docs/backward/ derives each operation step by step;",
-        "docs/own_op.md shows how to add one.",
+        "docs/own_op.md shows how to add one. python -m minijepa.exercise has you write",
+        "backward passes yourself, and judges them.",
     ])  # fmt: skip
 
 
