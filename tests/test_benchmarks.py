@@ -25,6 +25,7 @@ def ablation(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import ablation
 
+    monkeypatch.setattr(ablation, "HELD_BACK", 400)
     return ablation
 
 
@@ -66,7 +67,7 @@ def small_ablation(ablation, tmp_path, *options):
     small = dict(encoder_embed_dim=24, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=16, predictor_depth=1,
                  predictor_num_heads=2, epochs=1, warmup_epochs=0)  # fmt: skip
     if not (tmp_path / "data").exists():
-        write_cifar(tmp_path, 1040, 20, spread=60)
+        write_cifar(tmp_path, 120, 20, spread=60)
     arguments = [f"--set={name}={value}" for name, value in small.items()]
     arguments += ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--seeds", "0", *options]
     return ablation.main(ablation.parser().parse_args(arguments))
@@ -86,13 +87,13 @@ def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, ablation, m
     rows = rows_of(out)
     assert rows.keys() == {"base", "rate x 2"}
     for setting, row in rows.items():
-        assert row["step"] == "3" and row["seed"] == "0"  # 200 of 5,200 images in batches of 64: the rest is held back
+        assert row["step"] == "3" and row["seed"] == "0"  # 200 of 600 images in batches of 64: the rest is held back
         assert 0.2 < float(row["linear_probe"]) < 0.9 and 0.2 < float(row["knn"]) < 0.9
         config = json.loads((out / f"{setting.replace(' ', '-')}-seed0" / "config.json").read_text())["config"]
-        assert config["val_size"] == 5000
+        assert config["val_size"] == 400
         assert config["base_lr"] == Config.preset("laptop").base_lr * (2 if setting == "rate x 2" else 1)
     for labels in probed_labels:  # and not the test set
-        np.testing.assert_array_equal(np.sort(labels), np.repeat(np.arange(10), 500))
+        np.testing.assert_array_equal(np.sort(labels), np.repeat(np.arange(10), 40))
 
     (out / "base-seed0" / "ablation.json").unlink()  # trained but not probed: it is not trained again
     checkpoint = (out / "base-seed0" / "checkpoint.npz").stat().st_mtime_ns

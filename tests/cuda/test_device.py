@@ -27,7 +27,7 @@ USED = {  # kernels of a training step
 }  # fmt: skip
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=2, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=2,
-    predictor_num_heads=2, batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4,
+    predictor_num_heads=2, batch_size=4, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4,
     target_norm="layer_norm",
 )  # fmt: skip
 
@@ -110,7 +110,7 @@ def test_gradients_can_be_checked_on_the_device(cupy, capsys):
 
 def trainer(device, **changes):
     draw = np.random.default_rng(0)
-    images, labels = draw.integers(0, 256, (60, 3, 32, 32), np.uint8), draw.integers(0, 10, 60).astype(np.uint8)
+    images, labels = draw.integers(0, 256, (12, 3, 32, 32), np.uint8), draw.integers(0, 10, 12).astype(np.uint8)
     classes = tuple("abcdefghij")
     data = Dataset("noise", classes, images, labels, images[:5], labels[:5], (0.5,) * 3, (0.25,) * 3)
     return Trainer(Config(**NETWORK | changes), data, device)
@@ -294,7 +294,7 @@ def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs, monke
         assert full.graph.fits(masks)
         full.graph.layout.rows[i] = 10
         assert not full.graph.fits(masks)
-    assert not trainer("cuda").graph.fits(masks.select(range(10)))
+    assert not trainer("cuda").graph.fits(masks.select(range(2)))
 
 
 def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, monkeypatch, capsys):
