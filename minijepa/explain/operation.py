@@ -23,10 +23,11 @@ PAGES = {  # docs/backward/: the page whose derivation is that of these operatio
     "attention": "attention",
     "broadcasting": "add sub mul div expand sum mean",
     "cross_entropy": "cross_entropy l2_loss smooth_l1_loss",
-    "gelu": "gelu exp log sqrt tanh power neg",
+    "gelu": "gelu",
     "layer_norm": "layer_norm",
     "linear": "linear matmul",
-    "rows": "rows getitem reshape transpose concat max",
+    "rest": "neg exp log sqrt tanh power getitem reshape transpose concat max",
+    "rows": "rows",
     "softmax": "softmax",
 }
 

@@ -103,7 +103,7 @@ def rows():
     y, dx = gradients(lambda x: ops.rows(x, np.array(index)), dy, x)
     for left, title, a, b, names, color in (
         (50, "forward: y[t] = x[index[t]]", x, y, ("x", "y"), VALUE),
-        (430, "backward: dx[n] = Σ dy[t] of its copies", dx, dy, ("dx", "dy"), GRADIENT),
+        (430, "backward: dx[i] = Σ dy[t] of its copies", dx, dy, ("dx", "dy"), GRADIENT),
     ):
         d.text(left + 140, 26, title, bold=True, size=13)
         d.matrix(left, 92, a, names[0], color, cell=(44, 30), digits=1)
@@ -118,6 +118,36 @@ def rows():
     d.text(196, 252, "Row 1 is copied three times, row 2 never.", MUTED, 12)
     d.text(576, 252, "Row 1 gets three gradients, added; row 2 gets 0.", MUTED, 12)
     d.text(380, 280, "dx[index] = dy would keep one of the three and drop the others.", MUTED, 12)
+    return d
+
+
+def rest():
+    d, normal = Drawing(760, 410, "A slice, concat and max: elements go forward, dy comes back"), draws("rest")
+    for k, (title, fn, lengths, moves) in enumerate((
+        ("y = x[1::2]", lambda x: x[1::2], [5], [(0, 1), (0, 3)]),
+        ("y = concat([a, b])", lambda a, b: ops.concat([a, b]), [2, 3], [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]),
+        ("y = max(x)", lambda x: ops.max(x).reshape(1), [5], [(0, None)]),
+    )):  # fmt: skip
+        left, arrays = 62 + 240 * k, [normal(n) for n in lengths]
+        dy = normal(len(moves))
+        y, *gradients_of = gradients(fn, dy, *arrays)
+        moves = [(a, int(arrays[a].argmax()) if i is None else i) for a, i in moves]
+        d.text(left + 88, 26, title, bold=True)
+        for top, columns, result, color in ((72, arrays, y, VALUE), (250, gradients_of, dy, GRADIENT)):
+            mark = "d" if color == GRADIENT else ""
+            tops = [top + 26 * sum(lengths[:a]) + 14 * a for a in range(len(columns))]
+            for a, column in enumerate(columns):
+                d.matrix(left, tops[a], column[:, None], "", color, cell=(44, 26), digits=1)
+                name = mark + ("x" if len(columns) == 1 else "ab"[a])
+                d.text(left - 16, tops[a] + 13 * len(column), name, color, bold=True)
+            middle = top + 13 * (5 - len(result)) + 7 * (len(columns) - 1)
+            d.matrix(left + 132, middle, result[:, None], "", color, cell=(44, 26), digits=1)
+            d.text(left + 194, middle + 13 * len(result), f"{mark}y", color, bold=True)
+            for j, (a, i) in enumerate(moves):
+                ends = (left + 48, tops[a] + 13 + 26 * i), (left + 128, middle + 13 + 26 * j)
+                d.arrow(*(ends if color == VALUE else ends[::-1]), color=color)
+    d.text(18, 50, "forward", VALUE, 12, "start")
+    d.text(18, 228, "backward", GRADIENT, 12, "start")
     return d
 
 

@@ -13,8 +13,8 @@ import basics  # noqa: E402
 import layers  # noqa: E402
 
 FIGURES = (
-    basics.start, basics.linear, basics.broadcasting, basics.rows, basics.tape, layers.gelu, layers.softmax,
-    layers.cross_entropy, layers.layer_norm, layers.attention, layers.step,
+    basics.start, basics.linear, basics.broadcasting, basics.rows, basics.rest, basics.tape, layers.gelu,
+    layers.softmax, layers.cross_entropy, layers.layer_norm, layers.attention, layers.step,
 )  # fmt: skip
 
 
