@@ -159,6 +159,8 @@ def afterwards(lesson, right, progress):
         return f"To go on: {COMMAND} {lesson.name} {flag}\n({taken} of {count} hints taken; the page: {lesson.page})"
     following = progress.next()
     done = f"{len(progress.solved())} of {len(LESSONS)} solved."
+    if lesson.twin:
+        done = f"The package's own: python -m minijepa.explain {lesson.twin}\n{done}"
     return f"{done} Next: {COMMAND} {following}" if following else f"{done} That was the last one: well done."
 
 

@@ -35,7 +35,8 @@ def check(desk, op, path, printed):
             with told_with_line(path):
                 slots = desk.slots(op, case)
         except NotYet as not_yet:
-            raise NotYet("\n\n".join([f"{not_yet}\n{shapes(desk, case)}{so_far}", *elsewhere(desk, op)])) from None
+            more = elsewhere(desk, op) or leads(desk, case, str(not_yet))
+            raise NotYet("\n\n".join([f"{not_yet}\n{shapes(desk, case)}{so_far}", *more])) from None
         check_form(desk, op, case, slots, path)
         findings = {}
         for i, name in enumerate(desk.names(case)):
@@ -108,12 +109,33 @@ def shapes(desk, case):
     return f"(on input {case.name!r}: {', '.join(inputs)}, dy {y.shape})"
 
 
+def leads(desk, case, text):
+    """What an error about shapes usually means."""
+    plain, here = (max(array.ndim for array in c.arrays) for c in (desk.cases[0], case))
+    found = []
+    if here > plain:
+        found.append(
+            "There are more axes here: those in front of the last one are rows, all alike. axis=-1 is the last axis, "
+            "however many there are, and a.reshape(-1, a.shape[-1]) is a matrix of all rows."
+        )
+    elif here < plain:
+        found.append(
+            "There is a single row here, without an axis for rows. axis=-1 is its axis as well, and "
+            "a.reshape(-1, a.shape[-1]) a matrix of one row."
+        )
+    elif "broadcast" in text:
+        found.append("A sum or a mean over an axis takes the axis away; keepdims=True keeps it, with length 1.")
+    elif "matmul" in text:
+        found.append("In a @ b, a's last length must be b's first. Which transposes give the gradient its shape?")
+    return [textwrap.fill(lead, 80) for lead in found]
+
+
 def elsewhere(desk, op):
     """Of an attempt that raises an error: what is wrong with it on an input whose lengths let it run, if we know."""
     for case in desk.cases:
         with contextlib.suppress(Exception, SystemExit):
             slots = desk.slots(op, case)
             for name, number in zip(desk.names(case), desk.numbers(case)):
-                if reason := diagnosis(desk, case, slots, number):
+                if slots[number] is not None and (reason := diagnosis(desk, case, slots, number)):
                     return [textwrap.fill(f"On input {case.name!r} it runs, and there {name}: {reason}", 80)]
     return []

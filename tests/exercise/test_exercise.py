@@ -241,10 +241,25 @@ ATTEMPTS = {
         "xhat, r, w = ctx.saved\nreturn None, (dy * xhat).reshape(-1, len(w)).sum(0)",
         ["dx  not yet", "dw  right", "dx: still None"],
     ),
+    "no keepdims in a row's mean": (
+        "layer_norm",
+        "xhat, r, w = ctx.saved\ng = w * dy\nreturn r * (g - g.mean(-1) - xhat * (g * xhat).mean(-1)), dy * xhat, dy",
+        ["ValueError: operands could not be broadcast together with shapes (2,3) (2,)", "keepdims=True keeps it"],
+    ),
+    "a product that does not fit": (
+        "attention",
+        "q, k, v, p = ctx.saved\nreturn dy @ v, None, None",
+        ["ValueError: matmul", "dy (4, 5)", "Which transposes"],
+    ),
+    "matrices only": (
+        "linear",
+        "x, w = ctx.saved\nreturn dy @ w, dy.T @ x, dy",
+        ["(on input 'three axes': x (2, 3, 4)", "(Right on 4 inputs before this one.)", "There are more axes here"],
+    ),
     "another axis": (
         "softmax",
         "(y,) = ctx.saved\nreturn (y * (dy - (dy * y).sum(axis=1, keepdims=True)),)",
-        ["AxisError: axis 1 is out of bounds", "(on input 'one row (5,)': x (5,), dy (5,))"],
+        ["AxisError: axis 1 is out of bounds", "(on input 'one row (5,)': x (5,), dy (5,))", "a single row here"],
     ),
     "float64": (
         "rows",
