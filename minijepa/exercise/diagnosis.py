@@ -78,4 +78,7 @@ def in_general(mine, rights, j, of_ones, names):
                 f"the sum over the copies is missing: {x} {right.shape} was repeated to {mine.shape}, each copy "
                 "reaches L, and the ways add."
             )
+    for axis in range(right.ndim):
+        if mine.ndim < right.ndim and same(mine, right.sum(axis=axis)):
+            return f"axis {axis} was summed, but {x} {right.shape} has this axis itself: nothing was copied along it."
     return None

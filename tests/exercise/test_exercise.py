@@ -156,6 +156,11 @@ ATTEMPTS = {
         "a, b = ctx.saved\nreturn b * dy, a * dy",
         ["on input 'row to matrix'", "db  not yet", "the sum over the copies is missing: b (3,) was repeated"],
     ),
+    "a sum where nothing was copied": (
+        "broadcasting",
+        "a, b = ctx.saved\nreturn b * dy, (a * dy).sum(axis=0)",
+        ["on input '(2, 3), (2, 3)'", "da  right", "axis 0 was summed, but b (2, 3) has this axis itself"],
+    ),
     "a transposed weight": (
         "linear",
         """
