@@ -34,6 +34,7 @@ from minijepa import Config, MultiBlockMasker
 from minijepa.config import PRESETS
 from minijepa.data import normalise
 from minijepa.evaluation.features import extract_features
+from minijepa.threads import available_cores, blas_info
 
 MICRO = (32, 64, 128, 256)
 KINDS = ("padded", "sorted", "shared", "encode")  # of PyTorch contenders
@@ -275,7 +276,7 @@ def cuda_report(runs, rounds, device, as_json):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--threads", type=int, default=backend.available_cores(), help="default: all cores")
+    p.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
     p.add_argument("--rounds", type=int, default=7, help="turns that every contender gets (default: 7)")
     p.add_argument("--preset", choices=PRESETS, default="cifar10", help="the network, on a CPU (default: cifar10)")
     p.add_argument("--alone", action="store_true", help="on a CPU, without PyTorch even if it is installed")
@@ -311,7 +312,7 @@ def main():
     ceiling = runs["gemm"].median("flops_per_s")
     flops, encode_flops = ours.start["flops"], runs["minijepa encode"].start["flops"]
     result = {
-        "blas": backend.blas_info(), "threads": args.threads, "rounds": args.rounds, "img_s": speed["minijepa"],
+        "blas": blas_info(), "threads": args.threads, "rounds": args.rounds, "img_s": speed["minijepa"],
         "encode_img_s": speed["minijepa encode"], "gflop_per_image": flops / 1e9, "gemm_gflop_s": ceiling / 1e9,
         "gemm_share": speed["minijepa"] * flops / ceiling, "peak_mb": ours.median("peak_mb"),
         "step_mb": ours.median("step_mb"),

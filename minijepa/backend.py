@@ -3,64 +3,23 @@
 Array code elsewhere is written once against ``xp = xp_of(x)`` and runs wherever ``x`` lives.
 """
 
-import os
+import functools
+import math
+import zlib
 
-# Worker threads each run their own part of a batch, so BLAS must not start threads of its own. OpenBLAS, MKL and
-# Accelerate read these variables once, when NumPy is first imported; whoever has set one keeps their value.
-for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
-import ctypes  # noqa: E402
-import functools  # noqa: E402
-import math  # noqa: E402
-import zlib  # noqa: E402
-from pathlib import Path  # noqa: E402
+from minijepa import threads  # noqa: F401  (first: it holds BLAS to one thread before NumPy is loaded)
+from minijepa.errors import DeviceError, DtypeError
 
-import numpy as np  # noqa: E402
-from numpy.lib.array_utils import normalize_axis_tuple  # noqa: E402
-
-from minijepa.errors import DeviceError, DtypeError  # noqa: E402
-
+cupy_problem = "not installed"
 try:  # CuPy imports without a GPU too; whether one can be used is asked in resolve_device
     import cupy
-except ImportError:
+except Exception as error:  # also what it stumbles over, such as a home folder that can't be written to
     cupy = None
-
-
-def _openblas(function, *arguments, returns=ctypes.c_int):
-    """What a function of NumPy's own OpenBLAS returns, such as ``get_corename``; None where NumPy uses another BLAS."""
-    for library in Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"):
-        blas = ctypes.CDLL(str(library))  # loaded already: this only finds it
-        for name in (f"scipy_openblas_{function}64_", f"scipy_openblas_{function}"):
-            if hasattr(blas, name):
-                call = ctypes.CFUNCTYPE(returns, *map(type, arguments))((name, blas))
-                return call(*arguments)
-    return None
-
-
-if (_count := os.environ["OPENBLAS_NUM_THREADS"]).isdigit():  # NumPy may have been imported before this module
-    _openblas("set_num_threads", ctypes.c_int(int(_count)), returns=None)
-
-
-def blas_info():
-    """NumPy's BLAS: {"name", "version", "kernel", "threads"}; the last two None but for NumPy's own OpenBLAS.
-
-    ``kernel``: the processor that OpenBLAS's code is for (Haswell: AVX2; SkylakeX: AVX-512). It looks at the machine to
-    choose one, unless the variable OPENBLAS_CORETYPE names another.
-    """
-    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    kernel = _openblas("get_corename", returns=ctypes.c_char_p)
-    return {
-        "name": built["name"],
-        "version": built["version"],
-        "kernel": kernel and kernel.decode(),
-        "threads": _openblas("get_num_threads"),
-    }
-
-
-def available_cores():
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if getattr(error, "name", None) != "cupy":
+        cupy_problem = str(error)
 
 
 def xp_of(array):
@@ -115,8 +74,11 @@ def resolve_device(name):
 def _cuda_problem():
     """What keeps CUDA from being used, as one line; None if nothing does."""
     remedy = "or use --device cpu"
-    if cupy is None:
+    if cupy is None and cupy_problem == "not installed":
         return f"--device cuda needs CuPy, which is not installed: pip install -r requirements-cuda.txt, {remedy}"
+    if cupy is None:
+        hint = "set CUPY_CACHE_DIR to a folder that can be written to, if that is what it lacks"
+        return f"--device cuda: CuPy can't be imported ({' '.join(cupy_problem.split())}): {hint}, {remedy}"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

@@ -1,24 +1,25 @@
 """Rows of features and their labels: checked, and walked through in blocks by threads."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
-from minijepa.backend import available_cores
 from minijepa.errors import DataError
+from minijepa.threads import available_cores, on_threads
 
 MAX_THREADS = min(available_cores(), 16)  # each holds a block of kNN similarities, up to 100 MB
 
 
-def map_rows(function, *arrays, block_rows=None):
+def map_rows(function, *arrays, block_rows=None, ahead=1000):
     """Yield function(*blocks) for consecutive blocks of rows of the arrays, in order; threads compute them.
 
     The blocks depend on the shape alone, so what is added up in order has the same bits for every number of threads.
+    ``ahead``: how many results a thread computes before they are taken; few, where they are large.
     """
     block_rows = block_rows or max(256, 2**18 // arrays[0].shape[1])  # about 1 MiB: used twice while in the cache
     starts = range(0, len(arrays[0]), block_rows)
-    with ThreadPoolExecutor(MAX_THREADS) as pool:
-        yield from pool.map(lambda i: function(*(a[i : i + block_rows] for a in arrays)), starts)
+    wave = ahead * MAX_THREADS
+    for first in range(0, len(starts), wave):
+        some = starts[first : first + wave]
+        yield from on_threads(lambda i: function(*(a[i : i + block_rows] for a in arrays)), some, MAX_THREADS)
 
 
 def checked(x, y, num_classes, name):

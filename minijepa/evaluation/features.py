@@ -1,12 +1,12 @@
 """Image features of a frozen encoder, a chunk at a time on worker threads."""
 
 import reprlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from minijepa.backend import available_cores, to_device, to_numpy
+from minijepa.backend import to_device, to_numpy
 from minijepa.errors import ConfigError
+from minijepa.threads import available_cores, on_threads
 
 MOST_THREADS = 1024  # systems refuse to start tens of thousands
 CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the card
@@ -32,8 +32,7 @@ def map_images(model, images, function, shape, threads=None):
     if model.device == "cuda":  # in this thread, whose stream has made the weights
         list(map(run, starts))
     else:
-        with ThreadPoolExecutor(worker_threads(threads)) as pool:
-            list(pool.map(run, starts))
+        on_threads(run, starts, worker_threads(threads))
     return result
 
 

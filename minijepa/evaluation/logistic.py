@@ -148,7 +148,7 @@ class Curvature:
             x = x - self.mean  # float64: rounding must not drown a small eigenvalue
             return x.T @ x
 
-        covariance = sum(map_rows(block, x, block_rows=4096)) / len(x)
+        covariance = sum(map_rows(block, x, block_rows=4096, ahead=1)) / len(x)
         values, self.vectors = np.linalg.eigh(covariance)
         self.values = np.maximum(values, 0)
 

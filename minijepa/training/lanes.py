@@ -1,11 +1,10 @@
 """Forward and backward of one batch, in chunks, on worker threads."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
 from minijepa.autograd import Tape
 from minijepa.backend import BLOCK
+from minijepa.threads import on_threads
 
 CHUNK_IMAGES = 16  # so few that what one operation hands to the next is still in the cache
 LANES = 8
@@ -20,9 +19,8 @@ class Lanes:
     """
 
     def __init__(self, model, threads):
-        self.model = model
+        self.model, self.threads = model, threads
         if model.device == "cpu":
-            self.pool = ThreadPoolExecutor(threads)
             self.vectors = [np.zeros_like(model.flat.data) for _ in range(LANES)]
             self.views = [model.flat.views(vector) for vector in self.vectors]
         self.reached = set()  # parameters that ever received a gradient
@@ -52,7 +50,7 @@ class Lanes:
                 )
 
         used = range(min(LANES, len(chunks)))
-        loss = sum(self.pool.map(run, used))
+        loss = sum(on_threads(run, used, self.threads))
         self._add_up(self.vectors[: len(used)])
         return loss
 
@@ -67,7 +65,7 @@ class Lanes:
                 for vector in vectors[1:]:
                     total[block] += vector[block]
 
-        list(self.pool.map(add, range(0, total.size, BLOCK)))
+        on_threads(add, range(0, total.size, BLOCK), self.threads)
 
     def _chunk(self, images, masks, count, into):
         """One chunk forward and backward; its part of the loss."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,11 +94,26 @@ def test_lanes_add_up_to_the_batch(size):
     assert lanes.reached == set(model.flat.parameters.values())
 
 
-def test_an_error_in_a_worker_reaches_the_caller(monkeypatch):
+def test_after_an_error_in_a_lane_nobody_writes_gradients_any_more(monkeypatch):
+    """The caller may go on, with the same Lanes or with others: their gradients must be their own."""
     model = IJEPA(Config(**NETWORK))
-    monkeypatch.setattr(model, "targets", lambda *_: 1 / 0)
+    lanes = Lanes(model, 3)
+    images, masks = batch(model)
+    lanes.gradients(images, masks)
+    wanted, targets, calls = model.flat.grad.copy(), model.targets, iter(range(100))
+
+    def failing(*args):
+        if next(calls) == 1:
+            raise ZeroDivisionError
+        time.sleep(0.005)
+        return targets(*args)
+
+    monkeypatch.setattr(model, "targets", failing)
     with pytest.raises(ZeroDivisionError):
-        Lanes(model, 2).gradients(*batch(model, 40))
+        lanes.gradients(images, masks)
+    monkeypatch.undo()
+    lanes.gradients(images, masks)
+    np.testing.assert_array_equal(model.flat.grad, wanted)
 
 
 # ------------------------------------------------------------------------------------------------------------- the step

@@ -1,0 +1,83 @@
+"""Worker threads, and BLAS, which is held to one thread in each of them."""
+
+import os
+
+# Worker threads each run their own part of a batch, so BLAS must not start threads of its own, whatever these variables
+# said: eight of them on two cores hardly get a step done, and a product's bits depend on their number. OpenBLAS, MKL
+# and Accelerate read them once, when NumPy is first imported.
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ[_name] = "1"
+
+import contextlib  # noqa: E402
+import ctypes  # noqa: E402
+import threading  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+
+def _openblas(function, *arguments, returns=ctypes.c_int):
+    """What a function of NumPy's own OpenBLAS returns, such as ``get_corename``; None where NumPy uses another BLAS."""
+    for library in Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"):
+        blas = ctypes.CDLL(str(library))  # loaded already: this only finds it
+        for name in (f"scipy_openblas_{function}64_", f"scipy_openblas_{function}"):
+            if hasattr(blas, name):
+                call = ctypes.CFUNCTYPE(returns, *map(type, arguments))((name, blas))
+                return call(*arguments)
+    return None
+
+
+_openblas("set_num_threads", ctypes.c_int(1), returns=None)  # NumPy may have been imported before this module
+
+
+def blas_info():
+    """NumPy's BLAS: {"name", "version", "kernel", "threads"}; the last two None but for NumPy's own OpenBLAS.
+
+    ``kernel``: the processor that OpenBLAS's code is for (Haswell: AVX2; SkylakeX: AVX-512). It looks at the machine to
+    choose one, unless the variable OPENBLAS_CORETYPE names another.
+    """
+    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    kernel = _openblas("get_corename", returns=ctypes.c_char_p)
+    return {
+        "name": built["name"],
+        "version": built["version"],
+        "kernel": kernel and kernel.decode(),
+        "threads": _openblas("get_num_threads"),
+    }
+
+
+def available_cores():
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_threads(function, items, threads):
+    """[function(item) for item in items], computed by up to ``threads`` threads, of which the caller's is one.
+
+    If one call raises, no other is begun, those that run are awaited, and then the first error is raised. Where the
+    system allows no further thread, fewer do it.
+    """
+    items = list(items)
+    results, errors, todo = [None] * len(items), [], iter(range(len(items)))
+
+    def work():
+        for place in todo:  # each place goes to one thread: next() is atomic
+            if errors:
+                return
+            try:
+                results[place] = function(items[place])
+            except BaseException as error:
+                errors.append(error)
+
+    helpers = []
+    with contextlib.suppress(RuntimeError):  # "can't start new thread": a container's limit, say
+        for _ in range(min(threads, len(items)) - 1):
+            helper = threading.Thread(target=work)
+            helper.start()
+            helpers.append(helper)
+    work()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]
+    return results

@@ -1,0 +1,67 @@
+"""Worker threads, and the BLAS under them."""
+
+import threading
+import time
+
+import pytest
+
+from minijepa.threads import blas_info, on_threads
+
+
+def test_on_threads_gives_results_in_order_from_several_threads():
+    both = threading.Barrier(2, timeout=10)
+
+    def slow(item):
+        if item < 2:
+            both.wait()  # two threads are at it
+        return item * item, threading.get_ident()
+
+    results, threads = zip(*on_threads(slow, iter(range(20)), 2))
+    assert results == tuple(i * i for i in range(20)) and len({*threads}) == 2
+    assert on_threads(slow, [], 8) == []
+    one = on_threads(lambda _: threading.get_ident(), range(5), 1)
+    assert {*one} == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_on_threads_awaits_the_others_before_it_raises(error):
+    """Whoever goes on after an error must find nobody still writing."""
+    written = []
+
+    def work(item):
+        if item == 0:
+            raise error("of the first")
+        time.sleep(0.05)
+        written.append(item)
+
+    with pytest.raises(error, match="of the first"):
+        on_threads(work, range(50), 4)
+    before = list(written)
+    time.sleep(0.1)
+    assert written == before and len(written) < 10
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_where_no_further_thread_can_be_had_fewer_do_the_work(monkeypatch, allowed):
+    """As under a container's limit of processes."""
+    start, started = threading.Thread.start, []
+
+    def limited(self):
+        if len(started) == allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    assert on_threads(lambda item: item + 1, range(30), 8) == [*range(1, 31)]
+    assert len(started) == allowed
+
+
+def test_blas_info_names_the_library_and_what_it_runs():
+    info = blas_info()
+    assert info.keys() == {"name", "version", "kernel", "threads"}
+    if "openblas" in info["name"]:
+        assert info["version"].startswith("0.") and info["threads"] == 1
+        assert info["kernel"].isalnum()
+    else:
+        assert info["name"] and info["kernel"] is None
