@@ -1,13 +1,18 @@
 """The examples do what they say, and the one-file I-JEPA is the package's, number by number."""
 
+import base64
 import importlib.util
+import io
+import json
 import re
 import runpy
 import sys
 from pathlib import Path
 
+import notebooks
 import numpy as np
 import pytest
+from PIL import Image
 
 from minijepa import IJEPA, Config, MultiBlockMasker, Tape, load_cifar10
 from minijepa.training.ema import update_ema
@@ -195,3 +200,57 @@ def test_the_readme_names_the_operations_of_a_training_step(one):
         model.loss(images, masks)
     used = {entry.op.op_name() for entry in tape.entries}
     assert set(re.findall(r"`(\w+)`", sentence)) == used and len(used) == 9
+
+
+# ------------------------------------------------------------------------------------------------------- the notebook
+
+NOTEBOOK = EXAMPLES / "first_steps.ipynb"
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]\d+)?")
+
+
+def assert_alike(stored, new):
+    """The same words, and numbers to a twentieth, for after a thousand steps another BLAS has other last digits."""
+    stored, new = "".join(stored), "".join(new)
+    assert NUMBER.sub("#", stored).split() == NUMBER.sub("#", new).split()
+    for a, b in zip(*([float(n.replace(",", "")) for n in NUMBER.findall(text)] for text in (stored, new))):
+        assert a == pytest.approx(b, rel=0.05, abs=0.021), new
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), np.float64)
+
+
+def test_the_notebook_shows_what_its_cells_give(monkeypatch):
+    monkeypatch.chdir(EXAMPLES)
+    notebook = notebooks.read(NOTEBOOK)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    shown = set()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])
+        given = notebooks.run(notebook)
+    for cell, outputs in zip(cells, given):
+        assert [output["output_type"] for output in cell["outputs"]] == [output["output_type"] for output in outputs]
+        for stored, new in zip(cell["outputs"], outputs):
+            shown |= {stored["output_type"], *stored.get("data", ())}
+            assert_alike(stored.get("text", ""), new.get("text", ""))
+            assert stored.get("data", {}).keys() == new.get("data", {}).keys()
+            assert_alike(stored.get("data", {}).get("text/plain", ""), new.get("data", {}).get("text/plain", ""))
+            if "image/png" in new.get("data", {}):
+                difference = pixels(stored["data"]["image/png"]) - pixels(new["data"]["image/png"])
+                assert np.abs(difference).mean() < 8
+    assert shown >= {"stream", "execute_result", "image/png"}
+    text = "".join("".join(output.get("text", "")) for cell in cells for output in cell["outputs"])
+    assert "bytes saved" in text and "100% right" in text  # the drawn tape, the trained network
+    assert "the gradient of input 0 is wrong" in text and "right: the largest" in text  # the exercise, before and after
+
+
+def test_the_notebook_is_stored_as_its_script_stores_it():
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 4)
+    assert {key for cell in notebook["cells"] for key in cell["metadata"]} == set()
+    for cell in notebook["cells"]:
+        for link in re.findall(r"\]\((?!http)([^)]+)\)", "".join(cell["source"])):
+            assert (EXAMPLES / link).exists(), link
