@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
-from minijepa.cli import add_machine, exit_status, parse, tell
+from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.data import read_folder
 from minijepa.evaluation.evaluate import evaluate, opened, probed_run, suffix_of
 from minijepa.evaluation.features import worker_threads
@@ -18,7 +18,7 @@ def parser():
         prog="probe.py",
         description="Linear probe and kNN of a run's frozen encoder, beside an untrained encoder and raw pixels.",
     )
-    p.add_argument("run", help="a run folder, a checkpoint file, or an exported encoder")
+    p.add_argument("run", type=path, help="a run folder, a checkpoint file, or an exported encoder")
     add_machine(p, data="where CIFAR-10 is")
     p.add_argument(
         "--split", choices=("val", "test"), default="test",
@@ -27,7 +27,7 @@ def parser():
     p.add_argument("--encoder", choices=("target", "context"), default="target", help="default: target")
     p.add_argument("--pictures", action="store_true", help="draw all pictures of docs/pictures.md too")
     p.add_argument(
-        "--images", metavar="FOLDER",
+        "--images", type=path, metavar="FOLDER",
         help="look at your own pictures, in own_images.png; without --pictures, this replaces the evaluation, and an "
         "exported encoder that has a classifier needs no CIFAR-10 for it",
     )  # fmt: skip

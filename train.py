@@ -2,12 +2,13 @@
 """Pretrain I-JEPA: python train.py [--preset cifar10|best|laptop|smoke] [--device auto|cpu|cuda] ..."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
-from minijepa.cli import add_machine, exit_status, parse, tell
-from minijepa.config import PRESETS, Config, parse_assignment
+from minijepa.cli import add_machine, counted, exit_status, parse, path, tell
+from minijepa.config import PRESETS, Config, parse_changes
 from minijepa.data import has_some_cifar10, load_dataset
 from minijepa.errors import ConfigError
 from minijepa.evaluation.features import worker_threads
@@ -22,7 +23,8 @@ def parser():
     p.add_argument("--preset", choices=PRESETS, help="a complete setting (default: cifar10, the specification's)")
     add_machine(p, data="where CIFAR-10 is or goes")
     p.add_argument("--dataset", choices=("cifar10", "shapes"), help="default: cifar10; shapes is built in")
-    p.add_argument("--run-dir", metavar="DIR", help="a new folder for the run (default: runs/PRESET, numbered)")
+    run_dir = "a new folder for the run (default: runs/PRESET, numbered)"
+    p.add_argument("--run-dir", type=path, metavar="DIR", help=run_dir)
     p.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
     p.add_argument("--epochs", metavar="N", help="passes over the training set")
     p.add_argument("--batch-size", metavar="N", help="images a step")
@@ -38,9 +40,11 @@ def parser():
 
 def settings(args):
     """The config fields that the command line sets."""
-    flags = {"epochs": args.epochs, "batch_size": args.batch_size, "base_lr": args.lr, "seed": args.seed}
-    pairs = [f"{name}={value}" for name, value in flags.items() if value is not None] + args.changes
-    return dict(parse_assignment(pair) for pair in pairs)
+    flags = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
+    fields = {"lr": "base_lr"}
+    given = [(f"--{flag.replace('_', '-')} {value}", f"{fields.get(flag, flag)}={value}")
+             for flag, value in flags.items() if value is not None]  # fmt: skip
+    return parse_changes(given + [(f"--set {text}", text) for text in args.changes])
 
 
 def choose_dataset(args, preset):
@@ -51,6 +55,23 @@ def choose_dataset(args, preset):
         tell(f"no CIFAR-10 in {args.data_dir}/: the smoke run takes the built-in shapes instead")
         return "shapes"
     return "cifar10"
+
+
+def fitted(config, data, preset, changes):
+    """``config`` as it can be had from so many images; what was not asked for in these words is told."""
+    left = len(data.train_labels) - config.val_size
+    images = min(left, config.max_train_images or left)
+    if config.max_train_images > left > 0:
+        tell(f"max_train_images {config.max_train_images:,}: there are {left:,} training images")
+    if config.batch_size > images > 0:
+        tell(f"batches of {counted(images, 'image')}, not of {config.batch_size:,}: there are no more")
+        config = dataclasses.replace(config, batch_size=images)
+    if config.warmup_epochs != changes.get("warmup_epochs", preset.warmup_epochs):
+        tell(
+            f"the warm-up is {config.warmup_epochs:g} of {counted(config.epochs, 'epoch')}, the preset's share of "
+            f"them: --set warmup_epochs=X gives it another length"
+        )
+    return config
 
 
 def free_folder(preset):
@@ -77,25 +98,30 @@ def prepare(args):
         config, dataset = Config.from_dict(about["config"]), about["dataset"]
     else:
         preset = args.preset or "cifar10"
-        config, dataset = Config.preset(preset, **settings(args)), choose_dataset(args, preset)
+        changes = settings(args)
+        config, dataset = Config.preset(preset, **changes), choose_dataset(args, preset)
         if args.run_dir and Path(args.run_dir).exists():
             raise ConfigError(f"{args.run_dir} exists: go on with --resume, or choose another --run-dir")
         folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
-        about = {"preset": preset, "dataset": dataset, "config": config.to_dict()}
+        about = {"preset": preset, "dataset": dataset}
         about["precision"] = args.precision or "tf32"
     precision = about.get("precision", "tf32")
     if device == "cuda":
         backend.set_precision(precision)
-    trainer = Trainer(config, load_dataset(dataset, args.data_dir), device, threads)
+    data = load_dataset(dataset, args.data_dir)
+    if not args.resume:
+        config = fitted(config, data, Config.preset(preset), changes)
+        about["config"] = config.to_dict()
+    trainer = Trainer(config, data, device, threads)
     run = Run(args.run_dir if args.resume else folder, trainer)
     if args.resume:
         run.resume()
     else:
         run.create(about)
     tell(
-        f"{run.folder}: {dataset}, {len(trainer.images):,} images, {config.epochs} "
-        f"epochs of {trainer.steps_per_epoch} steps, {trainer.model.num_parameters():,} trained parameters, on {device}"
-        + (f" with {threads} thread{'s' * (threads > 1)}" if device == "cpu" else f" in {precision}")
+        f"{run.folder}: {dataset}, {counted(len(trainer.images), 'image')}, {counted(config.epochs, 'epoch')} "
+        f"of {counted(trainer.steps_per_epoch, 'step')}, {trainer.model.num_parameters():,} trained parameters, "
+        f"on {device} " + (f"with {counted(threads, 'thread')}" if device == "cpu" else f"in {precision}")
     )
     return run
 

@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from minijepa.backend import resolve_device  # noqa: E402
-from minijepa.cli import exit_status, tell  # noqa: E402
-from minijepa.config import Config, parse_assignment  # noqa: E402
+from minijepa.cli import exit_status, path, tell  # noqa: E402
+from minijepa.config import Config, parse_changes  # noqa: E402
 from minijepa.data import load_dataset  # noqa: E402
 from minijepa.errors import ConfigError, TrainingError  # noqa: E402
 from minijepa.evaluation.evaluate import labelled_images  # noqa: E402
@@ -95,14 +95,18 @@ def parser():
     p.add_argument("--jobs", type=int, default=2, help="runs at the same time (default: 2)")
     p.add_argument("--threads", type=int, default=1, help="of each run (default: 1)")
     p.add_argument("--device", default="cpu")
-    p.add_argument("--data-dir", default="data")
-    p.add_argument("--out", default="runs/ablation", help="a folder for the runs and the table")
+    p.add_argument("--data-dir", type=path, default="data")
+    p.add_argument("--out", type=path, default="runs/ablation", help="a folder for the runs and the table")
     return p
 
 
 def configs(args):
     """{(setting, seed): its Config}. Raises ConfigError."""
-    base = Config.preset(args.base, **dict(map(parse_assignment, args.set), val_size=HELD_BACK))
+    changes = parse_changes((f"--set {text}", text) for text in args.set)
+    for name, instead in {"val_size": f"it is always {HELD_BACK:,}", "seed": "give --seeds"}.items():
+        if name in changes:
+            raise ConfigError(f"--set {name}={changes[name]}: {instead}")
+    base = Config.preset(args.base, **changes, val_size=HELD_BACK)
     found = {}
     for seed in args.seeds:
         for setting in args.settings or SETTINGS:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from minijepa import ops
 from minijepa.autograd import Function
 from minijepa.cli import exit_status, parse, tell
-from minijepa.config import PRESETS, Config, parse_assignment
+from minijepa.config import PRESETS, Config, parse_changes
 from minijepa.data import load_dataset
 from minijepa.training import lanes
 from minijepa.training import trainer as training
@@ -173,7 +173,7 @@ def main(argv=None):
         p.error("--steps must be at least 1")
 
     def run():
-        config = Config.preset(args.preset, **dict(map(parse_assignment, args.changes)))
+        config = Config.preset(args.preset, **parse_changes((f"--set {text}", text) for text in args.changes))
         tell(profile_steps(Trainer(config, load_dataset("shapes", "data")), args.steps))
         return 0
 

@@ -8,11 +8,21 @@ import sys
 from minijepa.errors import MinijepaError, TrainingError
 
 
+def path(text):
+    """A path of the command line, as an argument's ``type``. ``--data-dir=~/cifar``: no shell expands that tilde."""
+    return os.path.expanduser(text)
+
+
+def counted(number, noun):
+    """``"1 step"``, ``"1,200 steps"``"""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def add_machine(parser, data):
     """The choices of train.py and probe.py: --device, --data-dir and --threads. ``data``: the second one's help."""
     device = dict(choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
     parser.add_argument("--device", **device)
-    parser.add_argument("--data-dir", default="data", metavar="DIR", help=f"{data} (default: data)")
+    parser.add_argument("--data-dir", type=path, default="data", metavar="DIR", help=f"{data} (default: data)")
     parser.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
 
 

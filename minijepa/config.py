@@ -99,9 +99,16 @@ class Config:
 
     @classmethod
     def preset(cls, name, **changes):
-        """One of PRESETS, with some fields changed."""
+        """One of PRESETS, with some fields changed.
+
+        Where fewer ``epochs`` leave no room for the preset's warm-up, it keeps its share of them, unless it is changed
+        too: 10 of 100 epochs become 0.5 of 5.
+        """
         if name not in PRESETS:
             raise ConfigError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}")
+        own, epochs = cls.from_dict(PRESETS[name]), changes.get("epochs")
+        if "warmup_epochs" not in changes and _is_number(epochs) and 0 < epochs <= own.warmup_epochs:
+            changes["warmup_epochs"] = round(epochs * own.warmup_epochs / own.epochs, 3)
         return cls.from_dict({**PRESETS[name], **changes})
 
     @classmethod
@@ -116,6 +123,17 @@ class Config:
     def to_dict(self):
         """{field: value}, with lists for tuples, so that it survives JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def parse_changes(given):
+    """{field: value} of pairs (the option, "key=value"). Raises ConfigError for a field that is given twice."""
+    changes, options = {}, {}
+    for option, text in given:
+        name, value = parse_assignment(text)
+        if name in changes:
+            raise ConfigError(f"{name} is given twice, by {options[name]} and {option}: leave one out")
+        changes[name], options[name] = value, option
+    return changes
 
 
 def parse_assignment(text):
@@ -159,6 +177,8 @@ def _checked_type(field, value):
     raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {reprlib.repr(value)}")
 
 
+LOSSES = "l2", "smooth_l1"  # models/ijepa.py has them
+
 LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory, or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
     mlp_ratio=16, patch_embed_gain=1000, init_std=10, num_target_blocks=64, batch_size=2**20, epochs=10**6,
@@ -196,7 +216,7 @@ def _check_values(c):
         low, high = getattr(c, name)
         require(0 < low <= high, f"{name} must be two rising numbers above 0, got ({low}, {high})")
         require(name == "target_aspect_ratio" or high <= 1, f"{name} is a part of the image: at most 1, got {high}")
-    require(c.loss in ("l2", "smooth_l1"), f"loss must be l2 or smooth_l1, got {reprlib.repr(c.loss)}")
+    require(c.loss in LOSSES, f"loss must be {' or '.join(LOSSES)}, got {reprlib.repr(c.loss)}")
     norm = reprlib.repr(c.target_norm)
     require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {norm}")
     for name in ("adam_beta1", "adam_beta2"):
@@ -208,7 +228,7 @@ def _check_values(c):
     require(c.min_lr <= c.base_lr, f"min_lr {c.min_lr} must not exceed base_lr {c.base_lr}")
     require(
         c.warmup_epochs < c.epochs or c.warmup_epochs == 0,
-        f"warmup_epochs {c.warmup_epochs:g} must be below epochs {c.epochs}",
+        f"warmup_epochs {c.warmup_epochs:g} must be below epochs {c.epochs}: lower it too, or set it to 0",
     )
     require(c.augment_crop < c.image_size, f"augment_crop must be below image_size, got {c.augment_crop}")
     MultiBlockMasker.of(c)  # refuses masks that can hardly be drawn

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from minijepa import backend
-from minijepa.cli import add_machine, exit_status, parse, tell
+from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.errors import ConfigError
 from minijepa.evaluation.evaluate import probed_run
 from minijepa.training import checkpoint, exported
@@ -22,8 +22,10 @@ def parser():
         epilog="timm computes the same features with class_token=False, global_pool='avg', fc_norm=False and "
         "act_layer='gelu_tanh': see README.md.",
     )
-    p.add_argument("run", help="a run folder, a checkpoint file, or an exported encoder")
-    p.add_argument("file", help="a new file: .npz, or .safetensors where the package safetensors is installed")
+    p.add_argument("run", type=path, help="a run folder, a checkpoint file, or an exported encoder")
+    p.add_argument(
+        "file", type=path, help="a new file: .npz, or .safetensors where the package safetensors is installed"
+    )
     p.add_argument("--float16", action="store_true", help="half the size; features differ by about a thousandth")
     p.add_argument(
         "--classifier", action="store_true",

@@ -104,7 +104,10 @@ def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, ablation, m
     monkeypatch.setattr(ablation, "train", lambda *args: pytest.fail("trained again"))
     assert small_ablation(ablation, tmp_path, "--", "base", "rate x 2") == 0
     with pytest.raises(ConfigError, match="is a run with other settings"):
-        small_ablation(ablation, tmp_path, "--set=epochs=2", "--", "base")
+        small_ablation(ablation, tmp_path, "--set=min_lr=1e-6", "--", "base")
+    for setting in ("val_size=100", "seed=3"):  # what is always the same, and what --seeds gives
+        with pytest.raises(ConfigError, match=f"--set {setting}: (it is always 5,000|give --seeds)"):
+            small_ablation(ablation, tmp_path, f"--set={setting}", "--", "base")
 
 
 def test_a_run_that_fails_leaves_an_ablation_its_others(tmp_path, ablation, monkeypatch, capsys):

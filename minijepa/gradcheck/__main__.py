@@ -5,7 +5,7 @@ import sys
 import time
 
 from minijepa.backend import resolve_device, to_device
-from minijepa.cli import exit_status, tell
+from minijepa.cli import counted, exit_status, tell
 from minijepa.errors import MinijepaError
 from minijepa.gradcheck.cases import CASES, cases_of
 from minijepa.gradcheck.check import TOLERANCE, compare_gradients
@@ -41,7 +41,7 @@ def check_all(names, device="cpu"):
     for failure in failures:
         tell(f"\n{failure}")
     tell(
-        f"\n{len(todo)} checks in {time.perf_counter() - start:.1f} s, largest error {largest:.1e}, "
+        f"\n{counted(len(todo), 'check')} in {time.perf_counter() - start:.1f} s, largest error {largest:.1e}, "
         f"tolerance {TOLERANCE:.0e}: {f'{len(failures)} FAILED' if failures else 'all passed'}"
     )
     return 1 if failures else 0

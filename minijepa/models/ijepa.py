@@ -15,6 +15,11 @@ from minijepa.models.predictor import Predictor
 from minijepa.models.vit import ViTEncoder
 from minijepa.nn import FlatParameters, standardise
 
+LOSSES = {  # the function, and whether it adds up the D dimensions of a row (else it is their mean)
+    "l2": (ops.l2_loss, True),
+    "smooth_l1": (ops.smooth_l1_loss, False),
+}
+
 
 class IJEPA(ImageEncoder):
     """The three networks: the target encoder that ImageEncoder describes, the context encoder and the predictor.
@@ -73,8 +78,13 @@ class IJEPA(ImageEncoder):
 
     def distance(self, predictions, targets, count=None):
         """The configured loss between packed rows: (Tt, D), (Tt, D) -> scalar."""
-        function = {"l2": ops.l2_loss, "smooth_l1": ops.smooth_l1_loss}[self.config.loss]
+        function, _ = LOSSES[self.config.loss]
         return function(predictions, targets, count=count)
+
+    def loss_per_dim(self, loss):
+        """A value of the loss as a mean over the D dimensions too, so that networks of any width can be compared."""
+        _, sums = LOSSES[self.config.loss]
+        return loss / self.config.encoder_embed_dim if sums else loss
 
     def layout(self, masks):
         """The TokenLayout of ``masks``; a layout passes through, so that it is made once for both branches."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minijepa.cli import tell
+from minijepa.cli import counted, tell
 from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError
 from minijepa.evaluation.monitors import FEWEST, warning
 from minijepa.files import new_folder, open_plain, replaced
@@ -161,11 +161,10 @@ class Run:
         t.check_weights()
         epoch = (step + 1) // t.steps_per_epoch
         mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
-        per_dim = t.config.encoder_embed_dim if t.config.loss == "l2" else 1
         speed, seconds = clock.images_per_s(), clock.seconds()
         every = t.config.knn_every
         row = {
-            "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": mean["loss"] / per_dim,
+            "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": t.model.loss_per_dim(mean["loss"]),
             "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
             "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
             "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
@@ -219,7 +218,7 @@ class Clock:
         self.last_step_done = time.perf_counter()
         if self.steps == self.warm:
             self.warm_step_done = self.last_step_done
-        if self.steps == self.seen:
+        if self.steps == self.seen and self.trainer.progress.step < self.trainer.total_steps:
             say(self._estimate())
 
     def start_epoch(self):
@@ -236,8 +235,9 @@ class Clock:
     def _estimate(self):
         t = self.trainer
         per_step = (time.perf_counter() - self.warm_step_done) / (self.seen - self.warm)
-        seconds = per_step * (t.total_steps - t.progress.step)
-        text = f"about {duration(seconds)} for {t.total_steps - t.progress.step} more steps, evaluations apart"
+        left = t.total_steps - t.progress.step
+        seconds = per_step * left
+        text = f"about {duration(seconds)} for {counted(left, 'more step')}, evaluations apart"
         if t.device == "cpu" and seconds > 2 * 3600:
             text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
         return text

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, Tensor, ops
+from minijepa.config import LOSSES
 from minijepa.data import Masks, normalise
 from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError, TapeError
 from minijepa.evaluation.features import extract_features
 from minijepa.gradcheck.check import gradient_error, numeric_gradient
-from minijepa.models import TokenLayout
+from minijepa.models import TokenLayout, ijepa
 from minijepa.models.predictor import Predictor
 from minijepa.models.vit import patchify
 from minijepa.nn import FlatParameters, Linear, Module, trunc_normal
@@ -540,3 +541,15 @@ def test_modules_are_found_in_lists_and_tuples():
             self.pair = (Parameter([1.0]), Linear(1, 1, np.random.default_rng(0), 0.02))
 
     assert [name for name, _ in Net().named_parameters()] == ["pair.0", "pair.1.weight", "pair.1.bias"]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_told_a_dimension(name):
+    """Twice as wide features with the same errors have the same loss a dimension, whether the loss adds them up."""
+    assert {*LOSSES} == {*ijepa.LOSSES}
+    p, q = np.random.default_rng(0).normal(size=(2, 6, 8))
+    told = []
+    for times in (1, 2):
+        model = IJEPA(Config(**TINY | dict(encoder_embed_dim=8 * times, loss=name)))
+        told.append(model.loss_per_dim(model.distance(Tensor(np.tile(p, times)), Tensor(np.tile(q, times))).item()))
+    assert told[0] == pytest.approx(told[1]) and 0.1 < told[0] < 10

@@ -264,8 +264,8 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize(
     ("device", "steps", "text", "hint"),
     [
-        ("cpu", 36_000, "about 20.0 h for 36000 more steps", True),
-        ("cuda", 36_000, "about 20.0 h for 36000 more steps", False),
+        ("cpu", 36_000, "about 20.0 h for 36,000 more steps", True),
+        ("cuda", 36_000, "about 20.0 h for 36,000 more steps", False),
         ("cpu", 300, "about 10 min for 300 more steps", False),
     ],
 )

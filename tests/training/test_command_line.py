@@ -1,0 +1,113 @@
+"""train.py as people type it: short runs, settings given twice or out of reach, paths, numbers of runs."""
+
+import json
+
+import pytest
+
+import train
+from minijepa.cli import counted
+from minijepa.config import PRESETS, Config
+
+from conftest import write_cifar  # isort: skip
+
+TINY = [
+    f"--set={text}" for text in (
+        "encoder_embed_dim=8", "encoder_depth=1", "encoder_num_heads=1", "predictor_embed_dim=8", "predictor_depth=1",
+        "predictor_num_heads=1",
+    )
+]  # fmt: skip
+
+
+@pytest.fixture
+def train_cli(cifar_folder, tmp_path, monkeypatch, capsys):
+    """Run train.py in an empty folder, on the 80 images of ``cifar_folder``: (exit status, stdout, stderr)."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(train, "draw_features", lambda probed: None)  # the pictures at the end take the most time
+
+    def run(*args, data=True):
+        status = train.main(["--device=cpu", "--threads=1", *[f"--data-dir={cifar_folder}"] * data, *map(str, args)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def settings_of(folder):
+    return json.loads((folder / "config.json").read_text())["config"]
+
+
+@pytest.mark.parametrize(("preset", "epochs"), [("cifar10", 1), ("laptop", 1), ("smoke", 1), ("smoke", 2)])
+def test_a_short_run_of_any_preset_just_works_and_tells_its_warm_up(train_cli, tmp_path, preset, epochs):
+    status, out, _ = train_cli(f"--preset={preset}", f"--epochs={epochs}", "--run-dir=run", *TINY)
+    assert status == 0
+    own, run = Config.preset(preset), settings_of(tmp_path / "work" / "run")
+    assert run["epochs"] == epochs and run["warmup_epochs"] < epochs
+    line = f"the warm-up is {run['warmup_epochs']:g} of {counted(epochs, 'epoch')}, the preset's share of them: --set"
+    if epochs > own.warmup_epochs:
+        assert run["warmup_epochs"] == own.warmup_epochs and "warm-up" not in out
+    else:
+        assert run["warmup_epochs"] == pytest.approx(epochs * own.warmup_epochs / own.epochs, abs=1e-3)
+        assert out.count(line) == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_has_a_warm_up_for_any_number_of_epochs(preset):
+    own = Config.preset(preset)
+    for epochs in (1, 2, 5, 10, 11, 1000):
+        share = epochs * own.warmup_epochs / own.epochs
+        kept = epochs > own.warmup_epochs
+        assert Config.preset(preset, epochs=epochs).warmup_epochs == (own.warmup_epochs if kept else round(share, 3))
+
+
+def test_a_warm_up_that_is_asked_for_is_not_changed():
+    assert Config.preset("cifar10", epochs=5, warmup_epochs=2).warmup_epochs == 2
+    assert Config.preset("cifar10", epochs=11).warmup_epochs == 10
+    with pytest.raises(ValueError, match="warmup_epochs 10 must be below epochs 5: lower it too, or set it to 0"):
+        Config.preset("cifar10", epochs=5, warmup_epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--epochs=3", "--set", "epochs=2"], "epochs is given twice, by --epochs 3 and --set epochs=2: leave one out"),
+        (["--lr=1", "--set=base_lr=1"], "base_lr is given twice, by --lr 1 and --set base_lr=1"),
+        (["--set=epochs=3", "--set", " epochs = 2"], "epochs is given twice, by --set epochs=3 and --set  epochs = 2"),
+        (["--batch-size=9", "--set=batch_size=9"], "batch_size is given twice"),
+        (["--seed=1", "--set=seed=2"], "seed is given twice"),
+    ],
+)
+def test_a_setting_given_twice_is_refused(train_cli, args, words):
+    status, _, err = train_cli(*args)
+    assert status == 2 and words in err and err.count("\n") == 1
+
+
+def test_more_than_there_is_is_told_and_written_down_as_it_was_done(train_cli, tmp_path):
+    args = ("--batch-size=5000", "--epochs=1", "--set=max_train_images=1000", "--run-dir=run", *TINY)
+    status, out, _ = train_cli(*args)
+    assert status == 0
+    assert "batches of 80 images, not of 5,000: there are no more\n" in out
+    assert "max_train_images 1,000: there are 80 training images\n" in out
+    assert settings_of(tmp_path / "work" / "run")["batch_size"] == 80
+    status, out, _ = train_cli("--run-dir=run", "--resume")
+    assert status == 0 and "no more" not in out
+
+
+def test_one_is_singular(train_cli, tmp_path):
+    status, out, _ = train_cli("--batch-size=80", "--epochs=1", "--set=warmup_epochs=0", "--run-dir=run", *TINY)
+    assert status == 0 and ": cifar10, 80 images, 1 epoch of 1 step, " in out and "on cpu with 1 thread\n" in out
+    status, out, _ = train_cli("--batch-size=8", "--set=max_train_images=48", "--epochs=1", "--run-dir=six", *TINY)
+    assert status == 0 and "more step" not in out  # the time is estimated after the sixth
+    status, out, _ = train_cli("--batch-size=8", "--set=max_train_images=56", "--epochs=1", "--run-dir=seven", *TINY)
+    assert status == 0 and " for 1 more step, evaluations apart\n" in out
+    assert [counted(n, "step") for n in (0, 1, 2, 1200)] == ["0 steps", "1 step", "2 steps", "1,200 steps"]
+
+
+def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(train_cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    write_cifar(tmp_path / "home", 16, 20)
+    args = ("--data-dir=~/data", "--run-dir=~/run", "--epochs=1", "--set=warmup_epochs=0", *TINY)
+    status, out, _ = train_cli(*args, data=False)
+    assert status == 0 and f"{tmp_path}/home/run: cifar10, 80 images" in out
+    assert not (tmp_path / "work" / "~").exists()
