@@ -1,5 +1,10 @@
 """minijepa: I-JEPA from scratch on NumPy and CuPy, with its own tape-based autograd."""
 
+from minijepa.cli import VERSION as __version__
+from minijepa.cli import check_packages
+
+check_packages()
+
 from minijepa import backend  # noqa: F401, I001  (first: it holds BLAS to one thread before NumPy is loaded)
 from minijepa import ops
 from minijepa.autograd import Function, Parameter, Tape, Tensor, no_tape
@@ -11,6 +16,6 @@ from minijepa.models import IJEPA
 from minijepa.watch import WatchingTape
 
 __all__ = [
-    "IJEPA", "Config", "Function", "MultiBlockMasker", "Parameter", "Tape", "Tensor", "WatchingTape",
+    "IJEPA", "Config", "Function", "MultiBlockMasker", "Parameter", "Tape", "Tensor", "WatchingTape", "__version__",
     "gradcheck", "load", "load_cifar10", "no_tape", "normalise", "ops",
 ]  # fmt: skip

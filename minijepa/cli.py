@@ -1,11 +1,29 @@
 """What the command lines share: how they print, end and fail, and the choices that several of them take."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
 
 from minijepa.errors import MinijepaError, TrainingError
+
+VERSION = "0.1.0"  # minijepa.__version__, and the package's (pyproject.toml)
+
+
+REQUIRED = {"numpy": "numpy", "PIL": "pillow", "tqdm": "tqdm"}  # modules, and the packages that bring them
+
+
+def check_packages():
+    """Where a required package is missing: one line and exit status 2 for a command, otherwise ModuleNotFoundError."""
+    for module, package in REQUIRED.items():
+        if importlib.util.find_spec(module) is None:
+            text = f"the package {package} is missing: pip install -r requirements.txt, best in a virtual environment"
+            program = os.path.basename(sys.argv[0])  # -m: while python -m minijepa.NAME looks for its module
+            if program in ("-m", "train.py", "probe.py"):
+                tell(f"{'minijepa' if program == '-m' else program}: {text} (see README.md)", sys.stderr)
+                sys.exit(2)
+            raise ModuleNotFoundError(text, name=module)
 
 
 def path(text):
@@ -19,7 +37,8 @@ def counted(number, noun):
 
 
 def add_machine(parser, data):
-    """The choices of train.py and probe.py: --device, --data-dir and --threads. ``data``: the second one's help."""
+    """What train.py and probe.py both take: --device, --data-dir, --threads, --version. ``data``: the second's help."""
+    parser.add_argument("--version", action="version", version=f"minijepa {VERSION}")
     device = dict(choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
     parser.add_argument("--device", **device)
     parser.add_argument("--data-dir", type=path, default="data", metavar="DIR", help=f"{data} (default: data)")

@@ -9,6 +9,27 @@ from minijepa.training import checkpoint
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser):
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed: .ci/run")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _judged((yield), item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _judged((yield), collector.config)
+
+
+def _judged(report, config):
+    if report.skipped and config.getoption("--no-skips"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr[-1]}"
+    return report
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "minijepa"
 
 # From the ground up; a file may import what is named before it, and the files of its own room in the order given there.
 FLOORS = """
-errors cli files threads backend signature
+errors cli __main__ files threads backend signature
 tensor
 autograd
 watch

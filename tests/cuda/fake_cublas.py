@@ -6,9 +6,12 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from emulator import require_compiler
+
 
 @cache
 def fake_cublas():
+    require_compiler()
     source = Path(__file__).with_name("fake_cublas.cpp")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "libfake.so"
