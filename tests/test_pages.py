@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from minijepa.exercise.lessons import LESSONS
+
 ROOT = Path(__file__).parent.parent
 START = ROOT / "docs/backward/start.md"
 DERIVATIONS = sorted(set((ROOT / "docs/backward").glob("*.md")) - {ROOT / "docs/backward/README.md", START})
@@ -99,6 +101,11 @@ def test_each_step_of_the_start_page_runs():
     headings = re.findall(r"^## (.*)$", START.read_text(), re.MULTILINE)
     assert [heading.split(". ")[0] for heading in headings] == [*map(str, range(1, len(headings))), "Exercise"]
     assert {section for kind, *_, section in blocks(START) if kind == "run"} == {*range(1, len(headings) + 1)} - {4}
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_each_exercise_is_named_on_its_page(name):
+    assert f"`python -m minijepa.exercise {name}`" in (ROOT / LESSONS[name].page).read_text()
 
 
 @each_page
