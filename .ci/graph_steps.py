@@ -14,7 +14,7 @@ sums = {}
 for device in ("cpu", "cuda"):
     trainer = Trainer(CONFIG, data, device)
     for step in range(30):
-        trainer.note(step, trainer.train_step(step))
+        trainer.collect(step, trainer.train_step(step))
     trainer.read()
     sums[device] = trainer.progress.sums
     print(device, sums[device])

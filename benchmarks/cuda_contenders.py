@@ -36,7 +36,7 @@ def minijepa_cuda_step(config, device="cuda"):
     yield {"steps": STEPS[device]}
     while True:
         for _ in range(STEPS[device]):
-            trainer.note(step, trainer.train_step(step))
+            trainer.collect(step, trainer.train_step(step))
             step += 1
         trainer.read()  # waits for the card
         yield {"memory_mb": _memory(trainer) / 2**20 if device == "cuda" else 0}

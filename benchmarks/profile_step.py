@@ -119,8 +119,8 @@ def profile_steps(trainer, steps):
             replace(op, "forward", staticmethod(profile.forward(op)))
             replace(op, "backward", staticmethod(profile.backward(op)))
         for name, owner, method in [
-            ("masks", trainer.masker, "sample"), ("data", trainer, "batch"), ("layout", model, "layout"),
-            ("target encoder", model, "targets"), ("context encoder", model.context_encoder, "forward"),
+            ("masks", trainer.masker, "sample"), ("data", trainer, "batch"), ("layout", model, "prepare"),
+            ("target encoder", model, "targets_of"), ("context encoder", model.context_encoder, "forward"),
             ("predictor", model.predictor, "forward"), ("optimiser", trainer.optimizer, "update"),
             ("backward", lanes.Tape, "backward"), ("EMA", training, "update_ema"),
             ("lanes", trainer.lanes, "gradients"), ("outside of these", trainer, "train_step"),

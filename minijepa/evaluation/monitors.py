@@ -38,10 +38,10 @@ class Monitors:
         predictions, targets = [], []
         for start in range(0, len(self.watched), 64):
             chosen = np.arange(start, min(start + 64, len(self.watched)))
-            layout = self.model.layout(self.masks.select(chosen))
             images = self.model.normalise(to_device(self.watched[chosen], self.model.device))
-            predictions.append(to_numpy(self.model.predictions(images, layout).data))
-            targets.append(to_numpy(self.model.targets(images, layout).data))
+            prepared = self.model.prepare(images, self.masks.select(chosen))
+            predictions.append(to_numpy(self.model.predictions_of(*prepared).data))
+            targets.append(to_numpy(self.model.targets_of(*prepared).data))
         r2 = content_r2(
             np.concatenate(predictions), np.concatenate(targets), self.masks.target_index, self.model.config.num_patches
         )

@@ -136,9 +136,8 @@ def predicted_blocks(model, images, masks, bank_images, threads=None):
     """Predict one target block of each image (``masks``: one block each), and look the result up in the bank."""
     bank = target_patches(model, bank_images, threads)
     batch = model.normalise(to_device(images, model.device))
-    layout = model.layout(masks)
-    target = to_numpy(model.targets(batch, layout).data)
-    prediction = to_numpy(model.predictions(batch, layout).data)
+    target = to_numpy(model.targets(batch, masks).data)
+    prediction = to_numpy(model.predictions(batch, masks).data)
     position = bank.mean(axis=0)[masks.target_index]
     size, image = model.config.patch_size, np.repeat(np.arange(len(images)), masks.target_lengths[:, 0])
     pixels = patchify(bank_images, size)

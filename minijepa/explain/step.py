@@ -35,19 +35,18 @@ def told_step():
     model = IJEPA(config, seed=0, dtype=np.float64)
     images = model.normalise(make_shapes(IMAGES)[0])
     masks = MultiBlockMasker.of(config).sample(IMAGES, rng(0, "masks"))
-    layout = model.layout(masks)
     story = [_batch(config, masks)]
 
-    targets = model.targets(images, layout)
+    targets = model.targets(images, masks)
     story.append(_targets(config, targets))
 
     with WatchingTape() as tape:
-        loss = model.distance(model.predictions(images, layout), targets)
+        loss = model.distance(model.predictions(images, masks), targets)
     story.append(_recorded(tape, loss))
 
     on_tape = {x for entry in tape.entries for x in entry.inputs if isinstance(x, Parameter)}
     tape.backward(loss)
-    table, passed = _gradient_table(model, lambda: model.loss(images, layout).data)
+    table, passed = _gradient_table(model, lambda: model.loss(images, masks).data)
     story.append(_backward(table, model.target_flat.parameters.values(), on_tape, tape.reached))
 
     before, target_before = model.flat.data.copy(), model.target_flat.data.copy()

@@ -61,7 +61,7 @@ class FixedLayout(TokenLayout):
     """
 
     def __init__(self, masker, batch, num_patches, xp):
-        self.batch, self.num_patches = batch, num_patches
+        self.num_patches = num_patches
         self.rows, longest = capacity(masker, batch, num_patches)
         context, target, distinct, predictor = self.rows
         sequences = batch * masker.num_targets
@@ -82,12 +82,15 @@ class FixedLayout(TokenLayout):
         self.device = xp.zeros(ends[-1], np.int32)
 
         view = {name: self.device[place] for name, place in self.places.items()}
-        self.count = view["count"]
-        self.context_packing = _FixedPacking(view["context_packing"], context, longest[0])
-        self.predictor_packing = _FixedPacking(view["predictor_packing"], predictor, longest[1])
-        for name, (_, n) in spans.items():
-            lists = {n: [view[f"{name} starts"], view[f"{name} members"]]} if n else {}
-            setattr(self, name, _FixedIndex(view[name], lists))
+        indices = {
+            name: _FixedIndex(view[name], {n: [view[f"{name} starts"], view[f"{name} members"]]} if n else {})
+            for name, (_, n) in spans.items()
+        }
+        super().__init__(
+            batch, view["count"], Packing([num_patches] * batch), **indices,
+            context_packing=_FixedPacking(view["context_packing"], context, longest[0]),
+            predictor_packing=_FixedPacking(view["predictor_packing"], predictor, longest[1]),
+        )  # fmt: skip
 
     def fits(self, masks):
         """Whether a batch has as many images and at most as many rows; :meth:`load` asks for that."""
@@ -136,11 +139,12 @@ class _FixedPacking(Packing):
 
 
 class StepGraph:
-    """``trainer.update``, as a graph from the fourth call on. ``fits`` tells which batches it takes."""
+    """A step on the device, as a graph from the fourth call on. ``fits`` tells which batches it takes."""
 
     def __init__(self, trainer):
         model, config = trainer.model, trainer.config
-        self.update, self.xp = trainer.update, xp_of(model.flat.data)
+        self.model, self.lanes, self.update = model, trainer.lanes, trainer.update
+        self.xp = xp_of(model.flat.data)
         xp = self.xp
         self.pool = xp.cuda.MemoryPool()
         self.layout = FixedLayout(trainer.masker, trainer.batch_size, config.num_patches, xp)
@@ -164,9 +168,9 @@ class StepGraph:
         return self.usable and self.layout.fits(masks)
 
     def __call__(self, step, images, masks, scalars, momentum):
-        """As ``Trainer.update``."""
-        if not self.layout.load(masks):
-            return self.update(step, images, masks, scalars, momentum)
+        """The loss and the gradient's norm, as arrays; None, with nothing done, for a batch that can't be taken."""
+        if not self.fits(masks) or not self.layout.load(masks):
+            return None
         xp = self.xp
         self.images[...] = images
         self.scalars[...] = xp.asarray(np.array([*scalars, momentum, 1 - momentum], np.float32))
@@ -175,7 +179,7 @@ class StepGraph:
             self._step(step)
         else:
             if self.graph is None and not self._record(step):
-                return self.update(step, images, masks, scalars, momentum)
+                return None
             self.graph.launch()
         results = self.results.copy()
         return results[0], results[1]
@@ -183,9 +187,9 @@ class StepGraph:
     def _step(self, step):
         """What is recorded: a step on the arrays that stay."""
         with self.xp.cuda.using_allocator(self.pool.malloc):
-            results = self.update(step, self.images, self.layout, self.scalars[:3], self.scalars[3:])
-            for place, result in enumerate(results):
-                self.results[place] = result
+            loss = self.lanes.in_one_chunk(self.model.patches(self.images), self.layout)
+            self.results[0] = loss
+            self.results[1] = self.update(step, loss, self.scalars[:3], self.scalars[3:])
 
     def _record(self, step):
         """Record the graph; nothing is computed by that. False, with a line to the user, if it can't be done."""

@@ -10,6 +10,7 @@ from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.errors import ConfigError, DtypeError, MissingPartError, ShapeError, TapeError
 from minijepa.models.vit import ViTEncoder, patchify
 from minijepa.nn import FlatParameters, load_state
+from minijepa.ops import Packing
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class ImageEncoder:
     def encode(self, images, encoder="target"):
         """Features of every patch of whole images: (B, 3, S, S) -> (B, N, D). ``encoder``: "target" or "context"."""
         network = self.network(encoder)
-        patches = self._patches(images)
-        return network.encode(patches).reshape(*patches.shape[:2], -1)
+        patches = self.patches(images)
+        b, n, _ = patches.shape
+        return network.encode(patches, Packing([n] * b)).reshape(b, n, -1)
 
     def network(self, encoder):
         """The encoder of that name, "target" or "context". Raises ConfigError for one that is not there."""
@@ -70,7 +72,8 @@ class ImageEncoder:
             raise ConfigError(f"no {encoder} encoder: this is {ALONE}")
         return getattr(self, f"{encoder}_encoder")
 
-    def _patches(self, images, layout=None):
+    def patches(self, images):
+        """The pixels of each patch: (B, 3, S, S) -> (B, N, 3p²). Raises an error for images of another kind."""
         if isinstance(images, Tensor):
             if images.requires_grad:
                 raise TapeError("the network does not differentiate with respect to its images: use images.detach()")
@@ -81,8 +84,6 @@ class ImageEncoder:
         if images.dtype != self.dtype:
             remedy = "normalise() turns them into float32" if images.dtype == np.uint8 else f"use astype({self.dtype})"
             raise DtypeError(f"the network takes {self.dtype} images, was given {images.dtype}: {remedy}")
-        if layout is not None and layout.batch != len(images):
-            raise ShapeError(f"the network was given {len(images)} images, but masks of {layout.batch}")
         return patchify(images, self.config.patch_size)
 
     # ------------------------------------------------------------------------------------------------- the parameters

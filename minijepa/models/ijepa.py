@@ -9,6 +9,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import no_tape
 from minijepa.backend import rng, to_numpy
+from minijepa.errors import ShapeError
 from minijepa.models.encoder import ImageEncoder, without_decay
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
@@ -51,21 +52,11 @@ class IJEPA(ImageEncoder):
 
         No gradient is recorded, whether a tape is running or not.
         """
-        layout = self.layout(masks)
-        with no_tape():
-            features = self.target_encoder.encode(self._patches(images, layout), layout.target_rows)
-            targets = ops.rows(features, layout.target_features)  # a patch stands in as many blocks as cover it
-            if self.config.target_norm == "layer_norm":
-                targets = standardise(targets)
-        return targets
+        return self.targets_of(*self.prepare(images, masks))
 
     def predictions(self, images, masks):
         """What the predictor expects at the target patches, (Tt, D); the context encoder sees context patches alone."""
-        layout = self.layout(masks)
-        patches = self._patches(images, layout)
-        pixels = ops.rows(patches.reshape(-1, patches.shape[-1]), layout.context_pixels)
-        context = self.context_encoder(pixels, layout.context_positions, layout.context_packing)
-        return self.predictor(context, layout)
+        return self.predictions_of(*self.prepare(images, masks))
 
     def loss(self, images, masks, count=None):
         """The scalar loss between predictions and targets.
@@ -73,8 +64,30 @@ class IJEPA(ImageEncoder):
         ``count``: the number of target patches to divide by, these images' own if None (a part of a batch passes the
         whole batch's).
         """
-        layout = self.layout(masks)
-        return self.distance(self.predictions(images, layout), self.targets(images, layout), count)
+        patches, layout = self.prepare(images, masks)
+        return self.distance(self.predictions_of(patches, layout), self.targets_of(patches, layout), count)
+
+    def prepare(self, images, masks):
+        """What both branches start from: the images' patches, (B, N, 3p²), and the TokenLayout of their masks."""
+        patches = self.patches(images)
+        if len(masks) != len(patches):
+            raise ShapeError(f"the network was given {len(patches)} images, but masks of {len(masks)}")
+        return patches, TokenLayout.of(masks, self.config.num_patches, self.device)
+
+    def targets_of(self, patches, layout):
+        """:meth:`targets`, of what :meth:`prepare` gave."""
+        with no_tape():
+            features = self.target_encoder.encode(patches, layout.image_packing, layout.target_rows)
+            targets = ops.rows(features, layout.target_features)  # a patch is in as many blocks as cover it
+            if self.config.target_norm == "layer_norm":
+                targets = standardise(targets)
+        return targets
+
+    def predictions_of(self, patches, layout):
+        """:meth:`predictions`, of what :meth:`prepare` gave."""
+        pixels = ops.rows(patches.reshape(-1, patches.shape[-1]), layout.context_pixels)
+        context = self.context_encoder(pixels, layout.context_positions, layout.context_packing)
+        return self.predictor(context, layout)
 
     def distance(self, predictions, targets, count=None):
         """The configured loss between packed rows: (Tt, D), (Tt, D) -> scalar."""
@@ -85,10 +98,6 @@ class IJEPA(ImageEncoder):
         """A value of the loss as a mean over the D dimensions too, so that networks of any width can be compared."""
         _, sums = LOSSES[self.config.loss]
         return loss / self.config.encoder_embed_dim if sums else loss
-
-    def layout(self, masks):
-        """The TokenLayout of ``masks``; a layout passes through, so that it is made once for both branches."""
-        return TokenLayout.of(masks, self.config.num_patches, self.device)
 
     # ------------------------------------------------------------------------------------------------- the parameters
 

@@ -1,5 +1,6 @@
-"""Where each token of a batch stands in the packed matrices (see ``ops.attention``): index arithmetic, made once."""
+"""Where each token of a batch is in the packed matrices (see ``ops.attention``): index arithmetic, made once."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,34 +10,37 @@ from minijepa.ops import Packing, RowIndex
 from minijepa.ops.ragged import ranges, starts_of
 
 
+@dataclass(eq=False)
 class TokenLayout:
     """The row numbers that turn a batch's masks into packed sequences.
 
-    With images of N patches, Tc context patches and Tt target patches in the whole batch:
-
-    - ``context_pixels`` (Tc,): rows of the (B N) patches that the context encoder sees; ``context_positions`` (Tc,)
-      their places in the image; ``context_packing``: one sequence per image.
-    - ``target_rows`` (≤ B N,): the patches, of all B N, that stand in a target block at least once; ``target_features``
-      (Tt,): which of these; ``target_positions`` (Tt,): their places in the image.
-    - ``predictor_rows`` (Tp,): for each sequence (image, block) the rows of [context ; mask tokens] that it is made of;
-      ``predictor_packing``: one sequence per block; ``prediction_rows`` (Tt,): where its mask tokens stand.
-
-    All are RowIndex or Packing. ``batch`` is B, ``count`` Tt.
-
-    Targets and predictions are in the order of the masks: image by image, block by block. Sequences, whose order nobody
-    sees, are sorted by length, so that attention meets long runs of equal length.
+    B images of N patches have Tc context patches and Tt target patches in all. Targets and predictions are in the order
+    of the masks: image by image, block by block. Sequences, whose order nobody sees, are sorted by length, so that
+    attention meets long runs of equal length.
     """
 
-    def __init__(self, masks, num_patches, device="cpu"):
-        numbers = row_numbers(masks, num_patches)
-        self.batch, self.count = len(masks), len(masks.target_index)
-        for name, value in vars(numbers).items():
-            setattr(self, name, Packing(value) if name.endswith("packing") else RowIndex(value, device))
+    batch: int  # B
+    count: int  # Tt
+    image_packing: Packing  # whole images, as the target encoder sees them: B sequences of N
+
+    context_pixels: RowIndex  # (Tc,) rows of the (B N) patches that the context encoder sees
+    context_positions: RowIndex  # (Tc,) their places in the image
+    context_packing: Packing  # a sequence for each image
+
+    target_rows: RowIndex  # (≤ B N,) the patches, of all B N, that are in at least one target block
+    target_features: RowIndex  # (Tt,) which of these
+    target_positions: RowIndex  # (Tt,) their places in the image
+
+    predictor_rows: RowIndex  # (Tp,) of each sequence: its rows of [context ; mask tokens]
+    predictor_packing: Packing  # a sequence for each target block
+    prediction_rows: RowIndex  # (Tt,) where the mask tokens are in these sequences
 
     @classmethod
     def of(cls, masks, num_patches, device="cpu"):
-        """The layout of ``masks``, which may be a layout already."""
-        return masks if isinstance(masks, TokenLayout) else cls(masks, num_patches, device)
+        """The layout of ``masks``, with its arrays on ``device``."""
+        numbers = vars(row_numbers(masks, num_patches))
+        made = {k: Packing(v) if k.endswith("packing") else RowIndex(v, device) for k, v in numbers.items()}
+        return cls(len(masks), len(masks.target_index), Packing([num_patches] * len(masks)), **made)
 
 
 def row_numbers(masks, num_patches, context_capacity=None):

@@ -6,7 +6,6 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Parameter
-from minijepa.backend import device_of
 from minijepa.nn import Block, LayerNorm, Module, normal
 
 
@@ -31,7 +30,7 @@ class PatchProjection(Module):
 
 
 class PatchEmbed(Module):
-    """Patches to tokens: pixel rows (T, 3p²) -> (T, D)"""
+    """Patches to tokens: pixels (..., 3p²) -> (..., D)"""
 
     def __init__(self, dim, patch_size, gain, rng):
         # Scale: with `gain` 1 a patch of white noise of variance 1 becomes a token of variance 1.
@@ -54,7 +53,6 @@ class ViTEncoder(Module):
             for _ in range(config.encoder_depth)
         ]
         self.norm = LayerNorm(dim, eps)
-        self._whole_images = {}
 
     def forward(self, pixels, positions, packing, keep=None):
         """Tokens of chosen patches: pixel rows (T, 3p²) at ``positions`` (T,) of packed sequences -> (T, D).
@@ -65,14 +63,17 @@ class ViTEncoder(Module):
         the same; doing it after does not embed patches that nobody looks at.
         """
         positions = ops.rows(self.pos_embed.reshape(self.pos_embed.shape[1:]), positions)
-        x = self.patch_embed(pixels) + positions
+        return self._transform(self.patch_embed(pixels) + positions, packing, keep)
+
+    def encode(self, patches, packing, keep=None):
+        """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image; or of the rows ``keep``.
+
+        ``packing``: B sequences of N.
+        """
+        x = self.patch_embed(patches) + self.pos_embed
+        return self._transform(x.reshape(-1, x.shape[-1]), packing, keep)
+
+    def _transform(self, x, packing, keep):
         for block in self.blocks[:-1]:
             x = block(x, packing)
         return self.norm(self.blocks[-1](x, packing, keep))
-
-    def encode(self, patches, keep=None):
-        """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image; or of the rows ``keep``."""
-        b, n, _ = patches.shape
-        if b not in self._whole_images:  # positions and packing of all patches, made once for each size of batch
-            self._whole_images[b] = ops.RowIndex(np.tile(np.arange(n), b), device_of(patches)), ops.Packing([n] * b)
-        return self(patches.reshape(b * n, -1), *self._whole_images[b], keep)

@@ -28,12 +28,11 @@ class Lanes:
     def gradients(self, images, masks):
         """Put the gradient of the loss over (images, masks) into ``model.flat.grad``; return the loss.
 
-        As a float, but on a GPU as an array there, for which nobody has waited yet. There, ``masks`` may be a layout.
+        A float; on a GPU a 0-d array, not synchronised.
         """
-        if self.model.device == "cuda":
-            self.model.zero_grad()
-            layout = self.model.layout(masks)
-            return self._chunk(images, layout, layout.count, into=None).data
+        model = self.model
+        if model.device == "cuda":
+            return self.in_one_chunk(*model.prepare(images, masks))
         count = len(masks.target_index)
 
         # Images with contexts of similar length into one chunk: attention works on runs of equal length. The longest
@@ -45,7 +44,7 @@ class Lanes:
             self.vectors[lane][...] = 0
             with np.errstate(all="ignore"):  # a loss that is not finite is reported by the trainer, in one line
                 return sum(
-                    self._chunk(images[chunk], masks.select(chunk), count, into=self.views[lane]).item()
+                    self._chunk(*model.prepare(images[chunk], masks.select(chunk)), count, self.views[lane]).item()
                     for chunk in chunks[lane::LANES]
                 )
 
@@ -53,6 +52,11 @@ class Lanes:
         loss = sum(on_threads(run, used, self.threads))
         self._add_up(self.vectors[: len(used)])
         return loss
+
+    def in_one_chunk(self, patches, layout):
+        """The same on a GPU, of what ``IJEPA.prepare`` gave."""
+        self.model.zero_grad()
+        return self._chunk(patches, layout, layout.count, into=None).data
 
     def _add_up(self, vectors):
         """flat.grad = Σ vectors, in their order at every place; a block of places at a time, which fits the cache."""
@@ -67,13 +71,12 @@ class Lanes:
 
         on_threads(add, range(0, total.size, BLOCK), self.threads)
 
-    def _chunk(self, images, masks, count, into):
+    def _chunk(self, patches, layout, count, into):
         """One chunk forward and backward; its part of the loss."""
         model = self.model
-        layout = model.layout(masks)
-        targets = model.targets(images, layout)  # no tape here: no gradient can flow
+        targets = model.targets_of(patches, layout)  # no tape here: no gradient can flow
         with Tape(into=into) as tape:
-            loss = model.distance(model.predictions(images, layout), targets, count)
+            loss = model.distance(model.predictions_of(patches, layout), targets, count)
         tape.backward(loss)
         self.reached |= tape.reached
         return loss

@@ -32,10 +32,10 @@ class AdamW:
 
     def step(self, lr):
         """One update with learning rate ``lr``."""
-        self.update(self.scalars(lr))
+        self.update(self.begin_step(lr))
 
-    def scalars(self, lr):
-        """What the next step multiplies by and adds: (rate, eps, decay). Counts the step."""
+    def begin_step(self, lr):
+        """Count a step, and return what its :meth:`update` multiplies by and adds: (rate, eps, decay)."""
         self.steps += 1
         # m̂/(√v̂ + eps) = rate · m / (√v + eps'), with both bias corrections moved into two numbers
         correction = math.sqrt(1 - self.beta2**self.steps)
@@ -43,7 +43,7 @@ class AdamW:
 
     @has_twin
     def update(self, scalars):
-        """One update with what :meth:`scalars` gave."""
+        """One update with what :meth:`begin_step` gave."""
         xp = xp_of(self.data)
         rate, eps, decay = scalars
         for part in self.decayed:

@@ -17,8 +17,7 @@ from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError
 from minijepa.evaluation.monitors import FEWEST, warning
 from minijepa.files import new_folder, open_plain, replaced
 from minijepa.training import checkpoint
-from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_rows
-from minijepa.training.trainer import REMEDY
+from minijepa.training.metrics import COLUMNS, REMEDY, draw_curves, draw_masks, read_rows
 
 try:
     import fcntl
@@ -111,7 +110,7 @@ class Run:
         ):
             while t.progress.step < t.total_steps:
                 step = t.progress.step
-                t.note(step, t.train_step(step))
+                t.collect(step, t.train_step(step))
                 t.progress.step += 1
                 clock.tick(lambda text: _say(bar, say, text))
                 bar.update()

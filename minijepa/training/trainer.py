@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from minijepa.backend import rng, to_device, to_numpy, use_own_stream, xp_of
+from minijepa.backend import rng, to_device, use_own_stream, xp_of
 from minijepa.data import (
     MultiBlockMasker,
     augment,
@@ -20,10 +20,10 @@ from minijepa.models import IJEPA
 from minijepa.training import checkpoint, schedules
 from minijepa.training.ema import update_ema
 from minijepa.training.lanes import Lanes
+from minijepa.training.metrics import REMEDY, Unread, check_finite
 from minijepa.training.optim import AdamW, squared_norm
 
-READ_EVERY = 50  # steps: on a GPU, losses are fetched together, for to fetch is to wait for the card
-REMEDY = "try a lower --lr or a longer warmup_epochs"
+READ_EVERY = 50  # steps: on a GPU, values are read in batches, because each read blocks until the GPU catches up
 
 
 class Trainer:
@@ -52,7 +52,7 @@ class Trainer:
         self.monitors = Monitors(self.model, self.masker, images, labels, val_images, val_labels, threads)
         self.progress = checkpoint.Progress()
         self.order = None, None  # an epoch and the order of its images
-        self.unread = []  # (step, values) that are not in progress.sums yet
+        self.unread = Unread()  # what is not in progress.sums yet
 
     def train_step(self, step):
         """One step of the specification's section 8. Returns what the epoch's row of metrics averages.
@@ -61,12 +61,14 @@ class Trainer:
         """
         self._use_own_stream()
         images, masks = self.batch(step)
-        scalars, momentum = self.optimizer.scalars(self.learning_rate(step)), self.momentum(step)
-        update = self.graph if self.graph is not None and self.graph.fits(masks) else self.update
-        loss, grad_norm = update(step, images, masks, scalars, momentum)
+        scalars, momentum = self.optimizer.begin_step(self.learning_rate(step)), self.momentum(step)
+        done = None if self.graph is None else self.graph(step, images, masks, scalars, momentum)
+        if done is None:  # on a CPU, or for a batch that the graph can't take
+            loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
+            done = loss, self.update(step, loss, scalars, momentum)
         return {
-            "loss": loss,
-            "grad_norm": grad_norm,
+            "loss": done[0],
+            "grad_norm": done[1],
             "context_tokens": len(masks.context_index) / len(masks),
             "target_tokens": len(masks.target_index) / len(masks),
         }
@@ -76,41 +78,27 @@ class Trainer:
         if self.graph is not None:
             use_own_stream()
 
-    def update(self, step, images, masks, scalars, momentum):
-        """Everything that a step does on the device, with a batch and the optimiser's and the EMA's numbers ready.
-
-        Returns the loss and the gradient's norm. It is this that a CUDA graph records.
-        """
-        model = self.model
-        loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
-        grad_norm = self._norm()
+    def update(self, step, loss, scalars, momentum):
+        """The second half of a step: from the gradient to new weights of all three networks. Returns its norm."""
+        model, grad_norm = self.model, self._norm()
         if self.device == "cpu":
-            _check_finite(step, loss, grad_norm)
+            check_finite(step, loss, grad_norm)
         if step == 0:
             self._check_all_reached()
         self.optimizer.update(scalars)  # this step's rate, eps and decay
         update_ema(model.target_flat.data, model.flat.data[: model.encoder_size], momentum)
-        return loss, grad_norm
+        return grad_norm
 
-    def note(self, step, values):
-        """Keep what a step gave, and read it: at once on a CPU, once in a while on a GPU."""
-        self.unread.append((step, values))
+    def collect(self, step, values):
+        """Keep what a step gave for the epoch's row of metrics; it is read at once on a CPU, later on a GPU."""
+        self.unread.append(step, values)
         if self.device == "cpu" or len(self.unread) == READ_EVERY:
             self.read()
 
     def read(self):
         """Add what was kept to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
         self._use_own_stream()
-        unread, self.unread = self.unread, []
-        if self.device != "cpu" and unread:
-            scalars = [values[name] for _, values in unread for name in ("loss", "grad_norm")]
-            fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # waits once
-            for (_, values), (loss, norm) in zip(unread, fetched):
-                values.update(loss=loss, grad_norm=norm)
-        for step, values in unread:
-            _check_finite(step, values["loss"], values["grad_norm"])
-            for name, value in values.items():
-                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+        self.unread.add_to(self.progress.sums)
 
     def check_weights(self):
         """A step of finite gradients can still be too long: such a run must not be saved over a good checkpoint."""
@@ -158,8 +146,3 @@ def _step_graph(trainer):
     from minijepa.kernels.graph import StepGraph  # here, because a CPU needs nothing of kernels/
 
     return StepGraph.of(trainer)
-
-
-def _check_finite(step, loss, norm):
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingError(f"step {step}: the loss is {loss} and the gradient's norm {norm}: {REMEDY}")

@@ -121,7 +121,7 @@ def test_training_steps_give_the_same_on_the_device(bodies):
     here, there = trainer("cpu"), trainer("cuda")
     for step in range(3):
         for t in (here, there):
-            t.note(step, t.train_step(step))
+            t.collect(step, t.train_step(step))
         if step == 0:  # before rounding grows
             assert_same_gradients(here.model, there.model)
     there.read()
@@ -169,12 +169,12 @@ def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
     waits = []
     for step in range(6):
         before = counts(cupy)[0]
-        t.note(step, t.train_step(step))
+        t.collect(step, t.train_step(step))
         waits.append(counts(cupy)[0] - before)
     assert waits == [0, 0, 1, 0, 0, 1]
-    t.note(6, t.train_step(6))
+    t.collect(6, t.train_step(6))
     t.model.flat.data[...] = np.nan
-    t.note(7, t.train_step(7))
+    t.collect(7, t.train_step(7))
     with pytest.raises(TrainingError, match="step 7: the loss is nan"):
         t.read()
     assert t.progress.sums["context_tokens"] > 0 and np.isfinite(t.progress.sums["loss"])
@@ -211,7 +211,7 @@ def graphs(cupy, monkeypatch):
 def state_after(trainer, steps):
     """Losses, norms and weights, all of them."""
     for step in range(steps):
-        trainer.note(step, trainer.train_step(step))
+        trainer.collect(step, trainer.train_step(step))
     trainer.read()
     assert np.isfinite(list(trainer.progress.sums.values())).all()
     return {**trainer.model.state_dict(), **trainer.progress.sums}
@@ -242,7 +242,7 @@ def test_spare_rows_change_nothing(graphs, monkeypatch):
     for batch in (1, 0):  # what an earlier batch has left in the arrays does not matter
         images, masks = there.batch(batch)
         assert layout.fits(masks) and layout.load(masks)
-        loss = there.lanes.gradients(images, layout)
+        loss = there.lanes.in_one_chunk(there.model.patches(images), layout)
     assert len(masks.context_index) < layout.rows[0] and len(masks.target_index) < layout.rows[1]
     assert_same_gradients(here.model, there.model)
     assert float(loss) == pytest.approx(float(there.lanes.gradients(images, masks)), rel=1e-6)
@@ -256,7 +256,7 @@ def test_graphs_of_two_trainers_do_not_meet(graphs):
     for step in range(STEPS):
         values = [t.train_step(step) for t in (one, other)]
         losses.append(values[0]["loss"])
-        one.note(step, values[0])
+        one.collect(step, values[0])
         graphs.cuda.Stream(non_blocking=True).use()
     one.read()
     assert one.graph.graph is not None and other.graph.graph is not None
@@ -273,7 +273,7 @@ def test_a_replay_waits_for_nothing_and_copies_two_arrays(graphs):
         images, masks = t.batch(step)
         waits, uploads = counts(graphs)
         assert t.graph.fits(masks)
-        t.graph(step, images, masks, t.optimizer.scalars(1e-3), 0.99)
+        t.graph(step, images, masks, t.optimizer.begin_step(1e-3), 0.99)
         found.append((counts(graphs)[0] - waits, counts(graphs)[1] - uploads))
     assert found[1:] == [(0, 2)] * 3
 

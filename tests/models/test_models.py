@@ -211,11 +211,10 @@ def test_the_whole_loss_against_differences_in_every_parameter(changes):
         loss = model.loss(images, masks)
     tape.backward(loss)
     gradients = model.gradients()
-    layout = model.layout(masks)
-    targets = model.targets(images, layout)  # they don't depend on what is trained
+    targets = model.targets(images, masks)  # they don't depend on what is trained
     for name, parameter in model.flat.parameters.items():
         numeric = numeric_gradient(
-            lambda: model.distance(model.predictions(images, layout), targets).data, parameter.data
+            lambda: model.distance(model.predictions(images, masks), targets).data, parameter.data
         )  # fmt: skip
         assert gradient_error(gradients[name], numeric) < 1e-6, name
 
@@ -348,14 +347,14 @@ def test_patchify_is_the_convolution_of_kernel_and_stride_p(rng):
 
 
 def test_a_patch_of_two_blocks_is_encoded_once():
-    layout = TokenLayout(Masks.from_lists([[0], [1]], [[[9, 10], [10, 11]], [[3, 4], [3]]]), 16)
+    layout = TokenLayout.of(Masks.from_lists([[0], [1]], [[[9, 10], [10, 11]], [[3, 4], [3]]]), 16)
     assert layout.target_rows.array.tolist() == [9, 10, 11, 16 + 3, 16 + 4]
     assert layout.target_features.array.tolist() == [0, 1, 1, 2, 3, 4, 3]
 
 
 def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_masks():
     masks = Masks.from_lists([[0, 1, 2], [5]], [[[9], [10, 11]], [[3, 4], [6]]])
-    layout = TokenLayout(masks, 16)
+    layout = TokenLayout.of(masks, 16)
     assert layout.context_packing.lengths.tolist() == [1, 3]  # image 1, image 0
     assert layout.context_pixels.array.tolist() == [16 + 5, 0, 1, 2]
     assert layout.context_positions.array.tolist() == [5, 0, 1, 2]
@@ -365,7 +364,6 @@ def test_the_layout_sorts_sequences_and_returns_predictions_in_the_order_of_the_
     assert layout.predictor_packing.lengths.tolist() == [2, 3, 4, 5]
     assert layout.predictor_rows.array.tolist() == [0, 9, 0, 7, 8, 1, 2, 3, 4, 1, 2, 3, 5, 6]
     assert layout.prediction_rows.array.tolist() == [8, 12, 13, 3, 4, 1]
-    assert TokenLayout.of(layout, 16) is layout
 
 
 def test_images_of_the_wrong_shape_or_dtype_are_refused(model):

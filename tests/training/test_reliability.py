@@ -208,8 +208,8 @@ def test_the_first_losses_are_those_of_earlier_versions():
 
 
 def test_the_same_seed_gives_the_same_bits_in_a_new_process():
-    code = "import sys; sys.path.insert(0, 'tests'); import test_reliability as t; print(t.first_losses(5))"
-    command = [sys.executable, "-c", code]
+    paths = "import sys; sys.path[:0] = ['tests', 'tests/training']; "
+    command = [sys.executable, "-c", paths + "import test_reliability as t; print(t.first_losses(5))"]
     found = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert found[0] == found[1] == f"{first_losses(5)}\n"
 

@@ -100,7 +100,7 @@ def test_after_an_error_in_a_lane_nobody_writes_gradients_any_more(monkeypatch):
     lanes = Lanes(model, 3)
     images, masks = batch(model)
     lanes.gradients(images, masks)
-    wanted, targets, calls = model.flat.grad.copy(), model.targets, iter(range(100))
+    wanted, targets, calls = model.flat.grad.copy(), model.targets_of, iter(range(100))
 
     def failing(*args):
         if next(calls) == 1:
@@ -108,7 +108,7 @@ def test_after_an_error_in_a_lane_nobody_writes_gradients_any_more(monkeypatch):
         time.sleep(0.005)
         return targets(*args)
 
-    monkeypatch.setattr(model, "targets", failing)
+    monkeypatch.setattr(model, "targets_of", failing)
     with pytest.raises(ZeroDivisionError):
         lanes.gradients(images, masks)
     monkeypatch.undo()
@@ -327,7 +327,7 @@ def test_rows_of_metrics_from_after_the_checkpoint_are_dropped(cifar_folder, tmp
     kept = (tmp_path / "cut" / "checkpoint.npz").read_bytes()
     trainer = Trainer(Config(**SETTINGS), load_dataset("cifar10", cifar_folder))
     for step in range(4):
-        trainer.note(step, trainer.train_step(step))
+        trainer.collect(step, trainer.train_step(step))
     trainer.progress = checkpoint.Progress(4)
     Run(tmp_path / "cut", trainer).save()
     assert (tmp_path / "cut" / "checkpoint.npz").read_bytes() != kept
