@@ -81,7 +81,7 @@ class Program:
         mask = self.draw.random(x.shape[: self.draw.integers(1, x.ndim + 1)]) < 0.7
         axes = tuple(int(a) for a in self.draw.permutation(x.ndim))
         return self.one_of([
-            lambda x: x.transpose(axes), lambda x: x.reshape(-1), lambda x: ops.concat([x, x * x, x], axis=axes[0]),
+            lambda x: x.transpose(axes), lambda x: x.reshape(-1), lambda x: ops.concat([x, x * x, 2.0 - x], axes[0]),
             lambda x: x[rows], lambda x: x[index], lambda x: x[mask], lambda x: x.expand(2, *x.shape),
         ])(x)  # fmt: skip
 
