@@ -108,7 +108,7 @@ class Function:
     @classmethod
     def apply(cls, *inputs, **options):
         """Run forward on ``inputs`` (tensors, arrays, numbers, or None for an optional one); record it if need be."""
-        inputs, dtype = _as_tensors(cls, inputs)
+        inputs, dtype = as_tensors(cls, inputs)
         arrays = [None if t is None else t.data for t in inputs]
         shapes = tuple([None if a is None else a.shape for a in arrays])
         gradient_shapes = cls.signature.match(cls._name, shapes)
@@ -134,7 +134,7 @@ class Function:
         return output
 
 
-def _as_tensors(op, inputs):
+def as_tensors(op, inputs):
     """Inputs as tensors of one dtype on one device, and that dtype. Runs at every call, so it has to be quick."""
     tensors = [x if x is None or isinstance(x, Tensor) else _tensor_beside(x, inputs) for x in inputs]
     arrays = [t.data for t in tensors if t is not None]

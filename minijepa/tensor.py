@@ -44,6 +44,11 @@ class Tensor:
         """The only element, as a Python float."""
         return float(self.data.item())
 
+    __float__ = item
+
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else str(self)
+
     def detach(self):
         """A leaf that looks at the same array and requires no gradient."""
         return Tensor(self.data)
@@ -136,7 +141,10 @@ def as_float_array(data, beside=None):
         if data.requires_grad:
             raise TapeError("a Tensor made of one that requires a gradient would lose it: use it itself, or detach()")
         return data.data
-    array = plain(data)
+    try:
+        array = plain(data)
+    except ValueError as error:  # rows of different lengths
+        raise ShapeError(f"a Tensor can't be made of this {type(data).__name__}: {error}") from None
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"a Tensor holds real numbers; got {type(data).__name__} of dtype {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:

@@ -36,6 +36,20 @@ def test_comparisons_are_about_the_values():
         np.array_equal(t, t)  # which would swallow an exception, and say False
 
 
+def test_a_scalar_is_a_number_and_can_be_formatted():
+    loss = Parameter([[2.5]])
+    assert float(loss) == 2.5 and f"{loss:.2f} {loss}" == f"2.50 {loss!r}" and f"{Tensor(np.float64(0.1)):g}" == "0.1"
+    for use in (float, "{:.2f}".format):
+        with pytest.raises(ValueError, match="size 1|one element"):
+            use(Tensor([1.0, 2.0]))
+
+
+def test_rows_of_different_lengths_are_a_shape_error():
+    for use in (Tensor, lambda rows: Tensor([1.0]) * rows, lambda rows: ops.matmul(rows, rows)):
+        with pytest.raises(ShapeError, match="a Tensor can't be made of this list: .*inhomogeneous"):
+            use([[1.0], [1.0, 2.0]])
+
+
 def test_a_tensor_is_itself_as_a_key():
     a, b = Tensor([1.0, 2.0]), Tensor([1.0, 2.0])
     names = {a: "a", b: "b"}

@@ -51,6 +51,11 @@ def gradcheck(fn, *arrays, seed=0, tolerance=TOLERANCE, h=None, max_entries=None
 def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
     """The comparisons that :func:`gradcheck` judges, a :class:`Comparison` for each array, in their order."""
     arrays = [xp_of(a).asarray(as_float_array(a, np.empty(0)), dtype=np.float64) for a in arrays]
+    for i, array in enumerate(arrays):
+        if not bool(xp_of(array).isfinite(array).all()):
+            raise GradcheckError(f"input {i} {array.shape} holds a nan or an infinity, where there is no difference")
+    if (h is not None and not h > 0) or (max_entries is not None and max_entries < 1):
+        raise GradcheckError(f"h must be above 0 and max_entries at least 1; got h = {h}, max_entries = {max_entries}")
     copies = [a.copy() for a in arrays]
     inputs = [Tensor(a, requires_grad=True) for a in arrays]
     with _MeasuringTape() as tape:

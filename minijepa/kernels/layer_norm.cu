@@ -31,7 +31,8 @@ extern "C" __global__ void layer_norm_forward(const float *__restrict__ x, const
         v[k] -= mean;
         if (lane + 32 * k < WIDTH) squares += v[k] * v[k];
     }
-    const float scale = 1 / sqrtf(warp_sum(squares) / WIDTH + eps);
+    const float variance = warp_sum(squares) / WIDTH;
+    const float scale = 1 / sqrtf(variance + eps) + 0 * variance;  // nan, not 0, where the squares overflow
     for (int k = 0; k < PER_LANE; k++) {
         const int j = lane + 32 * k;
         if (j >= WIDTH) continue;

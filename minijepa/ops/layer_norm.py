@@ -5,6 +5,7 @@ Every step of the derivation: docs/backward/layer_norm.md.
 
 from minijepa.autograd import Function
 from minijepa.backend import column_sums, row_blocks, row_dots, row_sums, xp_of
+from minijepa.errors import ShapeError
 
 
 class LayerNorm(Function):
@@ -38,7 +39,8 @@ class LayerNorm(Function):
         ctx.save(xhat, r, w)
         for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):
             centred = xp.subtract(x_, row_sums(x_) / n, out=y_)  # y_ has room for it until the last two lines
-            r_[...] = 1 / xp.sqrt(row_dots(centred, centred) / n + eps)
+            variance = row_dots(centred, centred) / n
+            r_[...] = 1 / xp.sqrt(variance + eps) + 0 * variance  # nan, not 0, where the squares overflow
             xp.multiply(centred, r_, out=xhat_)
             xp.multiply(xhat_, w, out=y_)
             y_ += b
@@ -65,6 +67,8 @@ class LayerNorm(Function):
 def layer_norm(x, weight, bias, eps=1e-6):
     """Each row of x (..., n) shifted and scaled to mean 0 and variance 1, times weight (n,) plus bias (n,).
 
-    ``eps`` is added to the variance (not to the standard deviation), which divides by n.
+    ``eps`` is added to the variance (not to the standard deviation), which divides by n. It is at least 0.
     """
+    if not eps >= 0:
+        raise ShapeError(f"layer_norm: eps is added to a variance, so it is at least 0; got {eps}")
     return LayerNorm.apply(x, weight, bias, eps=float(eps))

@@ -3,6 +3,8 @@
 Every step of the derivation: docs/backward/cross_entropy.md.
 """
 
+import operator
+
 import numpy as np
 
 from minijepa.autograd import Function
@@ -85,7 +87,10 @@ class CrossEntropy(Function):
 
 def row_count(op, count, predictions):
     """What a sum of losses is divided by, as a Python number: NumPy's own would turn float32 into float64."""
-    count = len(predictions) if count is None else int(count)
+    try:
+        count = len(predictions) if count is None else operator.index(count)
+    except TypeError:
+        raise ShapeError(f"{op}: count is a number of rows, a whole number; got {count!r}") from None
     if count < 1:
         raise ShapeError(f"{op}: a mean needs at least one row, was given {predictions.shape} and count {count}")
     return count

@@ -5,10 +5,8 @@ Every step of the derivation: docs/backward/linear.md.
 
 import math
 
-import numpy as np
-
 from minijepa import backend
-from minijepa.autograd import Function
+from minijepa.autograd import Function, as_tensors
 from minijepa.ops.shaping import reshape
 
 
@@ -80,11 +78,12 @@ def matmul(a, b):
 
     Vectors as in NumPy: (..., n, k), (k,) -> (..., n);  (k,), (..., k, m) -> (..., m);  (k,), (k,) -> scalar.
     """
-    row, column = np.ndim(a) == 1, np.ndim(b) == 1
-    if not (row or column):
+    (a, b), _ = as_tensors(Matmul, (a, b))  # first, because a list takes its dtype from what is beside it
+    if a is None or b is None or (a.ndim != 1 and b.ndim != 1):
         return Matmul.apply(a, b)
-    if np.shape(a)[-1:] != np.shape(b)[-2:][:1]:
-        Matmul.signature.fail("matmul", (np.shape(a), np.shape(b)), "k differs, of which a vector has as many elements")
+    row, column = a.ndim == 1, b.ndim == 1
+    if a.shape[-1:] != b.shape[-2:][:1]:
+        Matmul.signature.fail("matmul", (a.shape, b.shape), "k differs, of which a vector has as many elements")
     y = Matmul.apply(reshape(a, (1, -1)) if row else a, reshape(b, (-1, 1)) if column else b)
     *leading, n, m = y.shape
     return reshape(y, (*leading, *([] if row else [n]), *([] if column else [m])))

@@ -98,6 +98,12 @@ def test_layer_norm(shape):
           used=["layer_norm_forward", "layer_norm_backward", "sum_partials"])  # fmt: skip
 
 
+def test_a_layer_norm_whose_squares_overflow_is_nan_and_not_zero():
+    x, w = np.array([[1e30, 1e30, -1e30], [1, 2, 3]], np.float32), np.ones(3, np.float32)
+    (y,) = same_twice(lambda: [ops.layer_norm(*map(backend.cupy.asarray, (x, w, 0 * w))).data])
+    assert np.isnan(y[0]).all() and np.isfinite(y[1]).all()
+
+
 @pytest.mark.parametrize("scale, shift, tolerance", [(1e-4, 0, 1e-5), (1e-3, 0, 1e-5), (1, 100, 2e-4), (1e4, 0, 1e-5)])
 def test_layer_norm_where_eps_or_the_mean_is_large(scale, shift, tolerance):
     check(ops.layer_norm, draw(33, 96, scale=scale) + np.float32(shift), draw(96, seed=2), draw(96, seed=3),

@@ -538,6 +538,15 @@ def test_misuse(fn, message):
         gradcheck(fn, normal(2, 3))
 
 
+def test_what_has_no_differences_is_refused():
+    for value in (np.nan, np.inf):
+        with pytest.raises(GradcheckError, match=r"^input 1 \(2,\) holds a nan or an infinity"):
+            gradcheck(ops.mul, np.ones(2), np.array([1.0, value]))
+    for options in ({"h": 0.0}, {"h": -1e-3}, {"h": np.nan}, {"max_entries": 0}):
+        with pytest.raises(GradcheckError, match="h must be above 0 and max_entries at least 1; got"):
+            gradcheck(ops.exp, np.ones(2), **options)
+
+
 def test_an_input_without_gradient_is_named():
     with pytest.raises(GradcheckError, match=r"input 1 \(3,\) received no gradient"):
         gradcheck(lambda x, y: x * y.detach(), normal(2, 3), normal(3))

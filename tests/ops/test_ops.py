@@ -298,6 +298,7 @@ def test_no_operation_is_forgotten():
         (lambda: ops.matmul(np.ones((2, 3)), np.ones(2)), ["matmul", "(2, 3), (2,)", "k differs"]),
         (lambda: ops.matmul(np.ones(3), np.ones((2, 3))), ["matmul", "(3,), (2, 3)", "k differs"]),
         (lambda: ops.matmul(np.ones(3), np.ones(())), ["matmul", "(3,), ()"]),
+        (lambda: ops.matmul(np.ones((2, 3)), None), ["matmul", "input 1 is None"]),
         (lambda: Tensor(np.ones((3, 2)))[np.ones(2, bool)], ["slice", "boolean"]),
         (lambda: Tensor(np.ones((3, 2)))[np.ones(3, bool), [0]], ["one index array"]),
         (lambda: ops.linear(np.ones((2, 3)), np.ones((5, 4))), ["linear", "(2, 3)", "(5, 4)"]),
@@ -338,7 +339,8 @@ def test_products_with_vectors_are_numpys(rng, a, b):
     y, _ = values_and_gradients(ops.matmul, [a, b])
     np.testing.assert_allclose(y, a @ b, rtol=1e-12)
     assert y.shape == (a @ b).shape
-    np.testing.assert_array_equal((a @ Tensor(b)).data, y)
+    for other in (a @ Tensor(b), a.tolist() @ Tensor(b), Tensor(a) @ b.tolist()):
+        np.testing.assert_array_equal(other.data, y)
 
 
 @pytest.mark.parametrize("index", [
@@ -410,6 +412,28 @@ def test_max_shares_the_gradient_among_ties():
         y = x.max(axis=1)
     tape.backward(y, [6.0, 5.0])
     assert x.grad.tolist() == [[0, 3, 3], [5, 0, 0]]
+
+
+def test_a_layer_norm_whose_squares_overflow_is_nan_and_not_zero():
+    x = np.array([[1e30, 1e30, -1e30], [1, 2, 3]], np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = ops.layer_norm(x, np.ones(3, np.float32), np.zeros(3, np.float32)).data
+    assert np.isnan(y[0]).all() and np.allclose(y[1], [-1.2247, 0, 1.2247], atol=1e-4)
+
+
+@pytest.mark.parametrize("eps", [-1e-6, float("nan")])
+def test_layer_norm_needs_an_eps_of_at_least_zero(eps):
+    with pytest.raises(ShapeError, match="layer_norm: eps is added to a variance"):
+        ops.layer_norm(np.ones((1, 2)), np.ones(2), np.zeros(2), eps=eps)
+
+
+@pytest.mark.parametrize("count", [1.5, "3", float("nan"), np.array([3, 3]), np.float64(3)], ids=str)
+@pytest.mark.parametrize("loss", [ops.l2_loss, ops.smooth_l1_loss])
+def test_the_count_of_a_loss_is_a_whole_number(loss, count):
+    with pytest.raises(ShapeError, match="count is a number of rows, a whole number; got "):
+        loss(np.ones((3, 2)), np.ones((3, 2)), count=count)
+    x = np.ones((3, 2), np.float32)
+    assert loss(x, 3 * x, count=np.int64(3)).dtype == np.float32 == loss(x, 3 * x, count=np.array(3)).dtype
 
 
 def test_powers_at_zero():
