@@ -7,7 +7,7 @@ import numpy as np
 from minijepa.backend import rng
 from minijepa.data import cifar10, shapes
 from minijepa.data.augment import Augmentation, augment, draw_augmentation, draw_windows, resized_crop
-from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10
+from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, unpack_cifar10
 from minijepa.data.folder import read_folder
 from minijepa.data.masking import Masks, MultiBlockMasker
 from minijepa.data.pixels import MEAN, STD, denormalise, normalise
@@ -35,6 +35,7 @@ __all__ = [
     "resized_crop",
     "split_validation",
     "training_images",
+    "unpack_cifar10",
 ]
 
 DATASETS = ("cifar10", "shapes")
@@ -57,12 +58,13 @@ class Dataset:
 def load_dataset(name, data_dir, download=True):
     """The :class:`Dataset` called ``name``.
 
-    ``cifar10`` is read from ``data_dir``; if nothing of it is there, it is downloaded first, unless ``download`` is
-    False. ``shapes`` is generated: 10,000 training and 2,000 test images, always the same. Raises ConfigError for
-    another name, DataError for data that are missing or broken and can't be downloaded.
+    ``cifar10`` is read from ``data_dir``, after its archive is unpacked if nothing else of it is there. If that is not
+    there either, it is downloaded, unless ``download`` is False. ``shapes`` is generated: 10,000 training and 2,000
+    test images, always the same. Raises ConfigError for another name, DataError for data that are missing or broken and
+    can't be downloaded.
     """
     if name == "cifar10":
-        if download and not has_cifar10(data_dir):
+        if not has_cifar10(data_dir) and not unpack_cifar10(data_dir) and download:
             download_cifar10(data_dir)
         train, test = load_cifar10(data_dir, "train"), load_cifar10(data_dir, "test")
         return Dataset(name, cifar10.CLASSES, *train, *test, MEAN, STD)

@@ -1,4 +1,4 @@
-"""CIFAR-10: load the official binary files, and download them if need be.
+"""CIFAR-10: load the official files, and unpack or download them if need be.
 
 A record is 1 label byte and 3,072 pixel bytes: the red, the green and the blue plane of a 32x32 image, row by row. The
 official archive holds 10,000 records in each of six files, five of training images and one of test images.
@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minijepa.data import cifar10_python
 from minijepa.errors import ConfigError, DataError
-from minijepa.files import new_folder
+from minijepa.files import new_folder, open_plain, shell_word
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ARCHIVE = "cifar-10-binary.tar.gz"
+URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 ARCHIVE_BYTES = 170_052_171
 SLOWEST = 10_000  # bytes a second: at that speed the download takes five hours
@@ -33,6 +35,7 @@ RECORD_BYTES = 1 + 3 * 32 * 32
 FOLDER = "cifar-10-batches-bin"
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
 ALL_FILES = FILES["train"] + FILES["test"]
+PYTHON_FOLDER, PYTHON_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"  # what torchvision leaves
 
 
 # ---------------------------------------------------------------------------------------------------------- loading
@@ -41,16 +44,17 @@ ALL_FILES = FILES["train"] + FILES["test"]
 def load_cifar10(data_dir, split):
     """The images and labels of ``split`` ("train" or "test"), in the order of the files.
 
-    ``data_dir`` is the folder that holds ``cifar-10-batches-bin/``, or that folder itself. A file may have any whole
-    number of records, so a shortened copy works too.
+    ``data_dir`` is the folder that holds ``cifar-10-batches-bin/`` or, as torchvision leaves it,
+    ``cifar-10-batches-py/``, or that folder itself. A file may have any whole number of records, so a shortened copy
+    works too.
 
     Returns uint8 images (N, 3, 32, 32) and uint8 labels (N,). Raises DataError for a file that is missing, empty,
     truncated or mislabelled, ConfigError for an unknown split.
     """
     if split not in FILES:
         raise ConfigError(f"unknown split {split!r} of CIFAR-10: choose train or test")
-    folder = _find_folder(data_dir)
-    parts = [_read_records(folder / name) for name in FILES[split]]
+    folder, suffix = _find(data_dir)
+    parts = [_read_records((folder / name).with_suffix(suffix)) for name in FILES[split]]
     count = sum(len(records) for records in parts)
     images, labels = np.empty((count, RECORD_BYTES - 1), np.uint8), np.empty(count, np.uint8)
     start = 0
@@ -63,24 +67,34 @@ def load_cifar10(data_dir, split):
 
 
 def has_cifar10(data_dir):
-    """Whether all six binary files lie in ``data_dir/cifar-10-batches-bin`` or in ``data_dir`` itself."""
-    return _present(_find_folder(data_dir)) == ALL_FILES
+    """Whether all six files lie in ``data_dir``, or in its ``cifar-10-batches-bin`` or ``cifar-10-batches-py``."""
+    return len(_present(*_find(data_dir))) == len(ALL_FILES)
 
 
 def has_some_cifar10(data_dir):
-    """Whether at least one of the six files lies there: then the user means CIFAR-10, complete or not."""
-    return bool(_present(_find_folder(data_dir)))
+    """Whether at least one of the six files, or their archive, lies there: then the user means CIFAR-10."""
+    return bool(_present(*_find(data_dir))) or (Path(data_dir) / ARCHIVE).is_file()
 
 
-def _present(folder):
+def _present(folder, suffix):
     """The names of the six files that lie in ``folder``."""
-    return tuple(name for name in ALL_FILES if (folder / name).is_file())
+    return tuple(name for name in ALL_FILES if (folder / name).with_suffix(suffix).is_file())
 
 
-def _find_folder(data_dir):
-    """The folder of the binary files: ``data_dir`` if they lie there alone, else its official subfolder."""
-    folder = Path(data_dir) / FOLDER
-    return folder if _present(folder) or not _present(folder.parent) else folder.parent
+def _find(data_dir):
+    """The folder of the six files and their suffix: ".bin", or "" for those of the Python version.
+
+    Where all lie, else where some do, else the official subfolder of ``data_dir``.
+    """
+    home = Path(data_dir)
+    if home.is_file():
+        folder = shell_word(home.parent)
+        raise DataError(
+            f"{home} is a file: give the folder that it lies in, --data-dir {folder}, or train on drawn shapes: "
+            "train.py --dataset shapes"
+        )
+    places = [(home / FOLDER, ".bin"), (home, ".bin"), (home / PYTHON_FOLDER, ""), (home, "")]
+    return max(places, key=lambda place: len(_present(*place)))  # max keeps the first of equals
 
 
 def _read_records(path):
@@ -88,9 +102,15 @@ def _read_records(path):
     if not path.is_file():
         raise DataError(f"{path} is missing: {_remedy(path.parent)}")
     try:
-        data = np.fromfile(path, np.uint8)
+        if path.suffix:
+            data = np.fromfile(path, np.uint8)
+        else:
+            with open_plain(path, "rb") as file:
+                data = cifar10_python.read_records(file).ravel()
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror}): {_remedy(path.parent)}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not a CIFAR-10 file: {error}: {_remedy(path.parent)}") from None
     if data.size == 0:
         raise DataError(f"{path} is empty: {_remedy(path.parent)}")
     if data.size % RECORD_BYTES:
@@ -109,13 +129,41 @@ def _read_records(path):
 
 
 def _remedy(folder):
-    return (
-        f"put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {folder}, or train on drawn shapes: "
+    named = folder.with_name(FOLDER) if folder.name == PYTHON_FOLDER else folder
+    archive = named.parent / PYTHON_ARCHIVE
+    unpack = f"unpack {archive} there (tar xzf), or " if archive.is_file() else ""
+    return unpack + (
+        f"put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {named}, or train on drawn shapes: "
         "train.py --dataset shapes"
     )
 
 
 # --------------------------------------------------------------------------------------------------------- download
+
+
+def unpack_cifar10(data_dir, archive_bytes=ARCHIVE_BYTES, md5=ARCHIVE_MD5):
+    """Unpack the official archive if it lies in ``data_dir``, and nothing else of CIFAR-10: whether it does.
+
+    Raises DataError for an archive that is not the official one.
+    """
+    archive, folder = Path(data_dir) / ARCHIVE, Path(data_dir) / FOLDER
+    if _present(*_find(data_dir)) or not archive.is_file():
+        return False
+    try:
+        size = archive.stat().st_size
+        with open_plain(archive, "rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if (size, found) != (archive_bytes, md5):
+            raise DataError(
+                f"{archive} is not the official archive: {size:,} bytes with MD5 {found}, not {archive_bytes:,} with "
+                f"{md5}: remove it to have it downloaded, or {_remedy(folder)}"
+            )
+        with new_folder(folder) as unpacked:
+            _unpack(archive, unpacked, folder)
+    except OSError as error:
+        if not has_cifar10(data_dir):  # else another process was faster, with the same files
+            raise DataError(f"{archive} can't be unpacked ({error.strerror or error}): {_remedy(folder)}") from error
+    return True
 
 
 def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_BYTES, timeout=30.0):
@@ -129,10 +177,10 @@ def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_B
     Returns the folder. Raises DataError if there is no network, the archive is not the expected one, or the folder
     exists but is incomplete (it is the user's, so it is left alone).
     """
-    folder = _find_folder(data_dir)
+    folder, suffix = _find(data_dir)
     try:
-        if folder.is_dir() and any(folder.iterdir()):
-            return _check_complete(folder)
+        if _present(folder, suffix) or (folder.is_dir() and any(folder.iterdir())):
+            return _check_complete(folder, suffix)
         with new_folder(folder) as unpacked:
             archive = unpacked.parent / "archive.tar.gz"
             _fetch(url, archive, md5, archive_bytes, timeout, folder)
@@ -144,11 +192,11 @@ def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_B
     return folder
 
 
-def _check_complete(folder):
+def _check_complete(folder, suffix):
     for name in ALL_FILES:
-        if not (folder / name).is_file():
+        if not (path := (folder / name).with_suffix(suffix)).is_file():
             raise DataError(
-                f"{folder / name} is missing, though the folder exists: add the file, or move the folder away to have "
+                f"{path} is missing, though the folder exists: add the file, or move the folder away to have "
                 "it downloaded, or train on drawn shapes: train.py --dataset shapes"
             )
     return folder

@@ -1,10 +1,14 @@
 import hashlib
 import http.server
 import io
+import os
+import pickle
 import socket
+import struct
 import tarfile
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ import pytest
 import minijepa.data
 from minijepa.backend import rng
 from minijepa.data import cifar10
-from minijepa.data.cifar10 import download_cifar10, has_cifar10, load_cifar10
+from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, unpack_cifar10
 from minijepa.data.pixels import MEAN, STD, denormalise, normalise
 from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
 
@@ -105,6 +109,94 @@ def test_nothing_there(tmp_path):
     assert not has_cifar10(tmp_path)
     assert not has_cifar10(tmp_path / "nowhere")
     assert str(tmp_path / cifar10.FOLDER / "test_batch.bin") in refusal(load_cifar10, tmp_path, "test")
+
+
+# ------------------------------------------------------------------------------------------- what torchvision leaves
+
+
+def python_2_pickle(records):
+    """The bytes of a file of CIFAR-10's Python version, opcode by opcode as Python 2 wrote them."""
+
+    def text(value):
+        return b"T" + struct.pack("<i", len(value)) + value
+
+    def number(value):
+        return b"J" + struct.pack("<i", value)
+
+    labels = b"".join(number(int(label)) for label in records[:, 0])
+    dtype = b"cnumpy\ndtype\n" + text(b"u1") + number(0) + number(1) + b"\x87R(" + number(3) + text(b"|") + b"NNN"
+    dtype += number(-1) + number(-1) + number(0) + b"tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number(0) + b"\x85" + text(b"b") + b"\x87R("
+    array += number(1) + number(len(records)) + number(3072) + b"\x86" + dtype + b"\x89"
+    array += text(records[:, 1:].tobytes()) + b"tb"
+    names = b"(l" + b"".join(text(b"a_%d.png" % i) + b"a" for i in range(len(records)))
+    entries = text(b"batch_label") + text(b"training batch 1 of 5") + text(b"labels") + b"](" + labels + b"e"
+    entries += text(b"data") + array + text(b"filenames") + names
+    return b"\x80\x02}(" + entries + b"u."
+
+
+@pytest.fixture
+def python_folder(tmp_path):
+    """The same images as in ``folder``, as torchvision leaves them."""
+    folder = tmp_path / "python" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name, content in CONTENTS.items():
+        records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+        (folder / name).with_suffix("").write_bytes(python_2_pickle(records))
+    (folder / "batches.meta").write_bytes(b"")
+    return folder
+
+
+def test_the_pickle_of_these_tests_is_one_of_a_numpy_array():
+    """So that what is read below is what Python 2 and NumPy meant by it."""
+    records = np.frombuffer(CONTENTS["test_batch.bin"], np.uint8).reshape(-1, 3073)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy.core is numpy._core by now
+        content = pickle.loads(python_2_pickle(records), encoding="bytes")
+    np.testing.assert_array_equal(content[b"data"], records[:, 1:])
+    assert content[b"data"].dtype == np.uint8 and content[b"labels"] == records[:, 0].tolist()
+
+
+def test_what_torchvision_leaves_is_read(folder, python_folder):
+    for data_dir in (python_folder.parent, python_folder):
+        assert has_cifar10(data_dir) and has_some_cifar10(data_dir)
+        for split in ("train", "test"):
+            for array, expected in zip(load_cifar10(data_dir, split), load_cifar10(folder, split)):
+                np.testing.assert_array_equal(array, expected)
+    (python_folder / "data_batch_3").unlink()
+    assert not has_cifar10(python_folder.parent) and has_some_cifar10(python_folder.parent)
+    message = refusal(minijepa.data.load_dataset, "cifar10", python_folder.parent)
+    assert message.startswith(f"{python_folder / 'data_batch_3'} is missing, though the folder exists")
+
+
+class Planted:
+    def __reduce__(self):
+        return os.mkdir, ("planted",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (pickle.dumps(Planted()), "mkdir, which CIFAR-10 has no use for"),
+        (pickle.dumps({"labels": [Planted()], "data": 1}, protocol=0), "mkdir, which CIFAR-10 has no use for"),
+        (pickle.dumps({b"labels": [1], b"data": np.zeros((1, 3072), np.uint8)}), "which CIFAR-10 has no use for"),
+        (pickle.dumps({b"labels": [1]}), "data"),
+        (pickle.dumps([1, 2]), "it is not a pickle of CIFAR-10"),
+        (b"no pickle", "it is not a pickle of CIFAR-10"),
+        (b"", "it is not a pickle of CIFAR-10"),
+        (python_2_pickle(np.zeros((2, 3073), np.uint8))[:-100], "it is not a pickle of CIFAR-10"),
+        (python_2_pickle(np.zeros((2, 3073), np.uint8)).replace(b"u1", b"i1"), "its data are not uint8 of images"),
+        (python_2_pickle(np.full((2, 3073), 10, np.uint8)), "record 0 has label 10, not 0 to 9"),
+        (python_2_pickle(np.zeros((0, 3073), np.uint8)), "is empty"),
+    ],
+)
+def test_a_pickle_is_read_and_not_run(python_folder, tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(tmp_path)
+    (python_folder / "test_batch").write_bytes(content)
+    message = refusal(load_cifar10, python_folder.parent, "test")
+    assert message.startswith(f"{python_folder / 'test_batch'} is") and words in message
+    assert f"into {python_folder.with_name(cifar10.FOLDER)}" in message
+    assert not (tmp_path / "planted").exists()
 
 
 # ---------------------------------------------------------------------------------------------------- normalisation
@@ -347,8 +439,8 @@ def test_damaged_archive(server, tmp_path, archive):
 
 def test_data_dir_that_can_not_be_made(server, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    message = refusal(download, tmp_path / "file", server.serve(ARCHIVE))
-    assert f"can't be stored in {tmp_path / 'file'}" in message
+    message = refusal(download, tmp_path / "file" / "data", server.serve(ARCHIVE))
+    assert f"can't be stored in {tmp_path / 'file' / 'data'}" in message
     assert server.requests == 0
 
 
@@ -370,6 +462,54 @@ def test_two_downloads_at_once(server, tmp_path):
     assert results == [tmp_path / cifar10.FOLDER] * 2 and server.requests == 2
     assert [path.name for path in tmp_path.iterdir()] == [cifar10.FOLDER]
     assert load_cifar10(tmp_path, "train")[0].shape == (10, 3, 32, 32)
+
+
+# ------------------------------------------------------------------------------------------- an archive that lies there
+
+
+def unpack(data_dir, archive=ARCHIVE):
+    return unpack_cifar10(data_dir, len(archive), hashlib.md5(archive).hexdigest())
+
+
+def test_an_archive_that_lies_there_is_unpacked_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(minijepa.data, "download_cifar10", None)  # calling it would fail
+    monkeypatch.setattr(minijepa.data, "unpack_cifar10", unpack)
+    assert not has_some_cifar10(tmp_path) and not unpack(tmp_path)
+    (tmp_path / cifar10.ARCHIVE).write_bytes(ARCHIVE)
+    assert has_some_cifar10(tmp_path) and not has_cifar10(tmp_path)
+    for download in (False, True):
+        assert len(minijepa.data.load_dataset("cifar10", tmp_path, download).train_labels) == 10
+    files = {path.name: path.read_bytes() for path in (tmp_path / cifar10.FOLDER).iterdir()}
+    assert files == CONTENTS and (tmp_path / cifar10.ARCHIVE).read_bytes() == ARCHIVE
+    assert len(list(tmp_path.iterdir())) == 2 and not unpack(tmp_path)
+
+
+@pytest.mark.parametrize("content", [ARCHIVE[:-1], bytes([0]) + ARCHIVE[1:], b""])
+def test_another_archive_is_refused_by_name(tmp_path, content):
+    (tmp_path / cifar10.ARCHIVE).write_bytes(content)
+    message = refusal(unpack, tmp_path)
+    assert message.startswith(f"{tmp_path / cifar10.ARCHIVE} is not the official archive: {len(content):,} bytes")
+    assert "remove it to have it downloaded" in message
+    assert [path.name for path in tmp_path.iterdir()] == [cifar10.ARCHIVE]
+
+
+def test_an_archive_does_not_touch_files_that_are_there(folder):
+    (folder / "data_batch_4.bin").unlink()
+    (folder.parent / cifar10.ARCHIVE).write_bytes(ARCHIVE)
+    assert not unpack(folder.parent) and len(list(folder.iterdir())) == 5
+
+
+def test_a_file_as_data_dir_names_its_folder(tmp_path):
+    (tmp_path / cifar10.ARCHIVE).write_bytes(ARCHIVE)
+    for call in (has_cifar10, has_some_cifar10, unpack_cifar10, lambda path: load_cifar10(path, "test")):
+        message = refusal(call, tmp_path / cifar10.ARCHIVE)
+        assert f" is a file: give the folder that it lies in, --data-dir {tmp_path}, or" in message
+
+
+def test_the_archive_of_the_python_version_is_named(tmp_path):
+    (tmp_path / cifar10.PYTHON_ARCHIVE).write_bytes(b"")
+    message = refusal(minijepa.data.load_dataset, "cifar10", tmp_path, download=False)
+    assert f"unpack {tmp_path / cifar10.PYTHON_ARCHIVE} there (tar xzf), or put" in message
 
 
 # ----------------------------------------------------------------------------------------------------- load_dataset

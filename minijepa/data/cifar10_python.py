@@ -1,0 +1,63 @@
+"""The files of CIFAR-10's Python version, which torchvision leaves in a data folder: read without running a pickle.
+
+Each is a pickled dictionary that Python 2 wrote: ``data``, a NumPy array uint8 (n, 3072), and ``labels``, a list. To
+unpickle is to call what the file names, so the three names that such a file holds are given stand-ins here, which keep
+what they are given, and every other name is refused.
+"""
+
+import pickle
+
+import numpy as np
+
+PIXELS = 3 * 32 * 32
+
+
+class _Array:
+    """Stands in for a NumPy array: ``state`` is (1, shape, dtype, Fortran order, bytes)."""
+
+    def __init__(self, *args):
+        self.state = None
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _Dtype:
+    """Stands in for a dtype: ``name`` is its letters."""
+
+    def __init__(self, name, *args):
+        self.name = name
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Reader(pickle.Unpickler):
+    NAMES = {
+        ("numpy.core.multiarray", "_reconstruct"): _Array, ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype,
+    }  # fmt: skip
+
+    def find_class(self, module, name):
+        if (module, name) not in self.NAMES:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which CIFAR-10 has no use for")
+        return self.NAMES[module, name]
+
+
+def read_records(file):
+    """The records of an open file as those of the binary version, uint8 (n, 3073): label, then pixels.
+
+    Raises ValueError for what is not such a file.
+    """
+    try:
+        content = _Reader(file, encoding="bytes").load()
+        labels, (_, shape, dtype, fortran, pixels) = content[b"labels"], content[b"data"].state
+        fits = shape == (len(labels), PIXELS) and len(pixels) == len(labels) * PIXELS and not fortran
+        if not fits or dtype.name not in (b"u1", "u1") or {type(label) for label in labels} - {int}:
+            raise ValueError("its data are not uint8 of images with a label each")
+        images = np.frombuffer(pixels, np.uint8).reshape(shape)
+        return np.concatenate([np.array(labels, np.uint8)[:, None], images], axis=1)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a pickle that is none, or another one, leads to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"it is not a pickle of CIFAR-10 ({reason})") from None
