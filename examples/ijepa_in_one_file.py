@@ -146,8 +146,8 @@ def predict(params, features, context, target):
 
 def image_loss(params, patches, context, targets, count):
     """One image's part of the loss: squared distances between predicted and actual features, over ``count``."""
-    whole = encode(params, "target_encoder", patches, np.arange(N)).data
-    tape.clear()  # the stop-gradient: how the targets were made is forgotten, so no gradient can flow there
+    whole = encode(params, "target_encoder", patches, np.arange(N)).data  # the stop-gradient: a mere array from here on
+    tape.clear()  # so there is no need to walk back over how it was made
     seen = encode(params, "context_encoder", patches, context)
     predicted = concat([predict(params, seen, context, target) for target in targets])
     return squared_distance(predicted, whole[np.concatenate(targets)], count)

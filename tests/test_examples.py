@@ -91,6 +91,19 @@ def test_the_loss_and_every_gradient_are_the_package_s(one, both):
     assert not gradients and not one.tape
 
 
+def test_the_target_encoder_is_not_on_the_tape(one, both):
+    _, params, images, masks = both
+    patches, (context, targets) = patches_of(images)[0], lists(masks)[0]
+    one.image_loss(params, patches, context, targets, 1)
+    length = len(one.tape)
+    one.tape.clear()
+    seen = one.encode(params, "context_encoder", patches, context)
+    for target in targets:
+        one.predict(params, seen, context, target)
+    assert length == len(one.tape) + 2  # concat, and the loss
+    one.tape.clear()
+
+
 def test_a_whole_training_step_is_the_package_s(one, both):
     model, params, images, masks = both
     moments = {name: np.zeros((2, *p.data.shape)) for name, p in params.items() if not name.startswith("target")}
