@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from minijepa.threads import blas_info  # noqa: I001  (first: it holds BLAS to one thread before NumPy is loaded)
+from minijepa.backend.threads import blas_info  # noqa: I001  (first: it holds BLAS to one thread before NumPy is loaded)
 import numpy as np
 
 

@@ -34,7 +34,7 @@ from minijepa import Config, MultiBlockMasker
 from minijepa.config import PRESETS
 from minijepa.data import normalise
 from minijepa.evaluation.features import extract_features
-from minijepa.threads import available_cores, blas_info
+from minijepa.backend.threads import available_cores, blas_info
 
 MICRO = (32, 64, 128, 256)
 KINDS = ("padded", "sorted", "shared", "encode")  # of PyTorch contenders

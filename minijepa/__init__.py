@@ -13,7 +13,7 @@ from minijepa.config import Config
 from minijepa.data import MultiBlockMasker, load_cifar10, normalise
 from minijepa.gradcheck import gradcheck
 from minijepa.models import IJEPA
-from minijepa.watch import WatchingTape
+from minijepa.gradcheck.watch import WatchingTape
 
 __all__ = [
     "IJEPA", "Config", "Function", "MultiBlockMasker", "Parameter", "Tape", "Tensor", "WatchingTape", "__version__",

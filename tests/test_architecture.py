@@ -12,10 +12,9 @@ PACKAGE = ROOT / "minijepa"
 
 # From the ground up; a file may import what is named before it, and the files of its own room in the order given there.
 FLOORS = """
-errors cli __main__ files threads backend signature
+errors cli __main__ files backend signature
 tensor
 autograd
-watch
 ops
 nn
 gradcheck
@@ -102,6 +101,11 @@ def test_a_cpu_imports_nothing_of_the_kernels():
         assert not [op for op in Function.__subclasses__() if op.twin]
     """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_listing_stays_short():
+    """Whoever opens the package sees it at a glance: a new file goes into a room."""
+    assert len({p.relative_to(PACKAGE).parts[0] for p in files()} - {"__main__.py"}) <= 20
 
 
 def test_files_and_programs_stay_short():

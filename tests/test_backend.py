@@ -73,7 +73,8 @@ def test_whatever_importing_cupy_raises_the_cpu_works_and_cuda_says_what_it_was(
     """Its import makes a cache folder, which can't be had where HOME is not one's own; BLAS's variables don't count."""
     (tmp_path / "cupy.py").write_text("raise PermissionError(13, 'Permission denied', '/home/x/.cupy')")
     code = """
-from minijepa import backend, threads
+from minijepa import backend
+from minijepa.backend import threads
 assert backend.resolve_device("auto") == backend.resolve_device("cpu") == "cpu"
 assert threads.blas_info()["threads"] in (1, None)
 backend.resolve_device("cuda")

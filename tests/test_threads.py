@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from minijepa.threads import blas_info, on_threads
+from minijepa.backend.threads import blas_info, on_threads
 
 
 def test_on_threads_gives_results_in_order_from_several_threads():

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from minijepa.backend.threads import available_cores, on_threads
 from minijepa.errors import DataError
-from minijepa.threads import available_cores, on_threads
 
 MAX_THREADS = min(available_cores(), 16)  # each holds a block of kNN similarities, up to 100 MB
 

@@ -5,8 +5,8 @@ import reprlib
 import numpy as np
 
 from minijepa.backend import to_device, to_numpy
+from minijepa.backend.threads import available_cores, on_threads
 from minijepa.errors import ConfigError
-from minijepa.threads import available_cores, on_threads
 
 MOST_THREADS = 1024  # systems refuse to start tens of thousands
 CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the card

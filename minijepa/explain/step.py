@@ -16,10 +16,10 @@ from minijepa.config import Config
 from minijepa.data import MultiBlockMasker
 from minijepa.data.shapes import make_shapes
 from minijepa.gradcheck.check import TOLERANCE, gradient_error, numeric_gradient
+from minijepa.gradcheck.watch import WatchingTape
 from minijepa.models import IJEPA
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
-from minijepa.watch import WatchingTape
 
 TINY = dict(
     patch_size=8, encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8,

@@ -8,7 +8,7 @@ import numpy as np
 from minijepa.autograd import Tensor, as_float_array
 from minijepa.backend import rng, to_numpy, xp_of
 from minijepa.errors import GradcheckError
-from minijepa.watch import WatchingTape
+from minijepa.gradcheck.watch import WatchingTape
 
 STEP = 1e-3  # of a difference, for inputs of scale 1
 TOLERANCE = 1e-6  # of a gradient's relative error

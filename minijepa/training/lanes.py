@@ -4,7 +4,7 @@ import numpy as np
 
 from minijepa.autograd import Tape
 from minijepa.backend import BLOCK
-from minijepa.threads import on_threads
+from minijepa.backend.threads import on_threads
 
 CHUNK_IMAGES = 16  # so few that what one operation hands to the next is still in the cache
 LANES = 8

@@ -3,6 +3,8 @@
 Array code elsewhere is written once against ``xp = xp_of(x)`` and runs wherever ``x`` lives.
 """
 
+from minijepa.backend import threads  # noqa: F401, I001  (first: it holds BLAS to one thread before NumPy is loaded)
+
 import functools
 import math
 import zlib
@@ -10,7 +12,6 @@ import zlib
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from minijepa import threads  # noqa: F401  (first: it holds BLAS to one thread before NumPy is loaded)
 from minijepa.errors import DeviceError, DtypeError
 
 cupy_problem = "not installed"
