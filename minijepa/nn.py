@@ -3,9 +3,9 @@
 import numpy as np
 
 from minijepa import ops
-from minijepa.autograd import Parameter
+from minijepa.autograd import Parameter, as_float_array
 from minijepa.backend import device_of, to_device, to_numpy, xp_of
-from minijepa.errors import CheckpointError
+from minijepa.errors import CheckpointError, MinijepaError, TrainingError
 
 
 def trunc_normal(rng, shape, std):
@@ -27,7 +27,7 @@ def normal(rng, shape, std=0.02):
 
 
 class Module:
-    """Something with parameters: attributes that are Parameters or Modules, or lists of them, are found by name."""
+    """Something with parameters: attributes that are Parameters or Modules, or lists or dicts of them, have names."""
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
@@ -50,10 +50,12 @@ class Module:
 
 
 def _items(attributes):
-    """(name, value) pairs, with name.0, name.1 ... for the items of a list or tuple."""
+    """(name, value) pairs, with name.0, name.1 ... for the items of a list or tuple, name.key for those of a dict."""
     for name, value in attributes:
         if isinstance(value, (list, tuple)):
-            yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            yield from _items((f"{name}.{key}", item) for key, item in value.items())
         else:
             yield name, value
 
@@ -171,6 +173,16 @@ class FlatParameters:
         vars(self).update(state)
         self._tie()  # copy.deepcopy and pickle make an array of its own of each view
 
+    def check_tied(self):
+        """Raise TrainingError if a parameter was given another array: no optimiser and no checkpoint would see it."""
+        data = self.data[:0].base  # that of every view; the vector itself, if it was not unpickled
+        grad = None if self.grad is None else self.grad[:0].base
+        for name, parameter in self.parameters.items():
+            if parameter.data.base is not data:
+                raise TrainingError(f"{name} was given a new array: write into its own, parameter.data[...] = values")
+            if grad is not None and (parameter.grad is None or parameter.grad.base is not grad):
+                raise TrainingError(f"the gradient of {name} is not its own array any more: to clear it, zero_grad()")
+
     def _view(self, vector, name):
         return vector[self.slices[name]].reshape(self.parameters[name].shape)
 
@@ -198,5 +210,8 @@ def load_state(state, parameters):
     """Copy the values of ``state`` into ``parameters``, both by name, after :func:`check_state`."""
     check_state(state, parameters)
     for name, parameter in parameters.items():
-        values = np.asarray(state[name], parameter.data.dtype)
+        try:
+            values = as_float_array(state[name])
+        except MinijepaError as error:
+            raise CheckpointError(f"{name}: {error}") from None
         parameter.data[...] = to_device(values, device_of(parameter.data))

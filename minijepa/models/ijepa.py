@@ -102,7 +102,8 @@ class IJEPA(ImageEncoder):
     # ------------------------------------------------------------------------------------------------- the parameters
 
     def zero_grad(self):
-        """Set every gradient to zero."""
+        """Set every gradient to zero. Raises TrainingError if a parameter has left the vector of all of them."""
+        self.flat.check_tied()
         self.flat.grad[...] = 0
 
     def gradients(self):

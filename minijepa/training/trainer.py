@@ -60,6 +60,8 @@ class Trainer:
         On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
         """
         self._use_own_stream()
+        self.model.flat.check_tied()
+        self.model.target_flat.check_tied()
         images, masks = self.batch(step)
         scalars, momentum = self.optimizer.begin_step(self.learning_rate(step)), self.momentum(step)
         done = None if self.graph is None else self.graph(step, images, masks, scalars, momentum)

@@ -9,7 +9,7 @@ import pytest
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, Tensor, ops
 from minijepa.config import LOSSES
 from minijepa.data import Masks, normalise
-from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError, TapeError
+from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError, TapeError, TrainingError
 from minijepa.evaluation.features import extract_features
 from minijepa.gradcheck.check import gradient_error, numeric_gradient
 from minijepa.models import TokenLayout, ijepa
@@ -482,6 +482,46 @@ def test_what_decays_is_right_where_layers_are_shared(monkeypatch):
     monkeypatch.undo()
     alone = IJEPA(Config(**TINY))
     assert shared.decayed == alone.decayed and list(shared.flat.slices) == list(alone.flat.slices)
+
+
+def test_a_parameter_that_was_given_another_array_is_noticed():
+    """``p.data = ...`` and ``p.grad = None`` leave the flat vectors; the parameter would never be trained again."""
+    for change, words in (
+        (lambda p: setattr(p, "data", p.data - 1.0), "was given a new array: write into its own"),
+        (lambda p: setattr(p, "grad", None), "is not its own array any more: to clear it, zero_grad"),
+        (lambda p: setattr(p, "grad", np.zeros_like(p.data)), "is not its own array any more"),
+    ):
+        model = IJEPA(Config(**TINY))
+        parameter = model.context_encoder.norm.weight
+        parameter.data -= 1.0
+        parameter.data[...] = 2.0
+        parameter.zero_grad()
+        model.zero_grad()
+        copy.deepcopy(model).zero_grad()
+        pickle.loads(pickle.dumps(model, protocol=5)).zero_grad()
+        change(parameter)
+        with pytest.raises(TrainingError, match=f"context_encoder.norm.weight {words}"):
+            model.zero_grad()
+
+
+def test_modules_in_lists_and_dicts_have_names(rng):
+    class Nested(Module):
+        def __init__(self):
+            self.blocks = [[Linear(2, 2, rng, 1.0)], (Parameter([0.0]),)]
+            self.heads = {"a": Linear(2, 1, rng, 1.0), "b": {"c": Parameter([1.0])}}
+            self.words = {"not": "a parameter"}
+
+    assert [name for name, _ in Nested().named_parameters()] == [
+        "blocks.0.0.weight", "blocks.0.0.bias", "blocks.1.0", "heads.a.weight", "heads.a.bias", "heads.b.c"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [np.ma.masked_array([1.0, 2.0]), np.ones(2, complex), np.array(["1", "2"])])
+def test_a_state_of_what_is_no_real_number_is_refused(values):
+    module = Module()
+    module.weight = Parameter([0.0, 0.0])
+    with pytest.raises(CheckpointError, match="^weight: a (masked array|Tensor holds real numbers)"):
+        module.load_state_dict({"weight": values})
 
 
 def test_truncated_normal(rng):
