@@ -5,10 +5,10 @@ import argparse
 import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
+from minijepa.backend.threads import worker_threads
 from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.data import read_folder
 from minijepa.evaluation.evaluate import evaluate, opened, probed_run, suffix_of
-from minijepa.evaluation.features import worker_threads
 from minijepa.evaluation.gallery import draw_all, draw_own, draw_own_without_data
 from minijepa.training.metrics import read_rows
 

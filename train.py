@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
+from minijepa.backend.threads import worker_threads
 from minijepa.cli import add_machine, counted, exit_status, parse, path, tell
 from minijepa.config import MEASURED, PRESETS, Config, parse_changes
 from minijepa.data import has_some_cifar10, load_dataset
 from minijepa.errors import ConfigError
-from minijepa.evaluation.features import worker_threads
 from minijepa.evaluation.gallery import draw_features, gallery_of_trainer
 from minijepa.files import shell_word
 from minijepa.training.run import Run, read_run

@@ -87,7 +87,7 @@ COLUMNS = "setting seed epochs step linear_probe knn feature_std rank_me content
 
 
 def parser():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {'; '.join(SETTINGS)}")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--base", default="laptop", help="the preset that they change (default: laptop)")

@@ -2,11 +2,12 @@
 
 import contextlib
 import importlib.util
+import inspect
 import os
 import signal
 import sys
 
-from minijepa.errors import MinijepaError, TrainingError
+from minijepa.errors import ConfigError, MinijepaError, TrainingError
 
 VERSION = "0.1.0"  # minijepa.__version__, and the package's (pyproject.toml)
 
@@ -29,6 +30,14 @@ def check_packages():
 def path(text):
     """A path of the command line, as an argument's ``type``. ``--data-dir=~/cifar``: no shell expands that tilde."""
     return os.path.expanduser(text)
+
+
+def docstring(thing):
+    """The docstring that a command shows. Raises ConfigError where Python was told to leave them out."""
+    text = inspect.getdoc(thing)
+    if text is None:
+        raise ConfigError("python -OO leaves out the docstrings, which this command shows: run it without -OO")
+    return text
 
 
 def counted(number, noun):

@@ -10,10 +10,15 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
 
 import contextlib  # noqa: E402
 import ctypes  # noqa: E402
+import reprlib  # noqa: E402
 import threading  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
+
+from minijepa.errors import ConfigError  # noqa: E402
+
+MOST_THREADS = 1024  # systems refuse to start tens of thousands
 
 
 def _openblas(function, *arguments, returns=ctypes.c_int):
@@ -49,6 +54,13 @@ def blas_info():
 def available_cores():
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_threads(requested=None):
+    """How many threads to use: ``requested``, which must be at least 1, or one for each core if None."""
+    if requested is not None and not 1 <= requested <= MOST_THREADS:
+        raise ConfigError(f"--threads must be at least 1 and at most {MOST_THREADS}, got {reprlib.repr(requested)}")
+    return available_cores() if requested is None else requested
 
 
 def on_threads(function, items, threads):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from minijepa.backend.threads import worker_threads
 from minijepa.cli import tell
 from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError
-from minijepa.evaluation.features import extract_features, worker_threads
+from minijepa.evaluation.features import extract_features
 from minijepa.evaluation.probing import knn_accuracy, linear_probe
 from minijepa.files import replaced
 from minijepa.models import IJEPA, Classifier

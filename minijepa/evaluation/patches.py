@@ -7,7 +7,7 @@ import numpy as np
 from minijepa.backend import to_device, to_numpy
 from minijepa.data import Masks
 from minijepa.evaluation.checks import map_rows
-from minijepa.evaluation.features import map_images
+from minijepa.models.chunks import map_images
 from minijepa.models.vit import patchify
 
 # ------------------------------------------------------------------------------------------------- principal components

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from minijepa.autograd import Tape, Tensor
-from minijepa.cli import exit_status, parse, tell
+from minijepa.cli import docstring, exit_status, parse, tell
 from minijepa.errors import ConfigError
 from minijepa.exercise.judge import judge
 from minijepa.exercise.lessons import LESSONS
@@ -131,7 +131,7 @@ def hints(lesson, count):
 
 def way(lesson):
     """The derivation, then the code; and the package's own code where it has this operation."""
-    lines = [inspect.getdoc(lesson.op), "", "The way"]
+    lines = [docstring(lesson.op), "", "The way"]
     lines += [line for i, hint in enumerate(lesson.hints, 1) for line in ("", *textwrap.wrap(
         f"{i}. {hint}", 80, subsequent_indent="   "))]  # fmt: skip
     lines += ["", "The code", "", lesson.backward_source().rstrip()]

@@ -4,12 +4,11 @@
 """
 
 import argparse
-import inspect
 import sys
 import textwrap
 
 from minijepa import ops
-from minijepa.cli import exit_status, tell
+from minijepa.cli import docstring, exit_status, tell
 from minijepa.explain.columns import fit_text, terminal_columns
 from minijepa.explain.operation import formula_and_code, input_names, live_check, page_of
 from minijepa.explain.step import told_step
@@ -60,7 +59,7 @@ def table_of_ops():
     room = terminal_columns() - 16
     lines = [f"{'op':<16}what it computes"]
     for op in CASES:
-        what = inspect.getdoc(getattr(ops, op)).splitlines()[0]
+        what = docstring(getattr(ops, op)).splitlines()[0]
         lines.append(f"{op:<16}{textwrap.shorten(what, room, placeholder=' …')}")
     return "\n".join([
         *lines, "",

@@ -12,6 +12,7 @@ import numpy as np
 
 from minijepa import ops
 from minijepa.autograd import Tape, Tensor
+from minijepa.cli import docstring
 from minijepa.errors import MinijepaError
 from minijepa.explain.columns import fit_code, fit_text
 from minijepa.gradcheck.cases import cases_of
@@ -59,9 +60,9 @@ def formula_and_code(op, width):
     code = [function.forward, function.backward, *helpers_of(function)]
     return "\n".join([
         f"ops.{op}{inspect.signature(user)}",
-        textwrap.indent(fit_text(inspect.getdoc(user), width - 4), "    "),
+        textwrap.indent(fit_text(docstring(user), width - 4), "    "),
         _title(f"{function.__name__}: {function.shapes}"),
-        fit_text(inspect.getdoc(function), width),
+        fit_text(docstring(function), width),
         _title(f"The code, {'/'.join(source.parts[-3:])}"),
         "\n\n".join(fit_code(textwrap.dedent(inspect.getsource(piece)).rstrip(), width) for piece in code),
     ])  # fmt: skip

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minijepa.autograd import Tensor
-from minijepa.backend import rng, to_numpy
+from minijepa.autograd import Tensor, current_tape
+from minijepa.backend import rng, to_numpy, xp_of
 from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.errors import ConfigError, DtypeError, MissingPartError, ShapeError, TapeError
+from minijepa.models.chunks import chunks, map_images
 from minijepa.models.vit import ViTEncoder, patchify
 from minijepa.nn import FlatParameters, load_state
 from minijepa.ops import Packing
@@ -58,9 +59,33 @@ class ImageEncoder:
         return normalise(images, self.mean, self.std).astype(self.dtype, copy=False)
 
     def encode(self, images, encoder="target"):
-        """Features of every patch of whole images: (B, 3, S, S) -> (B, N, D). ``encoder``: "target" or "context"."""
-        network = self.network(encoder)
-        patches = self.patches(images)
+        """Features of every patch of whole images: (B, 3, S, S) -> (B, N, D). ``encoder``: "target" or "context".
+
+        Any number of images will do: without a tape, they go through the network in chunks.
+        """
+        network, images = self.network(encoder), self._checked(images)
+        if current_tape() is not None:
+            return self._tokens(network, images)
+        shape = len(images), self.config.num_patches, self.config.encoder_embed_dim
+        features = xp_of(images).empty(shape, self.dtype)
+        for part in chunks(len(images), self.device):
+            features[part] = self._tokens(network, images[part]).data
+        return Tensor(features)
+
+    def features(self, images, encoder="target", threads=None):
+        """A vector for each image, its patches' features averaged: uint8 (N, 3, S, S) -> float32 NumPy array (N, D).
+
+        The images are as a data set has them, not normalised, on the host, and any number. ``threads``: on a CPU; all
+        cores if None.
+        """
+
+        def averaged(chunk):
+            return self.encode(self.normalise(chunk), encoder).data.mean(axis=1)
+
+        return map_images(self, images, averaged, (self.config.encoder_embed_dim,), threads)
+
+    def _tokens(self, network, images):
+        patches = patchify(images, self.config.patch_size)
         b, n, _ = patches.shape
         return network.encode(patches, Packing([n] * b)).reshape(b, n, -1)
 
@@ -74,6 +99,10 @@ class ImageEncoder:
 
     def patches(self, images):
         """The pixels of each patch: (B, 3, S, S) -> (B, N, 3p²). Raises an error for images of another kind."""
+        return patchify(self._checked(images), self.config.patch_size)
+
+    def _checked(self, images):
+        """The array of images that the networks can take, or an error."""
         if isinstance(images, Tensor):
             if images.requires_grad:
                 raise TapeError("the network does not differentiate with respect to its images: use images.detach()")
@@ -84,7 +113,7 @@ class ImageEncoder:
         if images.dtype != self.dtype:
             remedy = "normalise() turns them into float32" if images.dtype == np.uint8 else f"use astype({self.dtype})"
             raise DtypeError(f"the network takes {self.dtype} images, was given {images.dtype}: {remedy}")
-        return patchify(images, self.config.patch_size)
+        return images
 
     # ------------------------------------------------------------------------------------------------- the parameters
 

@@ -222,3 +222,19 @@ def test_an_operation_and_a_step_are_two_questions(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["softmax", "--step"])
     assert stop.value.code == 2
+
+
+def test_without_docstrings_each_command_works_or_is_one_line(tmp_path):
+    """python -OO leaves them out."""
+    code = """if True:
+        from minijepa.exercise.__main__ import main as exercise
+        from minijepa.explain.__main__ import main as explain
+        refused = [explain([]), explain(["gelu"]), exercise(["gelu", "--solution"])]
+        print(refused, [explain(["--step"]), exercise([]), exercise(["gelu", "--hint"])])
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-OO", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[2, 2, 2] [0, 0, 0]\n")
+    words = "python -OO leaves out the docstrings, which this command shows: run it without -OO\n"
+    assert done.stderr == f"explain: {words}explain: {words}exercise: {words}"

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -382,6 +383,44 @@ def test_uint8_images_become_what_the_network_takes(config, dtype):
     assert model.normalise(images).dtype == dtype
     np.testing.assert_array_equal(model.normalise(images), normalise(images, model.mean, model.std))
     assert extract_features(model, images).dtype == np.float32  # a network for checks too, at float64
+
+
+@pytest.mark.parametrize("encoder", ["target", "context"])
+def test_many_images_take_the_memory_of_a_chunk(config, encoder):
+    """And have the features that each has alone."""
+    model, images = lively(IJEPA(config)), images_of(400).astype(np.float32)
+    alone = np.concatenate([model.encode(images[i : i + 1], encoder).data for i in (0, 15, 16, 399)])
+    tracemalloc.start()
+    peaks = []
+    for count in (32, 400):
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        features = model.encode(images[:count], encoder).data
+        peaks.append(tracemalloc.get_traced_memory()[1] - before - features.nbytes)
+        assert features.shape == (count, 16, 8)
+    tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+    np.testing.assert_allclose(features[[0, 15, 16, 399]], alone, atol=1e-5)
+
+
+def test_features_are_those_of_the_patches_averaged_from_raw_images(config):
+    model, images = lively(IJEPA(config)), np.random.default_rng(0).integers(0, 256, (35, 3, 8, 8), np.uint8)
+    for encoder in ("target", "context"):
+        features = model.features(images, encoder, threads=2)
+        assert features.dtype == np.float32 and isinstance(features, np.ndarray)
+        expected = model.encode(model.normalise(images), encoder).data.mean(axis=1)
+        np.testing.assert_allclose(features, expected, atol=1e-6)
+    assert model.features(images[:0]).shape == (0, 8)
+    with pytest.raises(DtypeError, match="is it normalised already"):
+        model.features(model.normalise(images))
+
+
+def test_a_gradient_through_many_images_is_recorded_as_one(config):
+    model, images = lively(IJEPA(config)), images_of(20).astype(np.float32)
+    with Tape() as tape:
+        total = model.encode(images, "context").sum()
+    tape.backward(total)
+    assert np.abs(model.gradients()["context_encoder.patch_embed.proj.weight"]).max() > 0
 
 
 def test_float32_stays_float32(config):
