@@ -44,7 +44,7 @@ def shown(value):
     if hasattr(value, "_repr_png_"):
         return {
             "image/png": base64.b64encode(value._repr_png_()).decode(),
-            "text/plain": f"<picture of {value.size[0]}x{value.size[1]}>",
+            "text/plain": f"<PIL.Image.Image image mode={value.mode} size={value.width}x{value.height}>",
         }
     html = {"text/html": lines(value._repr_html_())} if hasattr(value, "_repr_html_") else {}
     return {**html, "text/plain": lines(repr(value))}
