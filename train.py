@@ -147,14 +147,13 @@ def main(argv=None):
 
 def train(args):
     run = prepare(args)
-    stopped = run.train()
+    stopped = run.train(then=lambda: draw_features(gallery_of_trainer(run)))
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"
     if stopped:
         tell(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
         tell(f"    python train.py --run-dir {folder} --resume{data}")
         return 128 + stopped
-    draw_features(gallery_of_trainer(run))
     tell(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv and pictures. How good are the features?")
     tell(f"    python probe.py {folder}{data}")
     return 0

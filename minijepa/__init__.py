@@ -1,9 +1,10 @@
 """minijepa: I-JEPA from scratch on NumPy and CuPy, with its own tape-based autograd."""
 
 from minijepa.cli import VERSION as __version__
-from minijepa.cli import check_packages
+from minijepa.cli import check_packages, say_interruption
 
 check_packages()
+say_interruption()
 
 from minijepa import backend  # noqa: F401, I001  (first: it holds BLAS to one thread before NumPy is loaded)
 from minijepa import ops

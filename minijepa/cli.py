@@ -11,8 +11,30 @@ from minijepa.errors import ConfigError, MinijepaError, TrainingError
 
 VERSION = "0.1.0"  # minijepa.__version__, and the package's (pyproject.toml)
 
+# What ends a program: Ctrl-C, kill, a terminal that was closed (which Windows doesn't tell).
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def handled(handler, *numbers):
+    """Have these signals handled; {number: its handler before}. Those that are ignored, as by nohup, stay so."""
+    previous = {}
+    with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
+        for number in numbers:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, handler)
+    return previous
+
 
 REQUIRED = {"numpy": "numpy", "PIL": "pillow", "tqdm": "tqdm"}  # modules, and the packages that bring them
+
+
+def command():
+    """The name of the command of ours that is loading this package; "" where another program does."""
+    folder, name = os.path.split(os.path.realpath(sys.argv[0]))
+    if sys.argv[0] == "-m":  # while python -m minijepa.NAME looks for its module
+        return "minijepa"
+    ours = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    return name if folder == ours and name in ("train.py", "probe.py") else ""
 
 
 def check_packages():
@@ -20,11 +42,21 @@ def check_packages():
     for module, package in REQUIRED.items():
         if importlib.util.find_spec(module) is None:
             text = f"the package {package} is missing: pip install -r requirements.txt, best in a virtual environment"
-            program = os.path.basename(sys.argv[0])  # -m: while python -m minijepa.NAME looks for its module
-            if program in ("-m", "train.py", "probe.py"):
-                tell(f"{'minijepa' if program == '-m' else program}: {text} (see README.md)", sys.stderr)
+            if command():
+                tell(f"{command()}: {text} (see README.md)", sys.stderr)
                 sys.exit(2)
             raise ModuleNotFoundError(text, name=module)
+
+
+def say_interruption():
+    """While a command loads its modules, and until :func:`exit_status`, let Ctrl-C be one line and no traceback."""
+
+    def end(number, frame):
+        tell(f"{name}: interrupted", sys.stderr)
+        raise SystemExit(128 + number)
+
+    if name := command():
+        handled(end, signal.SIGINT)
 
 
 def path(text):
@@ -54,19 +86,35 @@ def add_machine(parser, data):
     parser.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
 
 
+class Interruptible:
+    """While inside, signals that end a program are noted in ``signal`` instead; a second one does end it."""
+
+    def __enter__(self):
+        self.signal = 0
+        self.previous = handled(self._note, *ENDINGS)
+        return self
+
+    def _note(self, number, frame):
+        if self.signal:
+            raise SystemExit(128 + number)
+        self.signal = number
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
 def exit_status(program, function):
     """Run ``function()`` for a command line: its exit status, or that of the error that ended it, told in one line.
 
-    1 for training that went wrong, 2 for anything that the user can mend, 130 for SIGINT. SIGTERM ends the program with
-    143, by SystemExit: both unwind like an exception, so that temporary files go.
+    1 for training that went wrong, 2 for anything that the user can mend, 130 for SIGINT. SIGTERM and SIGHUP end the
+    program with 143 and 129, by SystemExit: all unwind like an exception, so that temporary files go.
     """
 
     def end(number, frame):
         raise SystemExit(128 + number)
 
-    previous = None
-    with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
-        previous = signal.signal(signal.SIGTERM, end)
+    previous = handled(end, *ENDINGS[1:]) | handled(signal.default_int_handler, signal.SIGINT)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with it closed (2>&-): tqdm, for one, would stumble
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -84,8 +132,8 @@ def exit_status(program, function):
     except KeyboardInterrupt:
         status, text = 130, "interrupted"
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     tell(f"{program}: {' '.join(str(text).splitlines())}", sys.stderr)  # a file's name may hold a line's end
     return status
 

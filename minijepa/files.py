@@ -60,8 +60,8 @@ def _spare(path):
             spare.unlink(missing_ok=True)  # whatever happened, a second signal included
 
 
-def remove_spares(folder, names):
-    """Remove what a killed process has left of files called ``names`` that were being written in ``folder``."""
+def remove_spares(folder, *names):
+    """Remove what a killed process has left of files (names or patterns) that it was writing in ``folder``."""
     for name in names:
         for spare in Path(folder).glob(f"{name}.????????.tmp"):
             with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ models
 config
 training.schedules training.ema training.optim
 kernels
-training.schema training.exported training.checkpoint training.lanes
+training.schema training.exported training.checkpoint training.lock training.provenance training.lanes
 evaluation.features evaluation.checks evaluation.logistic evaluation.probing evaluation.monitors
 pictures
 training.metrics training.trainer training.run

@@ -265,7 +265,7 @@ def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch):
     config = Config(**SMALL, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
     trainer = Trainer(config, minijepa.data.load_dataset("cifar10", cifar_folder))
     run, refused = Run(tmp_path / "run", trainer), 0
-    run.create({})
+    run.create({"dataset": "cifar10", "config": config.to_dict()})
     run.train(lambda text: None)
     path = run.folder / "metrics.csv"
     whole = path.read_bytes()

@@ -24,7 +24,7 @@ def gallery_of_trainer(run):
     return ProbedEncoder(
         t.model, t.dataset.classes, watch.bank[:BANK], watch.bank_labels[:BANK],
         watch.queries if has_queries else watch.bank, watch.query_labels if has_queries else watch.bank_labels,
-        kind="val" if t.config.val_size else "training", step=t.progress.step, file=run.checkpoint,
+        kind="val" if t.config.val_size else "training", step=t.progress.step, file=run.place / run.checkpoint.name,
         threads=watch.threads,
     )  # fmt: skip
 

@@ -3,26 +3,20 @@
 import contextlib
 import csv
 import json
-import os
-import signal
+import math
 import time
-import weakref
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from minijepa.cli import counted, tell
+from minijepa.cli import Interruptible, counted, tell
 from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError
 from minijepa.evaluation.monitors import FEWEST, warning
-from minijepa.files import new_folder, open_plain, replaced
-from minijepa.training import checkpoint
+from minijepa.files import new_folder, open_plain, remove_spares, replaced
+from minijepa.training import checkpoint, provenance
+from minijepa.training.lock import Lock
 from minijepa.training.metrics import COLUMNS, REMEDY, draw_curves, draw_masks, read_rows
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 
 class Run:
@@ -33,61 +27,81 @@ class Run:
         self.checkpoint = self.folder / checkpoint.FILE
         self.metrics = []  # rows of metrics.csv
         self.saved = 0  # the step of the checkpoint
-        self._unlock = lambda: None
+        self.lock = None
 
     def create(self, about):
         """Make the folder, which must not exist; it appears with all in it that ``--resume`` needs."""
         try:
             with new_folder(self.folder) as folder:
-                with replaced(folder / "config.json", "w") as file:
-                    file.write(json.dumps(about, indent=2) + "\n")
-                Run(folder, self.trainer)._start()
+                run = Run(folder, self.trainer)
+                run.lock = Lock(folder)
+                run._start(about)
+            self.lock, run.lock.folder = run.lock, self.folder
         except OSError as error:
             if self.folder.exists():
                 raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
             raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
-        self._lock()
 
-    def _start(self):
-        """metrics.csv without a row, masks.png and the first checkpoint."""
+    def _start(self, about):
+        """config.json, metrics.csv without a row, masks.png and the first checkpoint."""
+        self._write_about(about | {"made": self._provenance()})
         self._write_rows()
-        t = self.trainer
-        draw_masks(self.folder / "masks.png", t.config, t.images)
+        draw_masks(self.place / "masks.png", self.trainer.config, self.trainer.images)
         self.save()
 
-    def resume(self):
-        """Take the run up where its checkpoint stands; rows of metrics from after it are dropped."""
-        self._lock()
+    def resume(self, say=tell):
+        """Take the run up where its checkpoint stands; rows of metrics from after it are dropped.
+
+        Where its numbers go on in other last digits, on another device or with another BLAS, that is said.
+        """
+        self.lock = Lock(self.folder)
         t = self.trainer
         try:
+            about = read_run(self.folder)
             t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
             self.saved = t.progress.step
             done = t.progress.step // t.steps_per_epoch
             self.metrics = read_rows(self.folder, done)
             self._write_rows()
             if done:  # whatever a kill right behind the checkpoint has left undone
-                draw_curves(self.folder, self.metrics)
+                draw_curves(self.place, self.metrics)
                 if t.progress.step % t.steps_per_epoch == 0:
                     self._keep(done)
+            remove_spares(self.place, "config.json", "metrics.csv", "checkpoint*", "curves.png")
+            self._note_resumption(about, say)
         except MinijepaError:
             self._unlock()
             raise
 
-    def _lock(self):
-        """Keep other processes from training here: a lock on config.json, which ends with ``train`` or the process."""
-        if fcntl is None:
-            return
-        file = os.open(self.folder / "config.json", os.O_RDONLY)
-        self._unlock = weakref.finalize(self, os.close, file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training in {self.folder}: wait for it, or stop it") from None
-        except OSError:
-            pass  # a file system without locks
+    def _note_resumption(self, about, say):
+        """Add to config.json with what the run goes on."""
+        earlier, now = about.get("resumed"), self._provenance()
+        earlier = earlier if isinstance(earlier, list) else []
+        if changed := provenance.changes([about.get("made"), *earlier][-1], now):
+            say(f"from here on, numbers are not to the bit those of a run that was not interrupted: {changed}")
+        self._write_about(about | {"resumed": [*earlier, {"step": self.saved} | now]})
+
+    def _provenance(self):
+        return provenance.provenance(self.trainer.device, self.trainer.lanes.threads)
+
+    def _unlock(self):
+        if self.lock:
+            self.lock.release()
+        self.lock = None
+
+    @property
+    def place(self):
+        """The folder, to write into it: still this run's. Raises ConfigError if another one has its path by now."""
+        if self.lock:
+            self.lock.check()
+        return self.folder
+
+    def _write_about(self, about):
+        with replaced(self.place / "config.json", "w") as file:
+            file.write(json.dumps(about, indent=2) + "\n")
 
     def _write_rows(self):
-        with replaced(self.folder / "metrics.csv", "w", newline="") as file:
+        with replaced(self.place / "metrics.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.metrics)
@@ -96,11 +110,23 @@ class Run:
         t = self.trainer
         t.read()  # a run that has gone wrong must not be saved
         t.check_weights()
-        checkpoint.save(self.checkpoint, t.model, t.optimizer, t.progress, t.data)
+        checkpoint.save(self.place / checkpoint.FILE, t.model, t.optimizer, t.progress, t.data)
         self.saved = t.progress.step
 
-    def train(self, say=tell):
-        """Train to the end of the last epoch, or until interrupted. Returns the signal's number, 0 at the end."""
+    def train(self, say=tell, then=lambda: None):
+        """Train to the end of the last epoch, and do ``then``, or until interrupted.
+
+        Returns the signal's number, 0 at the end. The folder is locked until then.
+        """
+        try:
+            stopped = self._train(say)
+            if not stopped:
+                then()
+            return stopped
+        finally:
+            self._unlock()
+
+    def _train(self, say):
         t = self.trainer
         clock = Clock(t)
         with (
@@ -127,7 +153,7 @@ class Run:
                     _say(bar, say, _epoch_line(row, t.config.epochs))
                     if len(t.monitors.watched) >= FEWEST and (text := _warning(row, t.config)):
                         _say(bar, say, text)
-                    draw_curves(self.folder, self.metrics)
+                    draw_curves(self.place, self.metrics)
                     clock.start_epoch()
                 if interrupted.signal and t.progress.step < t.total_steps:
                     if self.saved < t.progress.step:
@@ -137,7 +163,7 @@ class Run:
 
     @contextlib.contextmanager
     def _watched(self):
-        """The folder's lock ends when training does; training that goes wrong names the checkpoint that is left."""
+        """Training that goes wrong names the checkpoint that is left."""
         left = f"{self.checkpoint} is of step"
         try:
             with np.errstate(all="ignore"):  # what is not finite ends the run, in one line
@@ -146,8 +172,6 @@ class Run:
             raise TrainingError(f"{error}: {REMEDY}; {left} {self.saved}, before that") from None
         except TrainingError as error:
             raise TrainingError(f"{error}; {left} {self.saved}, before that") from None
-        finally:
-            self._unlock()
 
     def _postfix(self, clock):
         t = self.trainer
@@ -173,8 +197,8 @@ class Run:
     def _keep(self, epoch):
         every = self.trainer.config.keep_every
         if every and epoch % every == 0:
-            content = self.checkpoint.read_bytes()
-            with replaced(self.folder / f"checkpoint-{epoch:04d}.npz") as file:
+            content = (self.place / checkpoint.FILE).read_bytes()
+            with replaced(self.place / f"checkpoint-{epoch:04d}.npz") as file:
                 file.write(content)
 
 
@@ -229,7 +253,8 @@ class Clock:
         return time.perf_counter() - self.started
 
     def images_per_s(self):
-        return self.epoch_steps * self.trainer.batch_size / self.seconds()
+        seconds = self.seconds()  # 0, if the clock stands still or the steps are too fast for it
+        return self.epoch_steps * self.trainer.batch_size / seconds if seconds > 0 else math.nan
 
     def _estimate(self):
         t = self.trainer
@@ -247,27 +272,6 @@ def duration(seconds):
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class Interruptible:
-    """While inside, SIGINT and SIGTERM are noted in ``signal`` instead of raised; a second one ends the program."""
-
-    def __enter__(self):
-        self.signal = 0
-        self.previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
-                self.previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number, frame):
-        if self.signal:
-            raise SystemExit(128 + number)
-        self.signal = number
-
-    def __exit__(self, *error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
 
 def read_run(folder):

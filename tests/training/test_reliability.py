@@ -20,7 +20,7 @@ import pytest
 from conftest import ROOT, assert_same_run, finish, write_cifar
 
 import train
-from minijepa import Config, Function
+from minijepa import Config, Function, cli
 from minijepa.data import Dataset
 from minijepa.training.metrics import COLUMNS
 from minijepa.training.trainer import Trainer
@@ -214,20 +214,42 @@ def test_the_same_seed_gives_the_same_bits_in_a_new_process():
     assert found[0] == found[1] == f"{first_losses(5)}\n"
 
 
-@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
-def test_a_second_signal_ends_the_program_at_once(signal_name):
+ENDINGS = pytest.mark.parametrize("number", cli.ENDINGS, ids=lambda number: number.name)
+
+
+@ENDINGS
+def test_a_second_signal_ends_the_program_at_once(number):
     """The first is noted and the step finished; whoever can't wait sends another."""
-    code = f"""
-import os, signal
-from minijepa.training.run import Interruptible
-with Interruptible() as interrupted:
-    os.kill(os.getpid(), signal.{signal_name})
-    assert interrupted.signal == signal.{signal_name}
-    os.kill(os.getpid(), signal.{signal_name})
-    print("still here")
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == ({"SIGINT": 130, "SIGTERM": 143}[signal_name], "")
+    with pytest.raises(SystemExit) as stop, cli.Interruptible() as interrupted:
+        os.kill(os.getpid(), number)
+        assert interrupted.signal == number
+        os.kill(os.getpid(), number)
+        pytest.fail("still here")
+    assert stop.value.code == 128 + number
+
+
+@ENDINGS
+def test_a_signal_that_is_ignored_stays_so(number):
+    """SIGHUP under nohup, SIGINT of a script's ``train.py &``."""
+    previous = signal.signal(number, signal.SIG_IGN)
+    try:
+        with cli.Interruptible() as interrupted:
+            os.kill(os.getpid(), number)
+        assert interrupted.signal == 0
+        assert cli.exit_status("x", lambda: os.kill(os.getpid(), number) or 7) == 7
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, previous)
+
+
+@pytest.mark.parametrize("program", ["train.py", "-mminijepa.gradcheck"])
+def test_an_interruption_while_modules_load_is_a_line(tmp_path, program):
+    (tmp_path / "cupy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, program, "--device=cpu"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    name = "train.py" if program == "train.py" else "minijepa"
+    assert (done.returncode, done.stderr) == (130, f"{name}: interrupted\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from minijepa.errors import ConfigError, TrainingError
 from minijepa.evaluation import gallery
 from minijepa.evaluation.monitors import Monitors
 from minijepa.pictures import masks_picture
-from minijepa.training import checkpoint, metrics
+from minijepa.training import checkpoint, lock, metrics
 from minijepa.training import run as run_module
 from minijepa.training.lanes import Lanes
 from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves
@@ -316,6 +316,9 @@ def test_a_run_that_was_interrupted_and_resumed_is_the_same_bit_for_bit(cifar_fo
     with monkeypatch.context() as patch:
         StopAt(patch, 10, signal.SIGTERM)
         assert train_cli(capsys, *resume)[0] == 128 + signal.SIGTERM
+    with monkeypatch.context() as patch:
+        StopAt(patch, 11, signal.SIGHUP)
+        assert train_cli(capsys, *resume)[0] == 128 + signal.SIGHUP
     assert train_cli(capsys, *resume, "--threads=2")[0] == 0
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
@@ -473,7 +476,7 @@ def test_a_run_folder_that_came_in_between_is_not_overwritten(dataset, tmp_path,
     monkeypatch.setattr(metrics, "masks_picture", meanwhile)
     with pytest.raises(ConfigError, match="exists: go on with --resume"):
         second.create({"first": False})
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"first": True}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["first"] is True
     assert [p.name for p in tmp_path.iterdir() if p.name != "data"] == ["run"]
 
 
@@ -721,7 +724,7 @@ def test_a_file_system_without_locks_does_not_keep_anybody_from_training(dataset
     def refuse(*args):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(run_module.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
     Run(tmp_path / "run", Trainer(Config(**SETTINGS), dataset)).create({})
 
 
