@@ -100,6 +100,55 @@ def test_shapes_and_corners_of_target_blocks_are_the_specifications(both):
     assert_same_distribution([(min(targets[0]), max(targets[0])) for _, targets in reference], ours)
 
 
+def expected_blocks(grid, scale, aspect_ratio):
+    """{(height, width, top, left): probability} of section 5: n = int(N scale) by its share, the aspect integrated."""
+    aspects = np.linspace(*aspect_ratio, 20_001)[:-1] + (aspect_ratio[1] - aspect_ratio[0]) / 40_000
+    cells = grid[0] * grid[1]
+    expected = Counter()
+    for n in range(int(cells * scale[0]), int(cells * scale[1]) + 1):
+        share = (min((n + 1) / cells, scale[1]) - max(n / cells, scale[0])) / (scale[1] - scale[0])
+        height = np.rint(np.sqrt(n / aspects))
+        width = np.rint(height * aspects)
+        heights, widths = (np.clip(x, 1, most).astype(int).tolist() for x, most in zip((height, width), grid))
+        for (h, w), count in Counter(zip(heights, widths)).items():
+            places = [(top, left) for top in range(grid[0] - h + 1) for left in range(grid[1] - w + 1)]
+            for place in places:
+                expected[h, w, *place] += share * count / len(aspects) / len(places)
+    return expected
+
+
+def chi_square(first, last, grid, expected):
+    """Pearson's statistic in standard deviations, of blocks given by their first and last patch, (n,) each."""
+    (top, left), (bottom, right) = np.unravel_index(first, grid), np.unravel_index(last, grid)
+    found = Counter(zip((bottom - top + 1).tolist(), (right - left + 1).tolist(), top.tolist(), left.tolist()))
+    count = len(first)
+    common = {block for block, p in expected.items() if p * count >= 5}
+    pairs = [(found[block], expected[block] * count) for block in common]
+    pairs.append((count - sum(n for n, _ in pairs), count - sum(e for _, e in pairs)))  # the rare ones together
+    statistic = sum((n - e) ** 2 / max(e, 1) for n, e in pairs)
+    return (statistic - len(common)) / math.sqrt(2 * len(common))
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (7, 5)])
+def test_sizes_and_places_of_blocks_have_the_probabilities_of_the_specifications_section_5(grid):
+    """One chi-square of 5,000 samples over every size and place: targets, and contexts under targets of one patch."""
+    masker = MultiBlockMasker(grid)
+    masks = masker.sample(5000, np.random.default_rng(0))
+    expected = expected_blocks(grid, masker.target_scale, masker.target_aspect_ratio)
+    starts = masks.target_offsets
+    first, last = masks.target_index[starts[:-1]], masks.target_index[starts[1:] - 1]
+    assert abs(chi_square(first, last, grid, expected)) < 4
+
+    tiny = 1 / (grid[0] * grid[1])
+    masks = MultiBlockMasker(grid, num_targets=1, target_scale=(tiny, tiny), target_aspect_ratio=(1, 1)).sample(
+        5000, np.random.default_rng(1)
+    )
+    boxes = [np.unravel_index(context, grid) for context in masks.context]
+    corners = np.array([[(rows.min(), columns.min()), (rows.max(), columns.max())] for rows, columns in boxes])
+    first, last = (np.ravel_multi_index(tuple(corners[:, i].T), grid) for i in (0, 1))
+    assert abs(chi_square(first, last, grid, expected_blocks(grid, masker.context_scale, (1, 1)))) < 4
+
+
 def test_known_statistics_of_the_default_grid():
     masks = MultiBlockMasker().sample(DRAWS, np.random.default_rng(2))
     assert abs(masks.context_lengths.mean() - 23) < 1

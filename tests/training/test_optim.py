@@ -1,14 +1,17 @@
 """Learning rate, momentum, AdamW and EMA, against their formulas."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from minijepa.config import PRESETS, Config
 from minijepa.training import optim
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
 from minijepa.training.schedules import ema_momentum, learning_rate
+from minijepa.training.trainer import Trainer
 
 
 def test_the_learning_rate_warms_up_and_ends_exactly_at_its_minimum():
@@ -24,6 +27,34 @@ def test_the_learning_rate_warms_up_and_ends_exactly_at_its_minimum():
 def test_the_learning_rate_of_very_short_runs():
     assert learning_rate(0, 1, 0, 1e-3, 1e-5) == 1e-3
     assert [learning_rate(s, 2, 0, 1.0, 0.0) for s in range(2)] == [1.0, pytest.approx(0.0)]
+
+
+class MetasSchedule:
+    """The rate of Meta's I-JEPA code, called before each step: it counts first, so its warm-up of W + 1 is one of W."""
+
+    def __init__(self, warmup_steps, start_lr, ref_lr, final_lr, total_steps):
+        self.warmup, self.start, self.ref, self.final = warmup_steps, start_lr, ref_lr, final_lr
+        self.cosine, self.count = total_steps - warmup_steps, 0
+
+    def step(self):
+        self.count += 1
+        if self.count < self.warmup:
+            return self.start + self.count / max(1, self.warmup) * (self.ref - self.start)
+        progress = (self.count - self.warmup) / max(1, self.cosine)
+        return max(self.final, self.final + (self.ref - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("changes", [{}, {"epochs": 1}, {"epochs": 5}, {"warmup_epochs": 0}])
+def test_the_rate_of_a_whole_run_is_that_of_metas_code_with_one_more_step_of_warm_up(preset, changes):
+    c = Config.preset(preset, **changes)
+    per_epoch = (c.max_train_images or 50_000) // c.batch_size
+    run = SimpleNamespace(config=c, steps_per_epoch=per_epoch, total_steps=per_epoch * c.epochs)
+    warmup = round(c.warmup_epochs * per_epoch)
+    theirs = MetasSchedule(warmup + 1, 0.0, c.base_lr, c.min_lr, run.total_steps)
+    ours = [Trainer.learning_rate(run, step) for step in range(run.total_steps)]
+    np.testing.assert_allclose(ours, [theirs.step() for _ in ours], rtol=1e-12)
+    assert max(ours) == ours[warmup] == c.base_lr and ours[-1] == pytest.approx(c.min_lr)
 
 
 def test_the_momentum_is_linear_with_exact_ends():
