@@ -128,6 +128,8 @@ def numeric_gradient(value, array, cotangent=1.0, h=None, entries=None):
     ``array``: float64; each element is changed in place, and put back.
     ``entries``: positions in the flattened array; the result is then (len(entries),), and of array's shape if None.
     """
+    if array.dtype != np.float64:
+        raise GradcheckError(f"a difference of {array.dtype} has too few digits: give float64, IJEPA(dtype=np.float64)")
     h = _step(array) if h is None else h
     positions = np.arange(array.size) if entries is None else entries
     slopes = np.empty(len(positions))

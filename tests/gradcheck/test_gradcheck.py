@@ -142,6 +142,12 @@ def test_numeric_gradient_of_a_known_function():
     np.testing.assert_array_equal(x, before)
 
 
+def test_numeric_gradient_of_float32_is_refused():
+    x = np.ones(2, np.float32)
+    with pytest.raises(GradcheckError, match="^a difference of float32 has too few digits: give float64"):
+        numeric_gradient(lambda: x.sum(), x)
+
+
 def test_numeric_gradient_puts_the_element_back_when_the_function_fails():
     x = np.ones(2)
 
