@@ -17,7 +17,8 @@ def _comparison(compare):
 class Tensor:
     """An array that operations can be recorded on.
 
-    ``data``: a NumPy or CuPy array of float32 or float64; Python numbers, lists and integer arrays become float32.
+    ``data``: a NumPy or CuPy array, or a NumPy scalar, of float32 or float64; Python numbers, lists and integer arrays
+    become float32. Beside an array in an operation, numbers and scalars take its dtype.
     ``requires_grad``: whether ``backward`` shall fill ``grad``, an array of the same shape, by adding to it.
     A float array is not copied: the tensor looks at it.
 
