@@ -327,6 +327,14 @@ class Tape:
             rows.append((entry.op.op_name(), shapes, _shape(entry.output.shape), saved))
         return rows
 
+    def __repr__(self):
+        return "<Tape: used up by backward>" if self._used else f"<Tape of {len(self.entries)} operations>"
+
+    def _repr_html_(self):
+        from minijepa.pictures.notebook import tape_html
+
+        return tape_html(None if self._used else self.rows())
+
     def __str__(self):
         """A table, a line an operation: number, name, shapes, bytes saved for backward."""
         if self._used:

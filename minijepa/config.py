@@ -11,7 +11,7 @@ from minijepa.data.masking import MultiBlockMasker
 from minijepa.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Config:
     """The settings of a run. The defaults are the specification's section 9, without augmentation.
 
@@ -119,6 +119,16 @@ class Config:
             if name not in known:
                 raise ConfigError(f"unknown setting {reprlib.repr(name)}{_suggestion(name, known)}")
         return cls(**values)
+
+    def __repr__(self):
+        """What differs from the defaults; Python makes the same Config of it."""
+        fields = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
+        return f"Config({', '.join(f'{f.name}={value!r}' for f, value in fields if value != f.default)})"
+
+    def _repr_html_(self):
+        from minijepa.pictures.notebook import config_html
+
+        return config_html(self)
 
     def to_dict(self):
         """{field: value}, with lists for tuples, so that it survives JSON."""

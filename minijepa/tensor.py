@@ -81,9 +81,16 @@ class Tensor:
         return bool(self.data)  # as an array's: of a single element, and an error for more
 
     def __repr__(self):
+        """The values, or of many the shape and their mean and deviation."""
         flag = ", requires_grad=True" if self.requires_grad else ""
-        values = np.array2string(to_numpy(self.data), precision=4, threshold=20)
-        return f"{type(self).__name__}({values}, {self.dtype}{flag})"
+        x = to_numpy(self.data)
+        many = f"{'×'.join(map(str, x.shape))} of mean {x.mean():.4g}, deviation {x.std():.4g}" if x.size > 20 else ""
+        return f"{type(self).__name__}({many or np.array2string(x, precision=4)}, {self.dtype}{flag})"
+
+    def _repr_html_(self):
+        from minijepa.pictures.notebook import tensor_html
+
+        return tensor_html(self)
 
     def __array__(self, dtype=None, copy=None):
         if self.requires_grad:

@@ -244,7 +244,7 @@ def test_command_lines(program, places, capsys):
             assert status == 2 and f"{name}: " in err and len(err) < 50_000
             assert err.startswith("usage: ") or err.count("\n") == 1, args
         else:
-            assert status == 0 and {"-h", "--help"} & {*args}, args
+            assert status == 0 and {"-h", "--help", "--version"} & {*args}, args
         accepted += "accepted, as far as" in err
     assert sorted(places.rglob("*")) == before
     assert accepted > CASES / 10

@@ -54,6 +54,20 @@ class ImageEncoder:
             raise MissingPartError(f"no {name}: this is {ALONE}")
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
+    def __repr__(self):
+        c, predictor = self.config, ""
+        if hasattr(self, "predictor"):
+            predictor = f"predictor {c.predictor_embed_dim} wide, {c.predictor_depth} blocks; "
+        return (
+            f"{type(self).__name__}(encoder {c.encoder_embed_dim} wide, {c.encoder_depth} blocks; {predictor}"
+            f"{self.num_parameters():,} parameters, {self.device})"
+        )
+
+    def _repr_html_(self):
+        from minijepa.pictures.notebook import model_html
+
+        return model_html(self)
+
     def normalise(self, images):
         """What the networks take: uint8 images (B, 3, S, S) on the model's device -> floats of the same shape."""
         return normalise(images, self.mean, self.std).astype(self.dtype, copy=False)
