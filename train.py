@@ -10,7 +10,7 @@ from minijepa import backend  # first: it holds BLAS to one thread before NumPy 
 from minijepa.backend.threads import worker_threads
 from minijepa.cli import add_machine, counted, exit_status, parse, path, tell
 from minijepa.config import MEASURED, PRESETS, Config, parse_changes
-from minijepa.data import has_some_cifar10, load_dataset
+from minijepa.data import DATASETS, has_some_cifar10, load_dataset
 from minijepa.errors import ConfigError
 from minijepa.evaluation.gallery import draw_features, gallery_of_trainer
 from minijepa.files import shell_word
@@ -25,7 +25,7 @@ def parser():
     )  # fmt: skip
     p.add_argument("--preset", choices=PRESETS, help="a complete setting (default: cifar10, the specification's)")
     add_machine(p, data="where CIFAR-10 is or goes")
-    p.add_argument("--dataset", choices=("cifar10", "shapes"), help="default: cifar10; shapes is built in")
+    p.add_argument("--dataset", choices=DATASETS, help="default: cifar10; shapes is built in")
     run_dir = "a new folder for the run (default: runs/PRESET, numbered)"
     p.add_argument("--run-dir", type=path, metavar="DIR", help=run_dir)
     p.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")

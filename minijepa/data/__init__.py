@@ -38,9 +38,6 @@ __all__ = [
     "unpack_cifar10",
 ]
 
-DATASETS = ("cifar10", "shapes")
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images uint8 (N, 3, 32, 32), labels uint8 (N,) that index ``classes``; ``mean`` and ``std`` for ``normalise``."""
@@ -56,22 +53,30 @@ class Dataset:
 
 
 def load_dataset(name, data_dir, download=True):
-    """The :class:`Dataset` called ``name``.
+    """The :class:`Dataset` called ``name``, read from ``data_dir``, or downloaded into it unless ``download`` is False.
 
-    ``cifar10`` is read from ``data_dir``, after its archive is unpacked if nothing else of it is there. If that is not
-    there either, it is downloaded, unless ``download`` is False. ``shapes`` is generated: 10,000 training and 2,000
-    test images, always the same. Raises ConfigError for another name, DataError for data that are missing or broken and
-    can't be downloaded.
+    Raises ConfigError for an unknown name, DataError for data that are missing or broken and can't be downloaded.
     """
-    if name == "cifar10":
-        if not has_cifar10(data_dir) and not unpack_cifar10(data_dir) and download:
-            download_cifar10(data_dir)
-        train, test = load_cifar10(data_dir, "train"), load_cifar10(data_dir, "test")
-        return Dataset(name, cifar10.CLASSES, *train, *test, MEAN, STD)
-    if name == "shapes":
-        train, test = make_shapes(10_000, seed=0), make_shapes(2_000, seed=1)
-        return Dataset(name, shapes.CLASSES, *train, *test, *_channel_statistics(train[0]))
-    raise ConfigError(f"unknown dataset {name!r}: choose {' or '.join(DATASETS)}")
+    if name not in DATASETS:
+        raise ConfigError(f"unknown dataset {name!r}: choose {' or '.join(DATASETS)}")
+    return DATASETS[name](data_dir, download)
+
+
+def _cifar10(data_dir, download):
+    """CIFAR-10, whose archive is unpacked if nothing else of it is in ``data_dir``."""
+    if not has_cifar10(data_dir) and not unpack_cifar10(data_dir) and download:
+        download_cifar10(data_dir)
+    train, test = load_cifar10(data_dir, "train"), load_cifar10(data_dir, "test")
+    return Dataset("cifar10", cifar10.CLASSES, *train, *test, MEAN, STD)
+
+
+def _shapes(data_dir, download):
+    """10,000 training and 2,000 test images, generated, always the same."""
+    train, test = make_shapes(10_000, seed=0), make_shapes(2_000, seed=1)
+    return Dataset("shapes", shapes.CLASSES, *train, *test, *_channel_statistics(train[0]))
+
+
+DATASETS = {"cifar10": _cifar10, "shapes": _shapes}
 
 
 def training_images(config, dataset):

@@ -58,7 +58,7 @@ def table_of_ops():
     """A line for each operation: its name and the first line of its docstring."""
     room = terminal_columns() - 16
     lines = [f"{'op':<16}what it computes"]
-    for op in CASES:
+    for op in sorted(CASES):
         what = docstring(getattr(ops, op)).splitlines()[0]
         lines.append(f"{op:<16}{textwrap.shorten(what, room, placeholder=' …')}")
     return "\n".join([

@@ -18,12 +18,12 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m minijepa.gradcheck",
         description="Compare the gradients of backward passes with finite differences, in float64.",
-        epilog=f"Operations: {', '.join(CASES)}. Exit status: 0 passed, 1 failed, 2 unknown operation.",
+        epilog=f"Operations: {', '.join(sorted(CASES))}. Exit status: 0 passed, 1 failed, 2 unknown operation.",
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help="operations to check (default: all of them)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto (default: cpu)")
     args = parser.parse_args(argv)
-    return exit_status("gradcheck", lambda: check_all(args.ops or list(CASES), resolve_device(args.device)))
+    return exit_status("gradcheck", lambda: check_all(args.ops or sorted(CASES), resolve_device(args.device)))
 
 
 def check_all(names, device="cpu"):

@@ -168,36 +168,27 @@ def ones(*shape):
     return np.ones(shape)
 
 
-OF_ROWS = {  # each operation on n rows: (function, arrays)
-    "add": lambda n: (ops.add, [ones(n, 3), ones(3)]),
+OF_ROWS = {  # operations on n rows, where their first case with fewer rows won't do: (function, arrays)
     "attention": lambda n: (lambda x: ops.attention(x, [1] * n, 2), [ones(n, 12)]),
-    "concat": lambda n: (lambda x, y: ops.concat([x, y]), [ones(n, 3), ones(n, 3)]),
     "cross_entropy": lambda n: (lambda x: ops.cross_entropy(x, np.zeros(n, int)), [ones(n, 3)]),
-    "div": lambda n: (ops.div, [ones(n, 3), ones(3)]),
-    "exp": lambda n: (ops.exp, [ones(n, 3)]),
     "expand": lambda n: (lambda x: ops.expand(x, (2, n, 3)), [ones(n, 3)]),
-    "gelu": lambda n: (ops.gelu, [ones(n, 3), ones(3)]),
-    "getitem": lambda n: (lambda x: x[:, 1:], [ones(n, 3)]),
-    "l2_loss": lambda n: (ops.l2_loss, [ones(n, 3), ones(n, 3)]),
-    "layer_norm": lambda n: (ops.layer_norm, [ones(n, 3), ones(3), ones(3)]),
-    "linear": lambda n: (ops.linear, [ones(n, 3), ones(2, 3), ones(2)]),
-    "log": lambda n: (ops.log, [ones(n, 3)]),
-    "matmul": lambda n: (ops.matmul, [ones(n, 3), ones(3, 2)]),
     "max": lambda n: (lambda x: ops.max(x, axis=0), [ones(n, 3)]),
     "mean": lambda n: (lambda x: ops.mean(x, axis=0), [ones(n, 3)]),
-    "mul": lambda n: (ops.mul, [ones(n, 3), ones(3)]),
-    "neg": lambda n: (ops.neg, [ones(n, 3)]),
-    "power": lambda n: (lambda x: ops.power(x, 3), [ones(n, 3)]),
     "reshape": lambda n: (lambda x: ops.reshape(x, (3, n)), [ones(n, 3)]),
     "rows": lambda n: (lambda x: ops.rows(x, range(n)), [ones(n, 3)]),
-    "smooth_l1_loss": lambda n: (ops.smooth_l1_loss, [ones(n, 3), ones(n, 3)]),
-    "softmax": lambda n: (ops.softmax, [ones(n, 3)]),
-    "sqrt": lambda n: (ops.sqrt, [ones(n, 3)]),
-    "sub": lambda n: (ops.sub, [ones(n, 3), ones(3)]),
     "sum": lambda n: (lambda x: ops.sum(x, axis=0), [ones(n, 3)]),
-    "tanh": lambda n: (ops.tanh, [ones(n, 3)]),
-    "transpose": lambda n: (ops.transpose, [ones(n, 3)]),
 }
+
+
+def of_rows(op, n):
+    """(function, arrays) of an operation on n rows: its first case, cut to n rows, where nothing else is said."""
+    if op in OF_ROWS:
+        return OF_ROWS[op](n)
+    case = CASES[op][0]
+    rows = len(case.arrays[0])
+    return case.fn, [a[:n] if len(a) == rows else a for a in case.arrays]
+
+
 NOT_OF_NONE = {  # what has no meaning without a row, and the words that say so
     "attention": "at least one sequence",
     "cross_entropy": "N ≥ 1",
@@ -212,7 +203,7 @@ NOT_OF_NONE = {  # what has no meaning without a row, and the words that say so
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.parametrize("op", CASES)
 def test_every_operation_takes_a_single_row_and_none_or_says_why_not(op, n, dtype):
-    fn, arrays = OF_ROWS[op](n)
+    fn, arrays = of_rows(op, n)
     leaves = [Parameter(array.astype(dtype)) for array in arrays]
     if n == 0 and op in NOT_OF_NONE:
         with pytest.raises(ShapeError, match=NOT_OF_NONE[op]):
@@ -224,7 +215,7 @@ def test_every_operation_takes_a_single_row_and_none_or_says_why_not(op, n, dtyp
     assert y.dtype == dtype and np.isfinite(y.data).all()
     for leaf, array in zip(leaves, arrays):
         assert leaf.grad.dtype == dtype and leaf.grad.shape == array.shape and np.isfinite(leaf.grad).all()
-        np.testing.assert_array_equal(leaf.data, array)
+        np.testing.assert_array_equal(leaf.data, array.astype(dtype))
 
 
 # Arrays without columns, or without rows and columns: (function, arrays, y's shape).
@@ -284,7 +275,6 @@ def test_no_operation_is_forgotten():
     """Every Function that ``minijepa.ops`` defines is the one that some operation's first case writes on the tape."""
     defined = {f for f in Function.__subclasses__() if f.__module__.startswith("minijepa.ops.")}
     assert {function_of(op) for op in CASES} == defined
-    assert set(OF_ROWS) == set(CASES)
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
