@@ -141,7 +141,8 @@ class Parameter(Tensor):
 def as_float_array(data, beside=None):
     """``data`` as a plain float array. What has no float dtype of its own takes that of ``beside``, or float32.
 
-    Arrays of float32 and float64 have a dtype of their own, NumPy's scalars of these only if no array is beside them.
+    Arrays of float32 and float64 have a dtype of their own, as do other libraries' arrays and data frames (whatever has
+    ``__array__``); NumPy's scalars of these only if no array is beside them.
     """
     if type(data) is np.ndarray and data.dtype in FLOATS:
         return data
@@ -157,7 +158,8 @@ def as_float_array(data, beside=None):
         raise DtypeError(f"a Tensor holds real numbers; got {type(data).__name__} of dtype {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         raise DtypeError(f"a Tensor holds float32 or float64; got {array.dtype}: convert it with array.astype")
-    if array.dtype in FLOATS and (is_array(data) or (isinstance(data, np.generic) and beside is None)):
+    scalar_beside = isinstance(data, np.generic) and beside is not None
+    if array.dtype in FLOATS and (is_array(data) or hasattr(data, "__array__")) and not scalar_beside:
         return array
     if beside is None:
         return array.astype(np.float32)

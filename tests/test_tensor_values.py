@@ -217,6 +217,24 @@ def test_floats_of_numpy_keep_their_dtype_whatever_the_byte_order(data, dtype):
     assert (x * np.ones(1, dtype)).dtype == dtype
 
 
+def test_what_turns_into_an_array_keeps_its_dtype():
+    """Other libraries' arrays, the columns of a data frame."""
+
+    class Column:
+        def __init__(self, values):
+            self.values = values
+
+        def __array__(self, dtype=None, copy=None):
+            return self.values
+
+    for dtype, wanted in ((np.float64, np.float64), (np.float32, np.float32), (np.int64, np.float32)):
+        x = Tensor(Column(np.arange(3, dtype=dtype)))
+        assert x.dtype == wanted and x.data.tolist() == [0, 1, 2]
+    assert (Tensor(np.ones(3)) * Column(np.full(3, 0.1))).data.tolist() == [0.1] * 3
+    with pytest.raises(DtypeError, match=r"its inputs are float32 \(3,\), float64 \(3,\)"):
+        Tensor([1.0, 2.0, 3.0]) * Column(np.ones(3))
+
+
 def test_a_number_beside_an_array_of_another_byte_order():
     for y in (ops.mul(np.array([0.1], ">f8"), 0.1), ops.mul(np.float64(0.1), np.array([0.1], ">f8"))):
         assert y.data.tolist() == [0.1 * 0.1] and y.dtype == np.float64 and y.dtype.isnative
