@@ -328,7 +328,7 @@ class Tape:
         return rows
 
     def __repr__(self):
-        return "<Tape: used up by backward>" if self._used else f"<Tape of {len(self.entries)} operations>"
+        return "<Tape: used up by backward>" if self._used else f"<Tape, recorded operations: {len(self.entries)}>"
 
     def _repr_html_(self):
         from minijepa.pictures.notebook import tape_html

@@ -6,6 +6,7 @@ import numpy as np
 
 from minijepa.autograd import Tensor, current_tape
 from minijepa.backend import rng, to_numpy, xp_of
+from minijepa.cli import counted
 from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.errors import ConfigError, DtypeError, MissingPartError, ShapeError, TapeError
 from minijepa.models.chunks import chunks, map_images
@@ -55,11 +56,11 @@ class ImageEncoder:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __repr__(self):
-        c, predictor = self.config, ""
+        c, predictor, name = self.config, "", type(self).__name__
         if hasattr(self, "predictor"):
-            predictor = f"predictor {c.predictor_embed_dim} wide, {c.predictor_depth} blocks; "
+            predictor = f"predictor {c.predictor_embed_dim} wide, {counted(c.predictor_depth, 'block')}; "
         return (
-            f"{type(self).__name__}(encoder {c.encoder_embed_dim} wide, {c.encoder_depth} blocks; {predictor}"
+            f"{name}(encoder {c.encoder_embed_dim} wide, {counted(c.encoder_depth, 'block')}; {predictor}"
             f"{self.num_parameters():,} parameters, {self.device})"
         )
 

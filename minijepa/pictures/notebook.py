@@ -6,6 +6,7 @@ import html
 import numpy as np
 
 from minijepa.backend import to_numpy
+from minijepa.cli import counted
 
 ROWS, COLUMNS = 8, 12  # of a tensor
 
@@ -15,12 +16,13 @@ def table(title, rows, header=(), note=""):
 
     def cell(content, tag="td"):
         text, style = content if isinstance(content, tuple) else (content, "")
-        return f'<{tag} style="text-align:right;{style}">{html.escape(str(text))}</{tag}>'
+        return f'<{tag} style="padding:1px 6px;text-align:right;{style}">{html.escape(str(text))}</{tag}>'
 
     lines = ["".join(cell(name, "th") for name in header), *("".join(map(cell, row)) for row in rows)]
     body = "".join(f"<tr>{line}</tr>" for line in lines if line)
     title, note = html.escape(title), html.escape(note)
-    return f"<div><b>{title}</b><table>{body}</table><small>{note}</small></div>"
+    body = f'<table style="color:inherit">{body}</table>'
+    return f"<div><b>{title}</b>{body}<small>{note}</small></div>"
 
 
 def shape_of(array):
@@ -57,7 +59,8 @@ def tape_html(found):
         return table("Tape: used up by backward", [])
     rows = [(i, *words, f"{saved:,}") for i, (*words, saved) in enumerate(found)]
     note = f"{sum(row[-1] for row in found):,} bytes saved, each array once"
-    return table(f"Tape of {len(rows)} operations", rows, ("", "operation", "inputs", "output", "bytes saved"), note)
+    title = f"Tape of {counted(len(rows), 'operation')}"
+    return table(title, rows, ("", "operation", "inputs", "output", "bytes saved"), note)
 
 
 def model_html(model):

@@ -77,7 +77,7 @@ def test_a_tape_shows_what_it_prints():
     shown = page(tape)
     assert shown.rows[0] == ["", "operation", "inputs", "output", "bytes saved"]
     assert shown.rows[1:] == [["0", "tanh", "2×3", "2×3", "48"], ["1", "mean", "2×3", "scalar", "0"]]
-    assert "48 bytes saved" in shown.text and repr(tape) == "<Tape of 2 operations>"
+    assert "48 bytes saved" in shown.text and repr(tape) == "<Tape, recorded operations: 2>"
     tape.backward(loss)
     assert "used up" in page(tape).text and repr(tape) == "<Tape: used up by backward>"
 
@@ -89,12 +89,12 @@ def test_a_model_shows_its_networks(tmp_path):
     assert rows["context_encoder"][-2:] == [f"{model.encoder_size:,}", "trained"]
     assert rows["predictor"] == ["96", "4", "6", f"{model.num_parameters() - model.encoder_size:,}", "trained"]
     assert repr(model) == (
-        f"IJEPA(encoder 16 wide, 1 blocks; predictor 96 wide, 4 blocks; {model.num_parameters():,} parameters, cpu)"
+        f"IJEPA(encoder 16 wide, 1 block; predictor 96 wide, 4 blocks; {model.num_parameters():,} parameters, cpu)"
     )
     exported.save(tmp_path / "encoder.npz", model, "cifar10", 0)
     alone = load(tmp_path / "encoder.npz")
     assert [row[0] for row in page(alone).rows] == ["", "target_encoder"]
-    assert repr(alone) == f"ImageEncoder(encoder 16 wide, 1 blocks; {model.encoder_size:,} parameters, cpu)"
+    assert repr(alone) == f"ImageEncoder(encoder 16 wide, 1 block; {model.encoder_size:,} parameters, cpu)"
 
 
 def test_settings_show_what_differs_from_the_specification():
