@@ -14,7 +14,7 @@ from minijepa.data import DATASETS, has_some_cifar10, load_dataset
 from minijepa.errors import ConfigError
 from minijepa.evaluation.gallery import draw_features, gallery_of_trainer
 from minijepa.files import shell_word
-from minijepa.training.run import Run, read_run
+from minijepa.training.run import FolderTaken, Run, check_free, read_run
 from minijepa.training.trainer import Trainer
 
 
@@ -97,6 +97,19 @@ def free_folder(preset):
     return folder
 
 
+def created(trainer, folder, about, preset):
+    """A new Run in ``folder``; if another run has taken that meanwhile, in the preset's next one, if there is one."""
+    while True:
+        run = Run(folder, trainer)
+        try:
+            run.create(about)
+            return run
+        except FolderTaken:
+            if not preset:
+                raise
+            folder = free_folder(preset)
+
+
 def prepare(args):
     """Everything that can be wrong is found here, before anything is trained. Returns the Run."""
     device = backend.resolve_device(args.device)
@@ -114,8 +127,8 @@ def prepare(args):
         preset = args.preset or "cifar10"
         changes = settings(args)
         config, dataset = Config.preset(preset, **changes), choose_dataset(args, preset)
-        if args.run_dir and Path(args.run_dir).exists():
-            raise ConfigError(f"{args.run_dir} exists: go on with --resume, or choose another --run-dir")
+        if args.run_dir:
+            check_free(args.run_dir)
         folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
         about = {"preset": preset, "dataset": dataset}
         about["precision"] = args.precision or "tf32"
@@ -127,11 +140,11 @@ def prepare(args):
         config = fitted(config, data, Config.preset(preset), changes)
         about["config"] = config.to_dict()
     trainer = Trainer(config, data, device, threads)
-    run = Run(args.run_dir if args.resume else folder, trainer)
     if args.resume:
+        run = Run(args.run_dir, trainer)
         run.resume()
     else:
-        run.create(about)
+        run = created(trainer, folder, about, None if args.run_dir else preset)
     tell(
         f"{run.folder}: {dataset}, {counted(len(trainer.images), 'image')}, {counted(config.epochs, 'epoch')} "
         f"of {counted(trainer.steps_per_epoch, 'step')}, {trainer.model.num_parameters():,} trained parameters, "

@@ -104,7 +104,9 @@ def new_folder(path):
             try:
                 folder.rename(path)
             except OSError as error:
-                raise FileExistsError(error.errno, "it exists", str(path)) if path.exists() else error from None
+                if path.exists():
+                    raise FileExistsError(error.errno, error.strerror, str(path)) from None
+                raise
         sync(path.parent)
     except BaseException:
         for parent in made:

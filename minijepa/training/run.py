@@ -11,12 +11,26 @@ import numpy as np
 from tqdm import tqdm
 
 from minijepa.cli import Interruptible, counted, tell
-from minijepa.errors import ConfigError, DataError, MinijepaError, TrainingError
+from minijepa.errors import CheckpointError, ConfigError, DataError, MinijepaError, TrainingError
 from minijepa.evaluation.monitors import FEWEST, warning
-from minijepa.files import new_folder, open_plain, remove_spares, replaced
+from minijepa.files import new_folder, open_plain, remove_spares, replaced, shell_word
 from minijepa.training import checkpoint, provenance
 from minijepa.training.lock import Lock
 from minijepa.training.metrics import COLUMNS, REMEDY, draw_curves, draw_masks, read_rows
+
+
+class FolderTaken(ConfigError):
+    """A new run can't have this folder: something is there."""
+
+
+def check_free(folder):
+    """Raise FolderTaken, with what to do, if ``folder`` is there and not an empty folder."""
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        raise FolderTaken(f"{folder} exists: go on with --resume, or choose another --run-dir")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        kind = "is not empty, and holds no run" if folder.is_dir() else "is a file"
+        raise FolderTaken(f"{folder} {kind}: choose another --run-dir")
 
 
 class Run:
@@ -30,7 +44,10 @@ class Run:
         self.lock = None
 
     def create(self, about):
-        """Make the folder, which must not exist; it appears with all in it that ``--resume`` needs."""
+        """Make the folder, which must not exist or be empty; it appears with all in it that ``--resume`` needs.
+
+        Raises FolderTaken if it is in use.
+        """
         try:
             with new_folder(self.folder) as folder:
                 run = Run(folder, self.trainer)
@@ -38,9 +55,11 @@ class Run:
                 run._start(about)
             self.lock, run.lock.folder = run.lock, self.folder
         except OSError as error:
-            if self.folder.exists():
-                raise ConfigError(f"{self.folder} exists: go on with --resume, or choose another --run-dir") from None
-            raise ConfigError(f"can't make the run folder {self.folder}: {error.strerror}") from None
+            check_free(self.folder)
+            text = f"can't make the run folder {self.folder}: {error.strerror}"
+            if self.folder.exists():  # empty, but not to be replaced: a mounted volume, say
+                text += f"; give a new folder inside of it: --run-dir {shell_word(self.folder / 'run')}"
+            raise ConfigError(text) from None
 
     def _start(self, about):
         """config.json, metrics.csv without a row, masks.png and the first checkpoint."""
@@ -123,6 +142,8 @@ class Run:
             if not stopped:
                 then()
             return stopped
+        except CheckpointError as error:  # a disk that is full, say
+            raise CheckpointError(f"{error}; step {self.saved} is saved: mend that, and go on with --resume") from None
         finally:
             self._unlock()
 

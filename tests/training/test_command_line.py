@@ -1,12 +1,16 @@
 """train.py as people type it: short runs, settings given twice or out of reach, paths, numbers of runs."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 import train
 from minijepa.cli import counted
 from minijepa.config import PRESETS, Config
+from minijepa.pictures.canvas import Sheet
+from minijepa.training import run as run_module
 
 from conftest import write_cifar  # isort: skip
 
@@ -111,3 +115,78 @@ def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(train_cli, tmp_pat
     status, out, _ = train_cli(*args, data=False)
     assert status == 0 and f"{tmp_path}/home/run: cifar10, 80 images" in out
     assert not (tmp_path / "work" / "~").exists()
+
+
+def test_runs_that_start_at_once_get_numbers_of_their_own(train_cli, tmp_path, monkeypatch):
+    """The second has chosen its name when the first one, and a third, take it and the next."""
+    make = run_module.Run.create
+    taken = iter(["runs/smoke", "runs/smoke-2"])
+
+    def create(run, about):
+        if (name := next(taken, None)) is not None:
+            (tmp_path / "work" / name).mkdir(parents=True)
+            (tmp_path / "work" / name / "config.json").write_text("{}")
+        make(run, about)
+
+    monkeypatch.setattr(run_module.Run, "create", create)
+    status, out, _ = train_cli("--preset=smoke", "--epochs=1", *TINY)
+    runs = tmp_path / "work" / "runs"
+    assert status == 0 and "runs/smoke-3: cifar10" in out
+    assert sorted(path.name for path in runs.iterdir()) == ["smoke", "smoke-2", "smoke-3"]
+    assert [path.name for path in (runs / "smoke").iterdir()] == ["config.json"]
+
+
+def test_an_empty_folder_will_do_and_another_is_named_for_what_it_is(train_cli, tmp_path):
+    work, args = tmp_path / "work", ("--preset=smoke", "--epochs=1", "--run-dir=run", *TINY)
+    (work / "run").mkdir()
+    (work / "run" / "notes.txt").write_text("mine")
+    status, _, err = train_cli(*args)
+    assert status == 2 and err == "train.py: run is not empty, and holds no run: choose another --run-dir\n"
+    (work / "run" / "notes.txt").unlink()
+    assert train_cli(*args)[0] == 0 and train_cli("--run-dir=run", "--resume")[0] == 0
+    status, _, err = train_cli(*args)
+    assert status == 2 and err == "train.py: run exists: go on with --resume, or choose another --run-dir\n"
+    (work / "file").write_text("")
+    status, _, err = train_cli("--run-dir=file", *TINY)
+    assert status == 2 and err == "train.py: file is a file: choose another --run-dir\n"
+
+
+def test_an_empty_folder_that_cannot_be_replaced_says_what_to_do(train_cli, tmp_path, monkeypatch):
+    """A mounted volume, say, or any on Windows."""
+    (tmp_path / "work" / "run").mkdir()
+
+    def busy(*args):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", busy)
+    status, _, err = train_cli("--preset=smoke", "--epochs=1", "--run-dir=run", *TINY)
+    assert status == 2 and err == (
+        "train.py: can't make the run folder run: Device or resource busy; give a new folder inside of it: --run-dir "
+        "run/run\n"
+    )
+    assert list((tmp_path / "work" / "run").iterdir()) == [] and len(list((tmp_path / "work").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("file", "saved"), [("metrics.csv", 0), ("pca.png", 1)])
+def test_a_disk_that_gets_full_names_the_way_on(train_cli, monkeypatch, file, saved):
+    """At an epoch's end, and with the pictures at the end."""
+    sync, full = os.fsync, []
+
+    def fsync(file):
+        if full:
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        if file == "metrics.csv":
+            step = train.Trainer.train_step
+            patch.setattr(train.Trainer, "train_step", lambda *args: [step(*args), full.append(1)][0])
+        else:
+            patch.setattr(train, "draw_features", lambda probed: [full.append(1), Sheet(9, 9, "").saved("run/pca.png")])
+        status, _, err = train_cli("--preset=smoke", "--epochs=1", "--run-dir=run", *TINY)
+    assert status == 2 and err == (
+        f"train.py: can't write run/{file}: No space left on device; what stood there is untouched; step {saved} is "
+        "saved: mend that, and go on with --resume\n"
+    )
+    assert train_cli("--run-dir=run", "--resume")[0] == 0

@@ -459,7 +459,7 @@ def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("mine")
     status, _, err = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
-    assert status == 2 and "exists: go on with --resume, or choose another --run-dir" in err
+    assert status == 2 and "run is not empty, and holds no run: choose another --run-dir" in err
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious"]
 
 
