@@ -26,7 +26,7 @@ kernels
 training.schema training.exported training.checkpoint training.lock training.provenance training.lanes
 evaluation.features evaluation.checks evaluation.logistic evaluation.probing evaluation.monitors
 pictures
-training.metrics training.trainer training.run
+training.metrics training.trainer training.clock training.run
 evaluation.evaluate evaluation.patches evaluation.gallery
 export explain
 exercise

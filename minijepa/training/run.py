@@ -3,18 +3,17 @@
 import contextlib
 import csv
 import json
-import math
-import time
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from minijepa.cli import Interruptible, counted, tell
+from minijepa.cli import Interruptible, tell
 from minijepa.errors import CheckpointError, ConfigError, DataError, MinijepaError, TrainingError
 from minijepa.evaluation.monitors import FEWEST, warning
 from minijepa.files import new_folder, open_plain, remove_spares, replaced, shell_word
 from minijepa.training import checkpoint, provenance
+from minijepa.training.clock import Clock
 from minijepa.training.lock import Lock
 from minijepa.training.metrics import COLUMNS, REMEDY, draw_curves, draw_masks, read_rows
 
@@ -242,57 +241,6 @@ def _epoch_line(row, epochs):
 def _warning(row, config):
     monitored = (float(row[name]) for name in ("feature_std", "rank_me", "content_r2"))
     return warning(*monitored, row["epoch"] / config.epochs, config)
-
-
-class Clock:
-    """Speed of an epoch, and one estimate of the whole run's time once a few steps were seen."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-        # A few steps warm up: on a CPU the first one, on a GPU those before its graph is recorded.
-        self.warm, self.seen = (1, 6) if trainer.device == "cpu" else (5, 45)
-        self.started = self.warm_step_done = self.last_step_done = time.perf_counter()
-        self.steps = self.epoch_steps = 0
-
-    def tick(self, say):
-        self.steps += 1
-        self.epoch_steps += 1
-        if self.steps in (self.warm, self.seen):
-            self.trainer.read()  # on a GPU: waits, so that the card's time is measured and not the host's
-        self.last_step_done = time.perf_counter()
-        if self.steps == self.warm:
-            self.warm_step_done = self.last_step_done
-        if self.steps == self.seen and self.trainer.progress.step < self.trainer.total_steps:
-            say(self._estimate())
-
-    def start_epoch(self):
-        """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
-        self.started, self.epoch_steps = time.perf_counter(), 0
-        self.warm_step_done += self.started - self.last_step_done
-
-    def seconds(self):
-        return time.perf_counter() - self.started
-
-    def images_per_s(self):
-        seconds = self.seconds()  # 0, if the clock stands still or the steps are too fast for it
-        return self.epoch_steps * self.trainer.batch_size / seconds if seconds > 0 else math.nan
-
-    def _estimate(self):
-        t = self.trainer
-        per_step = (time.perf_counter() - self.warm_step_done) / (self.seen - self.warm)
-        left = t.total_steps - t.progress.step
-        seconds = per_step * left
-        text = f"about {duration(seconds)} for {counted(left, 'more step')}, evaluations apart"
-        if t.device == "cpu" and seconds > 2 * 3600:
-            text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
-        return text
-
-
-def duration(seconds):
-    """``"45 s"``, ``"12 min"``, ``"3.2 h"``"""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def read_run(folder):

@@ -13,8 +13,8 @@ from test_reliability import tiny_trainer
 
 from minijepa.errors import CheckpointError, ConfigError
 from minijepa.evaluation.gallery import gallery_of_trainer
+from minijepa.training import clock as clock_module
 from minijepa.training import provenance
-from minijepa.training import run as run_module
 from minijepa.training.metrics import read_rows
 from minijepa.training.run import Run, read_run
 
@@ -88,7 +88,7 @@ def test_a_refusal_while_the_folder_is_made_names_the_folder_that_was_asked_for(
 
 
 def test_a_clock_that_stands_still_does_no_harm(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: 5.0))
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: 5.0))
     run = begun(tmp_path / "x")
     assert run.train(quiet) == 0
     assert read_rows(run.folder)[0]["images_per_s"] == "nan"

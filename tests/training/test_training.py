@@ -23,10 +23,12 @@ from minijepa.evaluation import gallery
 from minijepa.evaluation.monitors import Monitors
 from minijepa.pictures import masks_picture
 from minijepa.training import checkpoint, lock, metrics
+from minijepa.training import clock as clock_module
 from minijepa.training import run as run_module
+from minijepa.training.clock import Clock, duration
 from minijepa.training.lanes import Lanes
 from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves
-from minijepa.training.run import Clock, Run, duration
+from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
 
 from conftest import ROOT, assert_same_run, finish, write_cifar  # isort: skip
@@ -273,7 +275,7 @@ def test_the_time_is_estimated_once_without_the_first_step_and_hours_on_a_cpu_na
     monkeypatch, device, steps, text, hint
 ):
     now, said, progress = [0.0], [], checkpoint.Progress()
-    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     waits = []
     trainer = SimpleNamespace(device=device, total_steps=steps, progress=progress, read=lambda: waits.append(now[0]))
     clock = Clock(trainer)
@@ -599,7 +601,7 @@ def test_a_reader_who_leaves_does_not_stop_the_run(cifar_folder, tmp_path):
 def test_speed_and_estimate_count_training_alone(dataset, monkeypatch):
     """Time that passes between epochs (evaluation) is in no epoch's speed, nor in the estimate."""
     now, said = [0.0], []
-    monkeypatch.setattr(run_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now[0])
     clock = Clock(Trainer(Config(**SETTINGS), dataset))
     for _ in range(2):
         for _ in range(4):
