@@ -29,10 +29,9 @@ def provenance(device, threads):
 @functools.cache
 def commit(root=ROOT):
     """The commit of the sources, with -dirty where they differ from it; None where they are no checkout."""
-    if not (root / ".git").exists():  # installed: a repository further up is somebody else's
-        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
+        (root / ".git").stat()  # where there is none, a repository further up is somebody else's
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -40,12 +39,14 @@ def commit(root=ROOT):
 
 def changes(then, now):
     """What of two provenances gives numbers other last digits, in words; "" for nothing, or nothing known."""
-    if not isinstance(then, dict):
-        return ""
-    changed = [name for name in ("device", "numpy", "blas") if name in then and then[name] != now[name]]
-    return "; ".join(f"{name} was {_words(then[name])}, is {_words(now[name])}" for name in changed)
+    then, now = _of_bits(then), _of_bits(now)
+    changed = [name for name in now if name in then and then[name] != now[name]]
+    return "; ".join(f"{name} was {str(then[name])[:60]}, is {now[name]}" for name in changed)
 
 
-def _words(value):
-    values = value.values() if isinstance(value, dict) else [value]
-    return " ".join(str(v) for v in values)[:100]
+def _of_bits(made):
+    """{name: value} of what bits depend on, as far as ``made``, read from a file, has it."""
+    made = made if isinstance(made, dict) else {}
+    blas = made.get("blas") if isinstance(made.get("blas"), dict) else {}
+    known = {name: made[name] for name in ("device", "numpy") if name in made}
+    return known | {f"BLAS {name}": value for name, value in blas.items()}

@@ -96,7 +96,7 @@ class Run:
         earlier, now = about.get("resumed"), self._provenance()
         earlier = earlier if isinstance(earlier, list) else []
         if changed := provenance.changes([about.get("made"), *earlier][-1], now):
-            say(f"from here on, numbers are not to the bit those of a run that was not interrupted: {changed}")
+            say(f"numbers go on in other last digits than without the interruption: {changed}")
         self._write_about(about | {"resumed": [*earlier, {"step": self.saved} | now]})
 
     def _provenance(self):
