@@ -116,41 +116,50 @@ def prepare(args):
     threads = worker_threads(args.threads)
     if args.run_dir == "":
         raise ConfigError("--run-dir is empty: give the folder a name")
-    if args.resume:
-        if not args.run_dir:
-            raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")
-        if args.preset or args.dataset or args.precision or settings(args):
-            raise ConfigError("--resume goes on with the run's own settings: it takes --device, --data-dir, --threads")
-        about = read_run(args.run_dir)
-        config, dataset = Config.from_dict(about["config"]), about["dataset"]
-    else:
-        preset = args.preset or "cifar10"
-        changes = settings(args)
-        config, dataset = Config.preset(preset, **changes), choose_dataset(args, preset)
-        if args.run_dir:
-            check_free(args.run_dir)
-        folder = Path(args.run_dir) if args.run_dir else free_folder(preset)
-        about = {"preset": preset, "dataset": dataset}
-        about["precision"] = args.precision or "tf32"
-    precision = about.get("precision", "tf32")
-    if device == "cuda":
-        backend.set_precision(precision)
-    data = load_dataset(dataset, args.data_dir)
-    if not args.resume:
-        config = fitted(config, data, Config.preset(preset), changes)
-        about["config"] = config.to_dict()
-    trainer = Trainer(config, data, device, threads)
-    if args.resume:
-        run = Run(args.run_dir, trainer)
-        run.resume()
-    else:
-        run = created(trainer, folder, about, None if args.run_dir else preset)
+    run, about = (resumed_run if args.resume else new_run)(args, device, threads)
+    trainer = run.trainer
     tell(
-        f"{run.folder}: {dataset}, {counted(len(trainer.images), 'image')}, {counted(config.epochs, 'epoch')} "
-        f"of {counted(trainer.steps_per_epoch, 'step')}, {trainer.model.num_parameters():,} trained parameters, "
-        f"on {device} " + (f"with {counted(threads, 'thread')}" if device == "cpu" else f"in {precision}")
+        f"{run.folder}: {about['dataset']}, {counted(len(trainer.images), 'image')}, "
+        f"{counted(trainer.config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}, "
+        f"{trainer.model.num_parameters():,} trained parameters, on {device} "
+        + (f"with {counted(threads, 'thread')}" if device == "cpu" else f"in {about.get('precision', 'tf32')}")
     )
     return run
+
+
+def new_run(args, device, threads):
+    """(the Run, its config.json), in a folder that is made here."""
+    name, changes = args.preset or "cifar10", settings(args)
+    config, dataset = Config.preset(name, **changes), choose_dataset(args, name)
+    if args.run_dir:
+        check_free(args.run_dir)
+    folder = Path(args.run_dir) if args.run_dir else free_folder(name)
+    about = {"preset": name, "dataset": dataset, "precision": args.precision or "tf32"}
+    data = load_dataset(dataset, args.data_dir)
+    config = fitted(config, data, Config.preset(name), changes)
+    about["config"] = config.to_dict()
+    trainer = trainer_of(config, data, about, device, threads)
+    return created(trainer, folder, about, None if args.run_dir else name), about
+
+
+def resumed_run(args, device, threads):
+    """(the Run in --run-dir, its config.json), as its checkpoint left it."""
+    if not args.run_dir:
+        raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")
+    if args.preset or args.dataset or args.precision or settings(args):
+        raise ConfigError("--resume goes on with the run's own settings: it takes --device, --data-dir, --threads")
+    about = read_run(args.run_dir)
+    config = Config.from_dict(about["config"])
+    data = load_dataset(about["dataset"], args.data_dir)
+    run = Run(args.run_dir, trainer_of(config, data, about, device, threads))
+    run.resume()
+    return run, about
+
+
+def trainer_of(config, data, about, device, threads):
+    if device == "cuda":
+        backend.set_precision(about.get("precision", "tf32"))
+    return Trainer(config, data, device, threads)
 
 
 def main(argv=None):

@@ -149,6 +149,11 @@ class Run:
     def _train(self, say):
         t = self.trainer
         clock = Clock(t)
+
+        def show(text):  # above the progress bar, if there is one
+            bar.clear()
+            say(text)
+
         with (
             self._watched(),
             Interruptible() as interrupted,
@@ -158,28 +163,33 @@ class Run:
                 step = t.progress.step
                 t.collect(step, t.train_step(step))
                 t.progress.step += 1
-                clock.tick(lambda text: _say(bar, say, text))
+                clock.tick(show)
                 bar.update()
                 if t.progress.step % 10 == 0 and t.progress.sums:
                     bar.set_postfix(self._postfix(clock), refresh=False)
                 if t.progress.step % t.steps_per_epoch == 0:
-                    t.read()
-                    row = self._epoch_row(step, clock)
-                    t.progress.sums = {}
-                    self.metrics.append(row)
-                    self._write_rows()
-                    self.save()  # before anything of less importance can fail
-                    self._keep(row["epoch"])
-                    _say(bar, say, _epoch_line(row, t.config.epochs))
-                    if len(t.monitors.watched) >= FEWEST and (text := _warning(row, t.config)):
-                        _say(bar, say, text)
-                    draw_curves(self.place, self.metrics)
-                    clock.start_epoch()
+                    self._end_epoch(step, clock, show)
                 if interrupted.signal and t.progress.step < t.total_steps:
                     if self.saved < t.progress.step:
                         self.save()
                     return interrupted.signal
         return 0
+
+    def _end_epoch(self, step, clock, show):
+        """The row of metrics, the checkpoint, and what is told and drawn of the epoch that ends with ``step``."""
+        t = self.trainer
+        t.read()
+        row = self._epoch_row(step, clock)
+        t.progress.sums = {}
+        self.metrics.append(row)
+        self._write_rows()
+        self.save()  # before anything of less importance can fail
+        self._keep(row["epoch"])
+        show(_epoch_line(row, t.config.epochs))
+        if len(t.monitors.watched) >= FEWEST and (text := _warning(row, t.config)):
+            show(text)
+        draw_curves(self.place, self.metrics)
+        clock.start_epoch()
 
     @contextlib.contextmanager
     def _watched(self):
@@ -220,12 +230,6 @@ class Run:
             content = (self.place / checkpoint.FILE).read_bytes()
             with replaced(self.place / f"checkpoint-{epoch:04d}.npz") as file:
                 file.write(content)
-
-
-def _say(bar, say, text):
-    """A line above the progress bar, or a plain line where there is no bar."""
-    bar.clear()
-    say(text)
 
 
 def _epoch_line(row, epochs):
