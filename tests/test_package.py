@@ -1,6 +1,7 @@
 """The package as others install it: the wheel is whole and works, requirements agree, commands are listed."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -147,3 +148,24 @@ def test_help_tells_what_the_presets_take_and_give(monkeypatch):
         assert row.split() in [line.split() for line in text.splitlines()]
     for figure in MEASURED["laptop"]:  # the README quotes the same run
         assert figure in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("options", [[], ["--no-skips"]])
+def test_a_skip_fails_where_none_is_allowed(tmp_path, options):
+    """A test's own and a whole file's."""
+    (tmp_path / "test_one.py").write_text("import pytest\npytest.skip('no git', allow_module_level=True)")
+    (tmp_path / "test_two.py").write_text("import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('no g++')")
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "--continue-on-collection-errors", *options]
+    paths = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=paths, check=False)
+    assert done.returncode == len(options)
+    found = re.findall(r"--no-skips forbids: Skipped: (no g\+\+|no git)\n", done.stdout)
+    assert set(found) == ({"no g++", "no git"} if options else set()), done.stdout
+
+
+def test_the_workflow_runs_what_ci_runs_and_contributing_names_what_is_there():
+    assert "run: bash .ci/run" in (ROOT / ".github/workflows/tests.yml").read_text()
+    assert "pytest --no-skips" in (ROOT / ".ci/run").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"(?:minijepa|tests|docs)/[\w/.]*\w", text)
+    assert len(named) > 10 and [name for name in named if not (ROOT / name).exists()] == []
