@@ -41,7 +41,7 @@ def test_the_training_step_is_quoted_from_the_source():
     """Every quoted line stands in the source, but for names that the README shortens."""
     source = "\n".join(p.read_text() for p in (ROOT / "minijepa").rglob("*.py"))
     lines = [
-        line for block in code_blocks() if "self.lanes" in block or "Tape(into" in block for line in block.split("\n")
+        line for block in code_blocks() if "self.lanes" in block or "with tape:" in block for line in block.split("\n")
     ]
     assert len(lines) > 8
     for line in lines:

@@ -11,6 +11,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
 import contextlib  # noqa: E402
 import ctypes  # noqa: E402
 import reprlib  # noqa: E402
+import sys  # noqa: E402
 import threading  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -32,6 +33,16 @@ def _openblas(function, *arguments, returns=ctypes.c_int):
     return None
 
 
+def _keep_freed_memory():
+    """Let glibc keep what is freed for the next arrays. By default it returns large blocks to the system, which clears
+    every page again before it hands it out: up to 300,000 page faults, a sixth of a training step's time."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        for option, size in ((trim_threshold, 1 << 30), (mmap_threshold, 1 << 30), (top_pad, 1 << 26)):
+            libc.mallopt(option, size)
+
+
+_keep_freed_memory()
 _openblas("set_num_threads", ctypes.c_int(1), returns=None)  # NumPy may have been imported before this module
 
 

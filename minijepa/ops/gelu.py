@@ -38,9 +38,9 @@ class Gelu(Function):
         y = xp.empty(x.shape, x.dtype)
         g = xp.empty(x.shape, x.dtype) if any(ctx.needs) else None
         ctx.save(g)
-        for x_, y_, g_ in row_blocks(x, y, g):
+        for x_, y_, g_ in row_blocks(x, y, g):  # in place from here on, for few passes over memory
             z = x_ if bias is None else x_ + bias
-            w = z * z  # in place from here on, for few passes over memory
+            w = xp.multiply(z, z, out=g_)
             w *= C * A  # CA z²
             s = w + C
             s *= z  # u = C z + CA z³
@@ -54,7 +54,7 @@ class Gelu(Function):
                 d = z - y_
                 d *= s  # (z − y) s
                 w *= d
-                xp.add(w, s, out=g_)
+                w += s
         return y
 
     @staticmethod

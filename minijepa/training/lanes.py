@@ -5,9 +5,38 @@ import numpy as np
 from minijepa.autograd import Tape
 from minijepa.backend import BLOCK
 from minijepa.backend.threads import on_threads
+from minijepa.tensor import Tensor
 
-CHUNK_IMAGES = 16  # so few that what one operation hands to the next is still in the cache
+SMALLEST, LARGEST = 16, 32  # images a chunk: in smaller ones calls into NumPy cost more than work; larger need memory
 LANES = 8
+
+
+class LeanTape(Tape):
+    """A tape that knows of a recorded value only its shape: what no operation saved is freed during forward.
+
+    Half of the memory of a step, on a CPU. Errors that print values, and everything that looks at a tape's entries,
+    need a :class:`Tape`.
+    """
+
+    def __init__(self, into=None):
+        super().__init__(into)
+        self._outlines = {}  # {id of a recorded tensor: what stands for it in the entries}
+
+    def record(self, entry):
+        super().record(entry)
+        entry.inputs = [x if x is None or x._mark is None else self._outlines[id(x)] for x in entry.inputs]
+        self._outlines[id(entry.output)] = entry.output = _outline(entry.output)
+
+    def backward(self, loss, cotangent=None):
+        super().backward(self._outlines.get(id(loss), loss), cotangent)
+
+
+def _outline(tensor):
+    """A tensor of the same shape, dtype and tape that has a single zero in memory."""
+    zero = np.zeros((), tensor.dtype)
+    outline = Tensor(np.ndarray(tensor.shape, tensor.dtype, zero, strides=(0,) * tensor.ndim))
+    outline.requires_grad, outline._mark = tensor.requires_grad, tensor._mark
+    return outline
 
 
 class Lanes:
@@ -34,19 +63,16 @@ class Lanes:
         if model.device == "cuda":
             return self.in_one_chunk(*model.prepare(images, masks))
         count = len(masks.target_index)
-
-        # Images with contexts of similar length into one chunk: attention works on runs of equal length. The longest
-        # go first, so that the threads end at about the same time.
-        order = np.argsort(-masks.context_lengths.astype(np.int64), kind="stable")
-        chunks = [order[i : i + CHUNK_IMAGES] for i in range(0, len(order), CHUNK_IMAGES)]
+        chunks = chunks_of(masks.context_lengths)
 
         def run(lane):
             self.vectors[lane][...] = 0
             with np.errstate(all="ignore"):  # a loss that is not finite is reported by the trainer, in one line
-                return sum(
-                    self._chunk(*model.prepare(images[chunk], masks.select(chunk)), count, self.views[lane]).item()
-                    for chunk in chunks[lane::LANES]
-                )
+                loss = 0.0
+                for chunk in chunks[lane::LANES]:
+                    patches, layout = model.prepare(images[chunk], masks.select(chunk))
+                    loss += self._chunk(patches, layout, count, LeanTape(self.views[lane])).item()
+                return loss
 
         used = range(min(LANES, len(chunks)))
         loss = sum(on_threads(run, used, self.threads))
@@ -56,7 +82,7 @@ class Lanes:
     def in_one_chunk(self, patches, layout):
         """The same on a GPU, of what ``IJEPA.prepare`` gave."""
         self.model.zero_grad()
-        return self._chunk(patches, layout, layout.count, into=None).data
+        return self._chunk(patches, layout, layout.count, Tape()).data
 
     def _add_up(self, vectors):
         """flat.grad = Σ vectors, in their order at every place; a block of places at a time, which fits the cache."""
@@ -71,12 +97,21 @@ class Lanes:
 
         on_threads(add, range(0, total.size, BLOCK), self.threads)
 
-    def _chunk(self, patches, layout, count, into):
+    def _chunk(self, patches, layout, count, tape):
         """One chunk forward and backward; its part of the loss."""
         model = self.model
         targets = model.targets_of(patches, layout)  # no tape here: no gradient can flow
-        with Tape(into=into) as tape:
+        with tape:
             loss = model.distance(model.predictions_of(patches, layout), targets, count)
         tape.backward(loss)
         self.reached |= tape.reached
         return loss
+
+
+def chunks_of(context_lengths):
+    """Image numbers of each chunk. Attention works on runs of equal length, so a chunk takes images of similar context
+    length; half of it of long contexts and half of short ones, so that all chunks take about the same time."""
+    size = min(max(len(context_lengths) // LANES, SMALLEST), LARGEST)
+    order = np.argsort(-context_lengths.astype(np.int64), kind="stable")
+    halves = np.array_split(order, 2 * -(-len(order) // size))
+    return [np.concatenate(pair) for pair in zip(halves, halves[: len(halves) // 2 - 1 : -1])]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Tape, backend, data
+from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, backend, data
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.evaluation import gallery
@@ -26,7 +27,7 @@ from minijepa.training import checkpoint, lock, metrics
 from minijepa.training import clock as clock_module
 from minijepa.training import run as run_module
 from minijepa.training.clock import Clock, duration
-from minijepa.training.lanes import Lanes
+from minijepa.training.lanes import Lanes, LeanTape, chunks_of
 from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves
 from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
@@ -116,6 +117,28 @@ def test_after_an_error_in_a_lane_nobody_writes_gradients_any_more(monkeypatch):
     monkeypatch.undo()
     lanes.gradients(images, masks)
     np.testing.assert_array_equal(model.flat.grad, wanted)
+
+
+def test_chunks_take_every_image_once_and_about_the_same_time():
+    for size, count in ((1, 1), (16, 1), (17, 2), (64, 4), (256, 8), (1000, 32)):
+        lengths = np.random.default_rng(size).integers(4, 50, size).astype(np.uint8)
+        chunks = chunks_of(lengths)
+        assert len(chunks) == count and sorted(np.concatenate(chunks)) == list(range(size))
+        work = [lengths[chunk].sum() for chunk in chunks]
+        assert max(work) < 1.15 * min(work) or size == 17
+
+
+def test_a_lean_tape_frees_what_no_operation_saved():
+    x = Parameter(np.arange(6.0))
+    with LeanTape() as tape:
+        y = x + 1
+        freed = weakref.ref(y.data)
+        for _ in range(3):  # later tensors may take the place of earlier ones in memory
+            y = y + 1
+        assert freed() is None
+        loss = (y * y).sum()
+    tape.backward(loss)
+    np.testing.assert_array_equal(x.grad, 2 * (x.data + 4))
 
 
 # ------------------------------------------------------------------------------------------------------------- the step
