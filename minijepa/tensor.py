@@ -5,7 +5,7 @@ import operator
 import numpy as np
 
 from minijepa.backend import is_array, plain, to_numpy, xp_of
-from minijepa.errors import DtypeError, ShapeError, TapeError
+from minijepa.errors import DeviceError, DtypeError, ShapeError, TapeError
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -75,7 +75,7 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __contains__(self, value):
-        return bool((self == value).any())
+        return bool(xp_of(self.data).any(self == value))
 
     def __bool__(self):
         return bool(self.data)  # as an array's: of a single element, and an error for more
@@ -95,6 +95,8 @@ class Tensor:
     def __array__(self, dtype=None, copy=None):
         if self.requires_grad:
             raise DtypeError("as an array, a Tensor that requires a gradient would lose it: use tensor.data")
+        if xp_of(self.data) is not np:
+            raise DeviceError("this Tensor is on a GPU: minijepa.backend.to_numpy(tensor.data) copies it to the host")
         return np.array(self.data, dtype, copy=copy)
 
     def __array_function__(self, function, types, args, kwargs):

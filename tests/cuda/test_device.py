@@ -7,9 +7,9 @@ import pytest
 from devices import DEVICES, counts, no_cublas, prepare
 from strict_device import CUPY_HAS, StrictCupy
 
-from minijepa import Config, Tape, Tensor, backend, ops
+from minijepa import Config, Tape, Tensor, WatchingTape, backend, ops
 from minijepa.data import Dataset
-from minijepa.errors import TrainingError
+from minijepa.errors import DeviceError, TapeError, TrainingError
 from minijepa.evaluation.features import extract_patches
 from minijepa.evaluation.patches import central_blocks, predicted_blocks, target_patches
 from minijepa.gradcheck.__main__ import main as gradcheck_command
@@ -101,6 +101,29 @@ def test_every_operation_gives_the_same_on_the_device(case, cupy):
 def test_every_fused_operation_gives_the_same_on_the_device(case, cupy):
     for here, there in zip(run(case, np.asarray, np.float32), run(case, cupy.asarray, np.float32)):
         np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-6 + 1e-4 * np.abs(here).max(initial=0))
+
+
+def test_tensors_as_values_on_the_device(cupy):
+    x = Tensor(cupy.asarray(np.array([[1, 2], [3, 4]], np.float32)))
+    for mask in (x > 2, np.array([[False, False], [True, True]])):
+        assert backend.to_numpy(x[mask].data).tolist() == [3, 4]
+    assert backend.to_numpy((x @ [1, 2]).data).tolist() == [5, 11] and backend.xp_of(x == 3) is cupy
+    assert 3.0 in x and f"{np.sum(x):.1f}" == "10.0"
+    with pytest.raises(DeviceError, match=r"is on a GPU: minijepa\.backend\.to_numpy\(tensor\.data\) copies it"):
+        np.asarray(x)
+
+
+def test_a_change_in_place_is_noticed_on_the_device(bodies, cupy):
+    x, w, b = (Tensor(cupy.asarray(np.ones(shape, np.float32)), requires_grad=True) for shape in ((2, 3), 3, 3))
+    for changed in (None, w, x):
+        with WatchingTape() as tape:
+            loss = ops.l2_loss(ops.layer_norm(x * x, w, b), 0.0 * x.detach())
+        if changed is None:
+            tape.backward(loss)
+            continue
+        changed.data[...] = 2
+        with pytest.raises(TapeError, match=f"{'layer_norm: its input 1' if changed is w else 'mul: its input 0'}"):
+            tape.backward(loss)
 
 
 def test_gradients_can_be_checked_on_the_device(cupy, capsys):
