@@ -125,7 +125,7 @@ def test_an_exported_encoder_is_probed_like_its_run(overlapping_cifar_folder, ru
         assert probe.main([str(subject), "--device=cpu", data]) == 0
     one, two = (json.loads(f.read_text())["results"] for f in (run / "probe.json", tmp_path / "probe-small.json"))
     assert one == two and (tmp_path / "confusion-small.png").exists()
-    capsys.readouterr()
+    assert "\nby a test\n" in capsys.readouterr().out
     assert probe.main([str(tmp_path / "small.npz"), "--encoder=context", data]) == 2
     assert capsys.readouterr().err.startswith("probe.py: no context encoder: this is an exported target encoder alone")
     assert probe.main([str(tmp_path / "small.npz"), "--pictures", data]) == 0

@@ -121,6 +121,8 @@ def evaluate(probed, about, say=tell):
     """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
     started = time.perf_counter()
     s, model = probed, probed.model
+    if about.get("provenance"):
+        say(about["provenance"])
     say(f"{s.file}, step {s.step}: {s.encoder} encoder, {len(s.train):,} training and {len(s.test):,} {s.kind} images")
 
     untrained = IJEPA(model.config, model.config.seed, model.device)
