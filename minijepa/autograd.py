@@ -76,7 +76,8 @@ class Function:
 
     ``forward(ctx, *arrays, **options)`` returns one array. ``backward(ctx, dy)`` returns a tuple with one slot per
     input: an array, or None for no gradient. The gradient of a broadcast input may keep the broadcast shape, the engine
-    sums it. Neither may write into an array that it was given; ``backward`` may return ``dy`` itself or a view of it.
+    sums it. Neither may write into an array that it was given, nor ``backward`` into the output; it may return ``dy``
+    itself or a view of it.
 
     ``shapes`` is checked at every call, and printed by errors; its grammar is :class:`minijepa.signature.Signature`'s.
     """

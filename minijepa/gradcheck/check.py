@@ -38,8 +38,8 @@ def gradcheck(fn, *arrays, seed=0, tolerance=TOLERANCE, h=None, max_entries=None
     ``max_entries``: difference only so many elements of each array, drawn at random.
 
     Raises GradcheckError for an error above ``tolerance``, naming the worst element with both of its numbers, and
-    saying so where rounding alone can explain it; for an input that received no gradient; for an input or cotangent
-    that was written into; for outputs that are not float64 or differ between two calls.
+    saying so where rounding alone can explain it; for an input that received no gradient; for an input, output or
+    cotangent that was written into; for outputs that are not float64 or differ between two calls.
     """
     comparisons = compare_gradients(fn, *arrays, seed=seed, h=h, max_entries=max_entries)
     worst = max(comparisons, key=lambda comparison: comparison.error)
@@ -77,6 +77,8 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
             raise GradcheckError(f"input {i} {array.shape} was written into by forward or backward")
     if not (cotangent == kept_cotangent).all():
         raise GradcheckError(f"the cotangent {cotangent.shape} was written into by backward: it belongs to the engine")
+    if not ((y.data == output) | (output != output)).all():
+        raise GradcheckError(f"the output {output.shape} was written into by backward: whoever called fn has it, too")
 
     tensors = [Tensor(copy) for copy in copies]  # contiguous, whatever the strides of the arrays
 

@@ -514,6 +514,22 @@ class WritesIntoDy(Function):
         return (dy,)
 
 
+class WritesIntoItsOutput(Function):
+    shapes = "(...) -> (...)"
+
+    @staticmethod
+    def forward(ctx, x):
+        y = np.exp(x)
+        ctx.save(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved
+        y *= dy
+        return (y,)
+
+
 class ReturnsNone(Function):
     shapes = "(...) -> (...)"
 
@@ -531,13 +547,14 @@ class ReturnsNone(Function):
     [
         (WritesIntoItsInput.apply, r"input 0 \(2, 3\) was written into"),
         (WritesIntoDy.apply, r"cotangent \(2, 3\) was written into"),
+        (WritesIntoItsOutput.apply, r"output \(2, 3\) was written into"),
         (ReturnsNone.apply, r"input 0 \(2, 3\) received no gradient"),
         (lambda x: x.exp() + x.detach(), "is wrong"),
         (lambda x: Tensor(x.data.copy()).exp(), "not computed from its inputs"),
         (lambda x: x, "not computed from its inputs"),
         (lambda x: x.data, "must return a Tensor, got ndarray"),
     ],
-    ids=["input", "dy", "none", "detached", "from data", "identity", "array"],
+    ids=["input", "dy", "output", "none", "detached", "from data", "identity", "array"],
 )
 def test_misuse(fn, message):
     with pytest.raises(GradcheckError, match=message):
