@@ -60,12 +60,11 @@ def _spare(path):
             spare.unlink(missing_ok=True)  # whatever happened, a second signal included
 
 
-def remove_spares(folder, *names):
-    """Remove what a killed process has left of files (names or patterns) that it was writing in ``folder``."""
-    for name in names:
-        for spare in Path(folder).glob(f"{name}.????????.tmp"):
-            with contextlib.suppress(OSError):
-                spare.unlink()
+def remove_spares(folder):
+    """Remove what killed processes have left of files that were on their way into ``folder``."""
+    for spare in Path(folder).glob(f"*.{'[0-9a-f]' * 8}.tmp"):
+        with contextlib.suppress(OSError):
+            spare.unlink()
 
 
 def open_plain(path, mode="r", **options):

@@ -85,7 +85,7 @@ class Run:
                 draw_curves(self.place, self.metrics)
                 if t.progress.step % t.steps_per_epoch == 0:
                     self._keep(done)
-            remove_spares(self.place, "config.json", "metrics.csv", "checkpoint*", "curves.png")
+            remove_spares(self.place)
             self._note_resumption(about, say)
         except MinijepaError:
             self._unlock()

@@ -68,8 +68,8 @@ def test_the_folder_is_locked_until_what_comes_after_the_last_step_is_done(tmp_p
 
 def test_what_a_kill_left_of_files_on_their_way_goes_when_the_run_goes_on(tmp_path):
     run = begun(tmp_path / "x")
-    left = {"checkpoint.npz.0a1b2c3d.tmp", "checkpoint-0005.npz.0a1b2c3d.tmp", "metrics.csv.ffffffff.tmp"}
-    others = {"probe.json.0a1b2c3d.tmp", "notes.tmp"}  # another program may be writing them
+    left = {"checkpoint.npz.0a1b2c3d.tmp", "checkpoint-0005.npz.0a1b2c3d.tmp", "pca.png.ffffffff.tmp"}
+    others = {"notes.tmp", "notes.from.me.tmp"}
     for name in left | others:
         (run.folder / name).write_text("?")
     run._unlock()
