@@ -91,6 +91,7 @@ def test_sum_mean_and_max_of_numpy_are_the_operations():
         assert y.item() == function(x.data) and x.grad.tolist() == gradient
     x = Tensor(np.arange(6).reshape(2, 3))
     assert np.sum(x, 0).data.tolist() == [3, 5, 7] and np.mean(x, axis=(0, 1), keepdims=True).shape == (1, 1)
+    assert np.sum(a=x) == 15 and np.mean([x, x]) == 2.5
     with pytest.raises(TypeError, match="unexpected keyword argument 'dtype'"):
         np.sum(x, dtype=np.float64)
 
