@@ -21,7 +21,7 @@ gradcheck
 data
 models
 config
-training.schedules training.ema training.optim
+training.ema training.optim
 kernels
 training.schema training.exported training.checkpoint training.lock training.provenance training.lanes
 evaluation.features evaluation.checks evaluation.logistic evaluation.probing evaluation.monitors

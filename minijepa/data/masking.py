@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from minijepa.errors import ConfigError
-from minijepa.ops.ragged import offsets_of, ranges
+from minijepa.ops.rows import offsets_of, ranges
 
 TRIALS = 64  # masks that a new masker draws to see whether its settings are possible
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches

@@ -27,7 +27,7 @@ from minijepa.kernels.launches import HEAD_DIMS, WIDEST
 from minijepa.kernels.twins import row_lists
 from minijepa.models.layout import TokenLayout, row_numbers
 from minijepa.ops import Packing, RowIndex
-from minijepa.ops.ragged import offsets_of
+from minijepa.ops.rows import offsets_of
 
 WARM_UP = 3  # steps before recording: they compile kernels, fill the pool, and let libraries allocate what they need
 DRAWN = 2048  # images whose masks tell how many rows a batch will have

@@ -13,8 +13,7 @@ from minijepa.ops.attention import Attention
 from minijepa.ops.gelu import Gelu
 from minijepa.ops.layer_norm import LayerNorm
 from minijepa.ops.losses import L2Loss, SmoothL1Loss, row_count
-from minijepa.ops.ragged import offsets_of
-from minijepa.ops.rows import Rows
+from minijepa.ops.rows import Rows, offsets_of
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW, squared_norm
 

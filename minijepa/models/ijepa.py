@@ -72,7 +72,7 @@ class IJEPA(ImageEncoder):
         patches = self.patches(images)
         if len(masks) != len(patches):
             raise ShapeError(f"the network was given {len(patches)} images, but masks of {len(masks)}")
-        return patches, TokenLayout.of(masks, self.config.num_patches, self.device)
+        return patches, TokenLayout.of(masks, patches.shape[1], self.device)
 
     def targets_of(self, patches, layout):
         """:meth:`targets`, of what :meth:`prepare` gave."""

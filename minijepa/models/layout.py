@@ -7,7 +7,7 @@ import numpy as np
 
 from minijepa.errors import ShapeError
 from minijepa.ops import Packing, RowIndex
-from minijepa.ops.ragged import ranges, starts_of
+from minijepa.ops.rows import ranges, starts_of
 
 
 @dataclass(eq=False)

@@ -27,9 +27,9 @@ class Predictor(Module):
 
     def forward(self, context, layout):
         """context (Tc, D) -> predictions (Tt, D): rows image by image, block by block. ``layout``: a TokenLayout."""
-        positions = self.predictor_pos_embed.reshape(self.predictor_pos_embed.shape[1:])
+        positions = ops.reshape(self.predictor_pos_embed, self.predictor_pos_embed.shape[1:])
         context = self.predictor_embed(context) + ops.rows(positions, layout.context_positions)
-        masked = self.mask_token.reshape(-1) + ops.rows(positions, layout.target_positions)
+        masked = ops.reshape(self.mask_token, (-1,)) + ops.rows(positions, layout.target_positions)
         x = ops.rows(ops.concat([context, masked]), layout.predictor_rows)
         for block in self.predictor_blocks[:-1]:
             x = block(x, layout.predictor_packing)

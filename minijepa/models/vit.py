@@ -38,7 +38,7 @@ class PatchEmbed(Module):
 
     def forward(self, pixels):
         weight = self.proj.weight
-        return ops.linear(pixels, weight.reshape(weight.shape[0], -1), self.proj.bias)
+        return ops.linear(pixels, ops.reshape(weight, (weight.shape[0], -1)), self.proj.bias)
 
 
 class ViTEncoder(Module):
@@ -62,7 +62,7 @@ class ViTEncoder(Module):
         Embedding and position are added to each patch alone, so adding them before or after the choice of patches is
         the same; doing it after does not embed patches that nobody looks at.
         """
-        positions = ops.rows(self.pos_embed.reshape(self.pos_embed.shape[1:]), positions)
+        positions = ops.rows(ops.reshape(self.pos_embed, self.pos_embed.shape[1:]), positions)
         return self._transform(self.patch_embed(pixels) + positions, packing, keep)
 
     def encode(self, patches, packing, keep=None):
@@ -71,7 +71,7 @@ class ViTEncoder(Module):
         ``packing``: B sequences of N.
         """
         x = self.patch_embed(patches) + self.pos_embed
-        return self._transform(x.reshape(-1, x.shape[-1]), packing, keep)
+        return self._transform(ops.reshape(x, (-1, x.shape[-1])), packing, keep)
 
     def _transform(self, x, packing, keep):
         for block in self.blocks[:-1]:

@@ -11,7 +11,7 @@ from minijepa.autograd import Function, Tensor
 from minijepa.backend import matmul, plain, row_dots, row_sums, xp_of
 from minijepa.errors import ShapeError
 from minijepa.ops.matmul import transposed
-from minijepa.ops.ragged import offsets_of
+from minijepa.ops.rows import offsets_of
 from minijepa.ops.softmax import exp_rows
 
 

@@ -1,4 +1,4 @@
-"""The target encoder's only way to change."""
+"""The target encoder's only way to change, and how fast it does."""
 
 from minijepa.backend import has_twin
 
@@ -11,3 +11,9 @@ def update_ema(target, source, momentum):
     """
     target *= momentum
     target += (1 - momentum) * source
+
+
+def ema_momentum(step, total_steps, start, end):
+    """Linear from exactly ``start`` at the first step to exactly ``end`` at the last, and after it."""
+    progress = min(1.0, step / max(1, total_steps - 1))
+    return start * (1 - progress) + end * progress

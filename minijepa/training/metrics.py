@@ -1,11 +1,10 @@
 """What a run writes of its progress: an epoch's sums, rows of metrics, and the pictures that need no features."""
 
 import csv
-import math
 
 from minijepa.backend import is_array, rng, to_numpy, xp_of
 from minijepa.data import MultiBlockMasker
-from minijepa.errors import ConfigError, TrainingError
+from minijepa.errors import ConfigError
 from minijepa.files import open_plain
 from minijepa.pictures import curves_picture, masks_picture
 from minijepa.pictures.canvas import TITLE, shortened
@@ -21,7 +20,6 @@ CURVES = {  # what curves.png shows
     "EMA momentum": "ema_momentum", "images a second": "images_per_s",
 }  # fmt: skip
 PICTURED = 6  # images in masks.png
-REMEDY = "try a lower --lr or a longer warmup_epochs"
 
 
 class Unread:
@@ -36,23 +34,15 @@ class Unread:
     def append(self, step, values):
         self.steps.append((step, values))
 
-    def add_to(self, sums):
-        """Add everything to ``sums``. Raises TrainingError for a loss or a norm that is not finite."""
+    def take(self):
+        """All of it, as (step, values), with numbers on the host."""
         steps, self.steps = self.steps, []
         if steps and is_array(steps[0][1]["loss"]):
             scalars = [values[name] for _, values in steps for name in ("loss", "grad_norm")]
             fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # waits once
             for (_, values), (loss, norm) in zip(steps, fetched):
                 values.update(loss=loss, grad_norm=norm)
-        for step, values in steps:
-            check_finite(step, values["loss"], values["grad_norm"])
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
-
-
-def check_finite(step, loss, norm):
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingError(f"step {step}: the loss is {loss} and the gradient's norm {norm}: {REMEDY}")
+        return steps
 
 
 def read_rows(folder, epochs=None):

@@ -15,7 +15,8 @@ from minijepa.files import new_folder, open_plain, remove_spares, replaced, shel
 from minijepa.training import checkpoint, provenance
 from minijepa.training.clock import Clock
 from minijepa.training.lock import Lock
-from minijepa.training.metrics import COLUMNS, REMEDY, draw_curves, draw_masks, read_rows
+from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_rows
+from minijepa.training.trainer import REMEDY
 
 
 class FolderTaken(ConfigError):

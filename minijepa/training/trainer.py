@@ -17,13 +17,14 @@ from minijepa.data import (
 from minijepa.errors import TrainingError
 from minijepa.evaluation.monitors import Monitors
 from minijepa.models import IJEPA
-from minijepa.training import checkpoint, schedules
-from minijepa.training.ema import update_ema
+from minijepa.training import checkpoint
+from minijepa.training.ema import ema_momentum, update_ema
 from minijepa.training.lanes import Lanes
-from minijepa.training.metrics import REMEDY, Unread, check_finite
-from minijepa.training.optim import AdamW, squared_norm
+from minijepa.training.metrics import Unread
+from minijepa.training.optim import AdamW, learning_rate, squared_norm
 
 READ_EVERY = 50  # steps: on a GPU, values are read in batches, because each read blocks until the GPU catches up
+REMEDY = "try a lower --lr or a longer warmup_epochs"
 
 
 class Trainer:
@@ -84,7 +85,7 @@ class Trainer:
         """The second half of a step: from the gradient to new weights of all three networks. Returns its norm."""
         model, grad_norm = self.model, self._norm()
         if self.device == "cpu":
-            check_finite(step, loss, grad_norm)
+            _check_finite(step, loss, grad_norm)
         if step == 0:
             self._check_all_reached()
         self.optimizer.update(scalars)  # this step's rate, eps and decay
@@ -100,7 +101,11 @@ class Trainer:
     def read(self):
         """Add what was kept to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
         self._use_own_stream()
-        self.unread.add_to(self.progress.sums)
+        sums = self.progress.sums
+        for step, values in self.unread.take():
+            _check_finite(step, values["loss"], values["grad_norm"])
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
 
     def check_weights(self):
         """A step of finite gradients can still be too long: such a run must not be saved over a good checkpoint."""
@@ -116,8 +121,10 @@ class Trainer:
         if self.order[0] != epoch:
             self.order = epoch, rng(seed, "order of images", epoch).permutation(len(self.images))
         chosen = self.order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        draw = draw_augmentation(len(chosen), rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
-        images = augment(self.images[to_device(chosen, self.device)], draw)  # as they are, if nothing is asked for
+        images = self.images[to_device(chosen, self.device)]
+        if config.augment_flip or config.augment_crop:
+            draw = rng(seed, "augmentation", step)
+            images = augment(images, draw_augmentation(len(chosen), draw, config.augment_flip, config.augment_crop))
         images = self.model.normalise(images)
         if config.augment_scale != (1, 1):
             windows = draw_windows(len(chosen), rng(seed, "resized crops", step), config.augment_scale)
@@ -127,11 +134,11 @@ class Trainer:
     def learning_rate(self, step):
         c = self.config
         warmup = round(c.warmup_epochs * self.steps_per_epoch)
-        return schedules.learning_rate(step, self.total_steps, warmup, c.base_lr, c.min_lr)
+        return learning_rate(step, self.total_steps, warmup, c.base_lr, c.min_lr)
 
     def momentum(self, step):
         c = self.config
-        return schedules.ema_momentum(step, self.total_steps, c.ema_momentum_start, c.ema_momentum_end)
+        return ema_momentum(step, self.total_steps, c.ema_momentum_start, c.ema_momentum_end)
 
     def _norm(self):
         """The gradient's norm: a number on a CPU, an array on a GPU."""
@@ -148,3 +155,8 @@ def _step_graph(trainer):
     from minijepa.kernels.graph import StepGraph  # here, because a CPU needs nothing of kernels/
 
     return StepGraph.of(trainer)
+
+
+def _check_finite(step, loss, norm):
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingError(f"step {step}: the loss is {loss} and the gradient's norm {norm}: {REMEDY}")

@@ -179,7 +179,7 @@ def test_gotcha_5_tokens_of_different_blocks_never_meet(model):
 
 
 def test_gotcha_6_the_ema_momentum_schedule():
-    from minijepa.training.schedules import ema_momentum
+    from minijepa.training.ema import ema_momentum
 
     values = [ema_momentum(step, 1000, 0.996, 1.0) for step in range(1000)]
     assert values[0] == 0.996 and values[-1] == 1.0

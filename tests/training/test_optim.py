@@ -8,9 +8,8 @@ import pytest
 
 from minijepa.config import PRESETS, Config
 from minijepa.training import optim
-from minijepa.training.ema import update_ema
-from minijepa.training.optim import AdamW
-from minijepa.training.schedules import ema_momentum, learning_rate
+from minijepa.training.ema import ema_momentum, update_ema
+from minijepa.training.optim import AdamW, learning_rate
 from minijepa.training.trainer import Trainer
 
 
