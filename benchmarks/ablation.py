@@ -31,7 +31,8 @@ from minijepa.data import load_dataset  # noqa: E402
 from minijepa.errors import ConfigError, TrainingError  # noqa: E402
 from minijepa.evaluation.evaluate import labelled_images  # noqa: E402
 from minijepa.evaluation.features import extract_features  # noqa: E402
-from minijepa.evaluation.probing import knn_accuracy, linear_probe  # noqa: E402
+from minijepa.evaluation.neighbours import knn_accuracy  # noqa: E402
+from minijepa.evaluation.probing import linear_probe  # noqa: E402
 from minijepa.files import replaced  # noqa: E402
 from minijepa.training import checkpoint  # noqa: E402
 from minijepa.training.run import read_run  # noqa: E402

@@ -24,7 +24,8 @@ config
 training.ema training.optim
 kernels
 training.schema training.exported training.checkpoint training.lock training.provenance training.lanes
-evaluation.features evaluation.checks evaluation.logistic evaluation.probing evaluation.monitors
+evaluation.features evaluation.checks evaluation.logistic evaluation.neighbours evaluation.probing
+evaluation.monitors
 pictures
 training.metrics training.trainer training.clock training.run
 evaluation.evaluate evaluation.patches evaluation.gallery

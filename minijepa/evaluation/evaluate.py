@@ -14,7 +14,8 @@ from minijepa.cli import tell
 from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError
 from minijepa.evaluation.features import extract_features
-from minijepa.evaluation.probing import knn_accuracy, linear_probe
+from minijepa.evaluation.neighbours import knn_accuracy
+from minijepa.evaluation.probing import linear_probe
 from minijepa.files import replaced
 from minijepa.models import IJEPA, Classifier
 from minijepa.pictures import confusion_picture

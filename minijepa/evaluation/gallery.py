@@ -7,8 +7,8 @@ from minijepa.backend import rng
 from minijepa.data import MultiBlockMasker
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
+from minijepa.evaluation.neighbours import nearest_neighbours
 from minijepa.evaluation.patches import central_blocks, patch_maps, predicted_blocks, principal_components
-from minijepa.evaluation.probing import nearest_neighbours
 from minijepa.training.metrics import draw_curves, draw_masks
 
 QUERIES, NEIGHBOURS = 10, 8
@@ -57,15 +57,25 @@ def draw_all(probed, train_images, rows):
 def draw_neighbours(probed, path):
     chosen = one_of_each_class(probed.test_y, QUERIES)
     features = extract_features(probed.model, probed.test[chosen], probed.encoder, probed.threads)
-    nearest, similarity = nearest_neighbours(probed.features, features, NEIGHBOURS)
+    nearest, similarity = centred_neighbours(probed.features, features, NEIGHBOURS)
     pictures.neighbours_picture(
         probed.test[chosen], probed.test_y[chosen], probed.train, probed.train_y, nearest, similarity,
         probed.classes, path,
         f"Queries are {probed.asked} images, the first of each class; neighbours come from {len(probed.train):,} "
         f"training images: the highest cosine similarity (the small numbers) of the {probed.encoder} encoder's "
-        f"features, averaged over patches. By chance {100 / len(probed.classes):.0f}% would be of the query's class.",
+        f"features, averaged over patches, less their mean: 1 is the same direction from the mean image, 0 a right "
+        f"angle. By chance {100 / len(probed.classes):.0f}% would be of the query's class.",
         probed.note,
     )  # fmt: skip
+
+
+def centred_neighbours(bank, queries, k):
+    """``nearest_neighbours`` of features less the bank's mean.
+
+    What all images have in common is most of a feature vector: with it, every cosine is 0.9 or more.
+    """
+    mean = bank.mean(axis=0, dtype=np.float64).astype(bank.dtype)
+    return nearest_neighbours(bank - mean, queries - mean, k)
 
 
 def draw_components(probed, path):
@@ -126,7 +136,7 @@ def draw_predictions(probed, path):
 def draw_own(probed, own, path):
     """``own``: OwnPictures of ``read_folder``."""
     features = extract_features(probed.model, own.images, probed.encoder, probed.threads)
-    neighbours = (probed.train, probed.train_y, *nearest_neighbours(probed.features, features, 5))
+    neighbours = (probed.train, probed.train_y, *centred_neighbours(probed.features, features, 5))
     pictures.own_images_picture(
         own.names, own.images, probed.classifier.probabilities(features), patch_colours(probed, own.images)[1],
         probed.classes, neighbours, path, own_caption(own, "linear probe", NEIGHBOURS_TOLD), probed.note,

@@ -4,7 +4,8 @@ import numpy as np
 
 from minijepa.backend import rng, to_device, to_numpy
 from minijepa.evaluation.features import extract_features
-from minijepa.evaluation.probing import content_r2, feature_std, knn_accuracy, rank_me
+from minijepa.evaluation.neighbours import knn_accuracy
+from minijepa.evaluation.probing import content_r2, feature_std, rank_me
 
 WATCHED, FEWEST = 512, 10  # images of the collapse monitors, and how many they need to warn of anything
 LOWEST_STD, LOWEST_RANK = 0.05, 3.0  # below: collapse; `smoke` begins near 0.8 and 6, `laptop` near 0.6 and 40

@@ -7,8 +7,9 @@ from minijepa import IJEPA, Config
 from minijepa.data import MultiBlockMasker, make_shapes, normalise
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
-from minijepa.evaluation.gallery import one_of_each_class, patch_colours
+from minijepa.evaluation.gallery import centred_neighbours, one_of_each_class, patch_colours
 from minijepa.evaluation.logistic import logistic_regression
+from minijepa.evaluation.neighbours import nearest_neighbours
 from minijepa.evaluation.patches import (
     central_blocks,
     closest_rows,
@@ -19,7 +20,7 @@ from minijepa.evaluation.patches import (
     target_patches,
     unpatchify,
 )
-from minijepa.evaluation.probing import linear_probe, nearest_neighbours, standardise
+from minijepa.evaluation.probing import linear_probe, standardise
 from minijepa.models.vit import patchify
 
 NETWORK = dict(
@@ -196,6 +197,16 @@ def test_one_image_of_each_class_then_another():
 
 
 # ---------------------------------------------------------------------------------------------- neighbours and classes
+
+
+def test_pictured_cosines_leave_out_what_all_images_have_in_common(rng):
+    bank, queries = rng.normal(size=(2, 50, 6)).astype(np.float32)
+    nearest, cosines = centred_neighbours(bank + 100, queries + 100, 3)
+    assert nearest_neighbours(bank + 100, queries + 100, 3)[1].min() > 0.99
+    same, expected = nearest_neighbours(bank - bank.mean(axis=0), queries - bank.mean(axis=0), 3)
+    np.testing.assert_array_equal(nearest, same)
+    np.testing.assert_allclose(cosines, expected, atol=1e-4)
+    assert cosines[:, 0].max() < 0.99
 
 
 def test_nearest_neighbours_are_sorted_by_cosine(rng):
