@@ -22,11 +22,14 @@ def replaced(path, mode="wb", previous=None, **options):
     """
     path = Path(path)
     try:
+        folder = os.stat(path.parent)
         with _spare(path) as temporary:
             with open(temporary, mode.replace("w", "x"), **options) as file:  # "x" follows no link that lies there
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if not os.path.samestat(folder, os.stat(path.parent)):
+                raise OSError(errno.ENOENT, "its folder was moved or replaced")
             if previous is not None and path.exists():
                 _keep(path, previous)
             os.replace(temporary, path)

@@ -54,6 +54,28 @@ def test_a_run_writes_nothing_where_its_folder_was(tmp_path, successor):
     assert moved.train(quiet) == 0 and len(read_rows(y)) == 1
 
 
+def test_a_folder_that_is_moved_while_a_file_is_written_keeps_its_successor_whole(tmp_path, monkeypatch):
+    x, y = tmp_path / "x", tmp_path / "y"
+    run, savez = begun(x), np.savez
+
+    def meanwhile(*args, **kwargs):
+        monkeypatch.setattr(np, "savez", savez)
+        savez(*args, **kwargs)
+        x.rename(y)
+        begun(x, seed=1)
+        before.update(contents(x))
+
+    before = {}
+    monkeypatch.setattr(np, "savez", meanwhile)
+    with pytest.raises(CheckpointError, match="x/checkpoint.npz: its folder was moved or replaced"):
+        run.save()
+    assert contents(x) == before
+    run._unlock()
+    moved = Run(y, run.trainer)
+    moved.resume()
+    assert not list(y.glob("*.tmp"))
+
+
 def test_the_folder_is_locked_until_what_comes_after_the_last_step_is_done(tmp_path):
     pytest.importorskip("fcntl")
     other = Run(tmp_path / "x", tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1))
