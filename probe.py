@@ -10,7 +10,7 @@ from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.data import read_folder
 from minijepa.evaluation.evaluate import evaluate, opened, probed_run, suffix_of
 from minijepa.evaluation.gallery import draw_all, draw_own, draw_own_without_data
-from minijepa.training.metrics import read_rows
+from minijepa.training.metrics import read_metrics
 
 
 def parser():
@@ -47,7 +47,7 @@ def probe(args):
     probed, about, images = probed_run(args.run, args.data_dir, device, args.threads, args.split, args.encoder)
     own = own_pictures(args.images, probed.model) if args.images is not None else None
     has_metrics = (probed.folder / "metrics.csv").exists()  # a checkpoint that was copied away has none
-    rows = read_rows(probed.folder) if args.pictures and has_metrics else None
+    rows = read_metrics(probed.folder) if args.pictures and has_metrics else None
     if args.pictures or own is None:
         evaluate(probed, about)
     if args.pictures:

@@ -77,14 +77,14 @@ class Profile:
         return timed
 
     def counted(self, backward):
-        """``backward`` of a tape, whose saved bytes are noted first."""
+        """``backward`` of a tape, whose saved bytes are counted first."""
 
-        def noted(tape, *args):
-            for name, *_, saved in tape.rows():
+        def counting(tape, *args):
+            for name, *_, saved in tape.lines():
                 self.ops[name][3] += saved
             return backward(tape, *args)
 
-        return noted
+        return counting
 
     def __str__(self):
         n, total = self.steps, sum(self.phases.values())

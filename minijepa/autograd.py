@@ -307,7 +307,7 @@ class Tape:
         else:
             self.into[leaf] = gradient.copy()
 
-    def rows(self):
+    def lines(self):
         """(name, shapes of the inputs, shape of the output, bytes saved for backward) of each entry.
 
         An array that several entries save is counted at the first; one that lives anyway, a leaf's, nowhere.
@@ -330,13 +330,13 @@ class Tape:
     def _repr_html_(self):
         from minijepa.pictures.notebook import tape_html
 
-        return tape_html(None if self._used else self.rows())
+        return tape_html(None if self._used else self.lines())
 
     def __str__(self):
         """A table, a line an operation: number, name, shapes, bytes saved for backward."""
         if self._used:
             return "Tape: used up by backward"
-        found = self.rows()
+        found = self.lines()
         rows = [("#", "operation", "inputs", "output", "saved")]
         rows += [(str(i), *words, f"{saved:,}") for i, (*words, saved) in enumerate(found)]
         rows.append(("", "", "", "bytes saved, each array once", f"{sum(row[3] for row in found):,}"))

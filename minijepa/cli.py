@@ -87,14 +87,14 @@ def add_machine(parser, data):
 
 
 class Interruptible:
-    """While inside, signals that end a program are noted in ``signal`` instead; a second one does end it."""
+    """While inside, signals that end a program are remembered in ``signal`` instead; a second one does end it."""
 
     def __enter__(self):
         self.signal = 0
-        self.previous = handled(self._note, *ENDINGS)
+        self.previous = handled(self._remember, *ENDINGS)
         return self
 
-    def _note(self, number, frame):
+    def _remember(self, number, frame):
         if self.signal:
             raise SystemExit(128 + number)
         self.signal = number

@@ -134,10 +134,10 @@ class Block(Module):
         return x + self.mlp(self.norm2(x))
 
 
-def standardise(x, eps=1e-5):
+def standardise_rows(x):
     """Each row of a Tensor (..., n) to mean 0 and variance 1: LayerNorm without weights (Meta's train.py)."""
     one = xp_of(x.data).ones(x.shape[-1], x.dtype)
-    return ops.layer_norm(x, one, 0 * one, eps)
+    return ops.layer_norm(x, one, 0 * one, eps=1e-5)
 
 
 class FlatParameters:

@@ -163,7 +163,7 @@ def test_a_profile_adds_up(monkeypatch, capsys):
         trainer.model.loss(images[16:], masks.select(np.arange(16, 20)))  # the step's chunks
     saved = {line.split()[0]: float(line.split()[-1]) for line in operations.splitlines()[1:-1]}
     for op in ("linear", "attention"):
-        wanted = sum(row[3] for row in tape.rows() if row[0] == op) / 1e6
+        wanted = sum(row[3] for row in tape.lines() if row[0] == op) / 1e6
         assert saved[op] == pytest.approx(wanted, rel=0.05) and wanted > 0.1
     with pytest.raises(SystemExit):
         profile_step.main(["--steps=0"])

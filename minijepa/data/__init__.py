@@ -89,17 +89,17 @@ def training_images(config, dataset):
     return parts[0][:limit], parts[1][:limit], parts[2], parts[3]
 
 
-def split_validation(images, labels, val_size, seed=0):
+def split_validation(images, labels, val_size):
     """Hold ``val_size`` images back: (train_images, train_labels, val_images, val_labels), each in the given order.
 
-    The split depends on ``labels``, ``val_size`` and ``seed`` alone, and ``seed`` is not the training's: runs with
-    different seeds are chosen on the same images. Every class gives the same number (to within one, as long as it has
+    The split depends on ``labels`` and ``val_size`` alone: settings of runs with different seeds are chosen on the same
+    images. Every class gives the same number (to within one, as long as it has
     enough), and a smaller validation set is part of every larger one. Raises ConfigError if ``val_size`` is negative or
     leaves nothing to train on.
     """
     if not 0 <= val_size < len(labels):
         raise ConfigError(f"val_size {val_size} must be at least 0 and less than the {len(labels)} training images")
-    order = rng(seed, "validation split").permutation(len(labels))
+    order = rng(0, "validation split").permutation(len(labels))
     shuffled = labels[order]
     rank = np.empty(len(labels), np.int64)  # an image's place among the shuffled images of its class
     for label in np.unique(labels):

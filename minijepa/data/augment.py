@@ -65,14 +65,14 @@ def augment(images, augmentation):
     return images.reshape(-1).take(planes + pixels)
 
 
-def draw_windows(batch_size, rng, scale, aspect_ratio=(3 / 4, 4 / 3)):
+def draw_windows(batch_size, rng, scale):
     """Windows (B, 4) = top, left, height, width in parts of the image, for :func:`resized_crop`.
 
-    Area uniform in ``scale``, ln(width/height) uniform over ``aspect_ratio``'s, sides cut to 1, place uniform over all
-    that fit (torchvision's RandomResizedCrop, with parts of pixels instead of whole ones).
+    Area uniform in ``scale``, ln(width/height) uniform between ln(3/4) and ln(4/3), sides cut to 1, place uniform over
+    all that fit (torchvision's RandomResizedCrop, with parts of pixels instead of whole ones).
     """
     area = rng.uniform(*scale, batch_size)
-    ratio = np.exp(rng.uniform(*np.log(aspect_ratio), batch_size))
+    ratio = np.exp(rng.uniform(*np.log([3 / 4, 4 / 3]), batch_size))
     size = np.minimum(np.sqrt([area / ratio, area * ratio]), 1)
     return np.concatenate([rng.random((2, batch_size)) * (1 - size), size]).T
 

@@ -37,20 +37,20 @@ class Components:
         return colours_of(np.clip(np.where(spread > 0, place, 0.5), 0, 1))
 
 
-def principal_components(x, count=3, outside=2.0):
-    """The ``count`` directions in which rows x (n, D) vary most -> Components.
+def principal_components(x):
+    """The three directions in which rows x (n, D) vary most -> Components.
 
     They are the eigenvectors of the covariance matrix with the largest eigenvalues. An eigenvector's sign is arbitrary:
-    here its largest entry is positive, so that the same rows always get the same colours. ``outside``: percent of the
-    rows that may lie below ``low``, and as many above ``high``, so that a few outliers don't take all the contrast.
+    here its largest entry is positive, so that the same rows always get the same colours. 2% of the rows are below
+    ``low``, and as many above ``high``, so that a few outliers don't take all the contrast.
     """
     x = np.asarray(x, np.float64)
     mean = x.mean(axis=0)
     _, vectors = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
-    axes = vectors.T[::-1][:count]
-    axes = np.pad(axes, ((0, count - len(axes)), (0, 0)))  # features of fewer dimensions have nothing along the others
+    axes = vectors.T[::-1][:3]
+    axes = np.pad(axes, ((0, 3 - len(axes)), (0, 0)))  # features of fewer dimensions have nothing along the others
     axes = axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1))
-    low, high = np.percentile((x - mean) @ axes.T, [outside, 100 - outside], axis=0)
+    low, high = np.percentile((x - mean) @ axes.T, [2, 98], axis=0)
     return Components(mean, axes, low, high)
 
 

@@ -65,7 +65,7 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0):
     test_x, test_y = checked(test_x, test_y, num_classes, "test")
     check_same_width(train_x, test_x)
     mean, std = statistics(train_x)
-    train_x, test_x = standardise(train_x, test_x)
+    train_x, test_x = standardise_features(train_x, test_x)
     curvature = Curvature(train_x)
     l2, sweep, theta = _choose(train_x, train_y, num_classes, curvature, seed=seed)
     theta, info = fit(train_x, train_y, num_classes, l2, curvature, theta)
@@ -87,7 +87,7 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0):
     )
 
 
-def standardise(train, *others):
+def standardise_features(train, *others):
     """(x − mean) / std per feature, with the statistics of ``train``: a list of float32 arrays, ``train`` first.
 
     A feature that is constant in ``train`` (std below float32's rounding of its mean) has nothing to teach; it becomes

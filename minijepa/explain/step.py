@@ -134,7 +134,7 @@ def _count(differences):
 
 def _tape_table(tape):
     """The tape with what each entry saved, and whose parameters it used."""
-    lines, network, rows = [("#", "operation", "inputs", "output", "bytes", "saved")], None, tape.rows()
+    lines, network, rows = [("#", "operation", "inputs", "output", "bytes", "saved")], None, tape.lines()
     for number, (entry, (name, inputs, output, saved)) in enumerate(zip(tape.entries, rows)):
         what = saved_names(entry.op)
         parameters = [x for x in entry.inputs if isinstance(x, Parameter)]

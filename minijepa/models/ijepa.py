@@ -14,7 +14,7 @@ from minijepa.models.encoder import ImageEncoder, without_decay
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
 from minijepa.models.vit import ViTEncoder
-from minijepa.nn import FlatParameters, standardise
+from minijepa.nn import FlatParameters, standardise_rows
 
 LOSSES = {  # the function, and whether it adds up the D dimensions of a row (else it is their mean)
     "l2": (ops.l2_loss, True),
@@ -80,7 +80,7 @@ class IJEPA(ImageEncoder):
             features = self.target_encoder.encode(patches, layout.image_packing, layout.target_rows)
             targets = ops.rows(features, layout.target_features)  # a patch is in as many blocks as cover it
             if self.config.target_norm == "layer_norm":
-                targets = standardise(targets)
+                targets = standardise_rows(targets)
         return targets
 
     def predictions_of(self, patches, layout):

@@ -66,8 +66,9 @@ class Sheet:
         box = (left - width, top - width, left + size + width - 1, top + size + width - 1)
         self.draw.rectangle(box, outline=colour, width=width)
 
-    def outline(self, left, top, visible, colour, width=2):
+    def outline(self, left, top, visible, colour):
         """A line around the ``visible`` pixels, bool (height, width), of a panel, all of it outside of them."""
+        width = 2
         inside = Image.fromarray(np.pad(visible, width).astype(np.uint8) * 255)
         ring = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(2 * width + 1)), inside)
         self.image.paste(colour, (left - width, top - width), ring)
@@ -142,9 +143,9 @@ def enlarged(image, scale):
     return image.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def screen_scale(images, about=96):
-    """How many screen pixels an image pixel gets, so that images (..., S, S) come to ``about`` that size."""
-    return max(1, about // images.shape[-1])
+def screen_scale(images):
+    """How many screen pixels an image pixel gets, so that images (..., S, S) come to about 96."""
+    return max(1, 96 // images.shape[-1])
 
 
 def pixels_of(patches, grid, cell):

@@ -15,7 +15,7 @@ ACROSS = 3  # panels in a row
 PAD = 6  # room around a plot for the line's width and the last value's dot
 
 
-def curves_picture(columns, x, path=None, title="Training", caption="", note="", x_name="epoch"):
+def curves_picture(columns, x, path=None, title="Training", caption=""):
     """A panel for each of `columns` ({name: numbers}) over `x`, with its last value.
 
     Values that are not finite (a metric that is not measured every epoch) are left out; the line goes on to the next.
@@ -24,17 +24,17 @@ def curves_picture(columns, x, path=None, title="Training", caption="", note="",
     """
     x = np.asarray(x, float)
     across = min(ACROSS, max(1, len(columns)))
-    sheet = Sheet(across * PANEL[0], math.ceil(len(columns) / across) * PANEL[1], title, caption, note)
+    sheet = Sheet(across * PANEL[0], math.ceil(len(columns) / across) * PANEL[1], title, caption)
     for i, (name, values) in enumerate(columns.items()):
         values = np.asarray(values, float)
         if values.shape != x.shape or x.ndim != 1:
             raise ShapeError(f"curves_picture: column {name!r} has shape {values.shape}, x has {x.shape}")
         corner = sheet.left + i % across * PANEL[0], sheet.top + i // across * PANEL[1]
-        _panel(sheet, corner, name, values, x, x_name)
+        _panel(sheet, corner, name, values, x)
     return sheet.saved(path)
 
 
-def _panel(sheet, corner, name, values, x, x_name):
+def _panel(sheet, corner, name, values, x):
     left, top, right, bottom = (PLOT[i] + corner[i % 2] for i in range(4))
     sheet.text((left, top - 12), name, 15, INK)
     finite = np.isfinite(values)
@@ -58,7 +58,7 @@ def _panel(sheet, corner, name, values, x, x_name):
         position, _ = place(tick, low)
         sheet.draw.line((round(position), bottom, round(position), bottom + 4), fill=GREY)
         sheet.text((round(position), bottom + 17), f"{tick:g}", 12, GREY, "ms")
-    sheet.text((right, bottom + 33), x_name, 12, GREY, "rs")
+    sheet.text((right, bottom + 33), "epoch", 12, GREY, "rs")
     sheet.text((right, top - 12), _number(values[finite][-1]), 15, BLUE, "rs")
     _line(sheet, (left, top, right, bottom), [place(*p) for p in zip(x[finite].tolist(), values[finite].tolist())])
 

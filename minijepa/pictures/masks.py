@@ -8,29 +8,29 @@ from minijepa.pictures.canvas import BLOCK_COLOURS, INK, Sheet, enlarged, hidden
 
 FADE = 0.8  # how far a patch outside the target block goes towards white
 GAP, WIDE_GAP = 12, 26  # between target blocks; between image, context and target blocks
+SCALE = 4  # screen pixels for a pixel of an image
 HEADING = 28  # height of the line of headings
 
 
-def masks_picture(images, masks, patch_size, path=None, scale=4, note=""):
+def masks_picture(images, masks, patch_size, path=None):
     """A row for each image: the image, the patches of its context, and each of its M target blocks in its place.
 
-    images: uint8 (B, 3, S, S); masks: the `Masks` of these B images; patch_size: in pixels of the image; scale: screen
-    pixels per image pixel. Patches outside the context are flat grey, for the context encoder never sees them; patches
-    outside a target block are faded. Visible patches keep the image's exact colours.
+    images: uint8 (B, 3, S, S); masks: the `Masks` of these images; patch_size: in pixels of the image. Patches outside
+    the context are flat grey, because the context encoder never sees them; patches outside a target block are faded.
+    Visible patches keep the image's exact colours.
 
     Raises DtypeError and ShapeError for images of another kind, and for masks of another number or size of images.
     """
     images = to_numpy(images)
     grid = checked_grid("masks_picture", images, masks, patch_size)
-    height, width = images.shape[2] * scale, images.shape[3] * scale
-    cell, m = patch_size * scale, masks.num_targets
+    height, width = images.shape[2] * SCALE, images.shape[3] * SCALE
+    cell, m = patch_size * SCALE, masks.num_targets
     sheet = Sheet(
         2 * (width + WIDE_GAP) + m * (width + GAP) - GAP,
         HEADING + len(images) * (height + GAP) - GAP,
         "What is seen, and what is to be predicted",
         "The context encoder sees the context alone: grey patches are hidden from it. For each target block the "
         "predictor is told where it is, and must say what the target encoder, which sees all patches, answers there.",
-        note,
     )
     first = sheet.left + 2 * (width + WIDE_GAP)
     lefts = [sheet.left, sheet.left + width + WIDE_GAP, *(first + i * (width + GAP) for i in range(m))]
@@ -41,7 +41,7 @@ def masks_picture(images, masks, patch_size, path=None, scale=4, note=""):
 
     for row, (image, context, blocks) in enumerate(zip(images, masks.context, masks.targets)):
         top = sheet.top + HEADING + row * (height + GAP)
-        pixels = enlarged(image, scale)
+        pixels = enlarged(image, SCALE)
         faded = np.rint(FADE * 255 + (1 - FADE) * pixels).astype(np.uint8)
         sheet.pixels(lefts[0], top, pixels)
         rests = [hidden_patches(grid, cell), *[faded] * m]

@@ -160,9 +160,9 @@ def own_images_picture(names, images, probabilities, colours, classes, neighbour
     return sheet.saved(path)
 
 
-def _bars(sheet, left, top, probabilities, classes, shown=4):
-    """The most likely classes, a bar each."""
-    for i, c in enumerate(np.argsort(-probabilities, kind="stable")[:shown]):
+def _bars(sheet, left, top, probabilities, classes):
+    """The four most likely classes, a bar each."""
+    for i, c in enumerate(np.argsort(-probabilities, kind="stable")[:4]):
         y, colour = top + i * 24, BLUE if i == 0 else GREY
         sheet.text((left + BARS - 132, y + 12), classes[c], LABEL, colour, "rm")
         sheet.draw.rectangle((left + BARS - 124, y + 4, left + BARS - 45, y + 20), fill=HIDDEN)

@@ -45,7 +45,7 @@ class Unread:
         return steps
 
 
-def read_rows(folder, epochs=None):
+def read_metrics(folder, epochs=None):
     """The rows of metrics.csv as dicts of strings, all of them or the first ``epochs``.
 
     Raises ConfigError for a file that is not this program's, lacks rows or holds others.

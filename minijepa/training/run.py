@@ -15,7 +15,7 @@ from minijepa.files import new_folder, open_plain, remove_spares, replaced, shel
 from minijepa.training import checkpoint, provenance
 from minijepa.training.clock import Clock
 from minijepa.training.lock import Lock
-from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_rows
+from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_metrics
 from minijepa.training.trainer import REMEDY
 
 
@@ -80,7 +80,7 @@ class Run:
             t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
             self.saved = t.progress.step
             done = t.progress.step // t.steps_per_epoch
-            self.metrics = read_rows(self.folder, done)
+            self.metrics = read_metrics(self.folder, done)
             self._write_rows()
             if done:  # whatever a kill right behind the checkpoint has left undone
                 draw_curves(self.place, self.metrics)

@@ -20,7 +20,7 @@ from minijepa.evaluation.patches import (
     target_patches,
     unpatchify,
 )
-from minijepa.evaluation.probing import linear_probe, standardise
+from minijepa.evaluation.probing import linear_probe, standardise_features
 from minijepa.models.vit import patchify
 
 NETWORK = dict(
@@ -231,7 +231,7 @@ def test_probabilities_are_those_of_the_fitted_classifier(rng):
     p = probe.probabilities(other)
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_array_equal(p.argmax(axis=1), probe.predictions)
-    train, test = standardise(x[:300], x[300:])
+    train, test = standardise_features(x[:300], x[300:])
     weight, bias, _ = logistic_regression(train, y[:300], 3, probe.l2)
     odds = np.exp(test @ weight.T + bias)
     np.testing.assert_allclose(p, odds / odds.sum(axis=1, keepdims=True), rtol=1e-3)

@@ -97,8 +97,8 @@ def test_masks_picture_lines_between_hidden_patches_are_white():
 
 def test_masks_picture_of_sampled_masks_other_grids_and_sizes(tmp_path):
     masks = MultiBlockMasker((6, 6), num_targets=5).sample(3, np.random.default_rng(0))
-    sheet = masks_picture(images_of(3, size=48), masks, patch_size=8, path=tmp_path / "masks.png", scale=2)
-    assert sheet.width == 28 + 7 * 96 + 2 * 26 + 4 * 12 + 28
+    sheet = masks_picture(images_of(3, size=48), masks, patch_size=8, path=tmp_path / "masks.png")
+    assert sheet.width == 28 + 7 * 192 + 2 * 26 + 4 * 12 + 28
     with Image.open(tmp_path / "masks.png") as saved:
         assert saved.format == "PNG"
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(sheet))
@@ -271,9 +271,9 @@ def all_pictures(classes, note):
     names = ["a.png", "a name that is far too long " * 20, "süßes ✓.png", "d"]
     nothing, tiny, huge, few = [np.nan, np.nan], [-1e-9, 1e-9], [1e3, 1e9], [0.0001, 0.00012]
     return [
-        masks_picture(images, masks, 4, note=note),
+        masks_picture(images, masks, 4),
         confusion_picture(np.diag([0, *range(1000, 999 + c)]), classes, note=note),
-        *(curves_picture(dict.fromkeys(CURVES, values), [1, 200], None, "run", caption, note)
+        *(curves_picture(dict.fromkeys(CURVES, values), [1, 200], None, "run", caption)
           for values in (nothing, tiny, huge, few)),
         curves_picture({"loss": np.arange(300.0)}, np.arange(1, 301)),
         neighbours_picture(images, labels, images, labels, nearest, cosines, classes, None, caption, note),

@@ -15,7 +15,7 @@ from minijepa.errors import CheckpointError, ConfigError
 from minijepa.evaluation.gallery import gallery_of_trainer
 from minijepa.training import clock as clock_module
 from minijepa.training import provenance
-from minijepa.training.metrics import read_rows
+from minijepa.training.metrics import read_metrics
 from minijepa.training.run import Run, read_run
 
 
@@ -51,7 +51,7 @@ def test_a_run_writes_nothing_where_its_folder_was(tmp_path, successor):
     assert contents(tmp_path / ("x" if successor else "y")) == before and x.exists() == successor
     moved = Run(y, tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1))
     moved.resume()
-    assert moved.train(quiet) == 0 and len(read_rows(y)) == 1
+    assert moved.train(quiet) == 0 and len(read_metrics(y)) == 1
 
 
 def test_a_folder_that_is_moved_while_a_file_is_written_keeps_its_successor_whole(tmp_path, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_clock_that_stands_still_does_no_harm(tmp_path, monkeypatch):
     monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: 5.0))
     run = begun(tmp_path / "x")
     assert run.train(quiet) == 0
-    assert read_rows(run.folder)[0]["images_per_s"] == "nan"
+    assert read_metrics(run.folder)[0]["images_per_s"] == "nan"
 
 
 # ------------------------------------------------------------------------------------------------ where it comes from
