@@ -1,4 +1,5 @@
 import csv
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,34 @@ def cifar_folder(tmp_path):
 def overlapping_cifar_folder(tmp_path):
     """5 × 80 training and 40 test images whose classes overlap, as those of real features do."""
     return write_cifar(tmp_path, 80, 40, spread=60)
+
+
+def python_2_pickle(records):
+    """The bytes of a file of CIFAR-10's Python version, operation by operation as Python 2 wrote them."""
+    memo = iter(range(1, 250))
+
+    def text(value):
+        return (b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))) + value
+
+    def number(value):
+        if 0 <= value < 256:
+            return b"K" + bytes([value])
+        return b"M" + struct.pack("<H", value) if 0 <= value < 65536 else b"J" + struct.pack("<i", value)
+
+    def kept(operations):
+        return operations + b"q" + bytes([next(memo)])
+
+    dtype = kept(b"cnumpy\ndtype\n") + text(b"u1") + number(0) + number(1) + kept(b"\x87R")
+    dtype += b"(" + number(3) + text(b"|") + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
+    array = kept(b"cnumpy.core.multiarray\n_reconstruct\n") + kept(b"cnumpy\nndarray\n")
+    array += number(0) + b"\x85" + text(b"b") + kept(b"\x87R") + b"("
+    array += number(1) + number(len(records)) + number(3072) + b"\x86" + dtype + b"\x89"
+    array += text(records[:, 1:].tobytes()) + b"tb"
+    labels = kept(b"]") + b"(" + b"".join(number(int(label)) for label in records[:, 0]) + b"e"
+    names = kept(b"]") + b"(" + b"".join(text(b"a_%d.png" % i) for i in range(len(records))) + b"e"
+    batch = kept(text(b"training batch 1 of 5"))
+    entries = {b"batch_label": batch, b"labels": labels, b"data": array, b"filenames": names}
+    return b"\x80\x02" + kept(b"}") + b"(" + b"".join(kept(text(k)) + v for k, v in entries.items()) + b"u."
 
 
 def finish(folder):

@@ -26,6 +26,8 @@ from minijepa.training.optim import AdamW
 from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
 
+from conftest import python_2_pickle  # isort: skip
+
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
 SMALL = dict(
     encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4, predictor_depth=1,
@@ -119,11 +121,14 @@ def test_checkpoints_with_other_contents(saved, tmp_path):
                 one_line(error)
 
 
-def test_damaged_data_files(tmp_path):
-    folder = tmp_path / "cifar-10-batches-bin"
+@pytest.mark.parametrize(("version", "suffix"), [("bin", ".bin"), ("py", "")])
+def test_damaged_data_files(tmp_path, version, suffix):
+    folder = tmp_path / f"cifar-10-batches-{version}"
     folder.mkdir()
     whole = b"".join(bytes([i]) + bytes(3072) for i in range(4))
-    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    if version == "py":
+        whole = python_2_pickle(np.frombuffer(whole, np.uint8).reshape(4, 3073))
+    names = [*(f"data_batch_{i}{suffix}" for i in range(1, 6)), f"test_batch{suffix}"]
     for name in names:
         (folder / name).write_bytes(whole)
     for number in range(CASES):

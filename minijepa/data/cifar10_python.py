@@ -1,8 +1,8 @@
 """The files of CIFAR-10's Python version, which torchvision leaves in a data folder: read without running a pickle.
 
-Each is a pickled dictionary that Python 2 wrote: ``data``, a NumPy array uint8 (n, 3072), and ``labels``, a list. To
-unpickle is to call what the file names, so the three names that such a file holds are given stand-ins here, which keep
-what they are given, and every other name is refused.
+Each is a pickled dictionary that Python 2 wrote: ``data``, a NumPy array uint8 (n, 3072), and ``labels``, a list.
+Unpickling calls what the file names. So the three names in such a file get stand-ins here, which keep what they are
+given; another name is refused, and so is an operation that such a file has no use for.
 """
 
 import pickle
@@ -32,7 +32,12 @@ class _Dtype:
         pass
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # the one in Python, which has a table of its operations
+    OPERATIONS = (
+        b"\x80}])(.N\x88\x89JKM\x8aTUX"  # protocol, {}, [], (), mark, stop, None, True, False, integers, strings
+        b"easut\x85\x86\x87qrhjcRb"  # into lists, dicts and tuples; into the memo and from it; name, call, set state
+    )
+    dispatch = {operation: pickle._Unpickler.dispatch[operation] for operation in OPERATIONS}
     NAMES = {
         ("numpy.core.multiarray", "_reconstruct"): _Array, ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype,
     }  # fmt: skip

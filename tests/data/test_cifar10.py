@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import socket
-import struct
 import tarfile
 import threading
 import time
@@ -19,6 +18,8 @@ from minijepa.data import cifar10
 from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, unpack_cifar10
 from minijepa.data.pixels import MEAN, STD, denormalise, normalise
 from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
+
+from conftest import python_2_pickle  # isort: skip
 
 
 def record_file(seed, records=2):
@@ -114,27 +115,6 @@ def test_nothing_there(tmp_path):
 # ------------------------------------------------------------------------------------------- what torchvision leaves
 
 
-def python_2_pickle(records):
-    """The bytes of a file of CIFAR-10's Python version, opcode by opcode as Python 2 wrote them."""
-
-    def text(value):
-        return b"T" + struct.pack("<i", len(value)) + value
-
-    def number(value):
-        return b"J" + struct.pack("<i", value)
-
-    labels = b"".join(number(int(label)) for label in records[:, 0])
-    dtype = b"cnumpy\ndtype\n" + text(b"u1") + number(0) + number(1) + b"\x87R(" + number(3) + text(b"|") + b"NNN"
-    dtype += number(-1) + number(-1) + number(0) + b"tb"
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number(0) + b"\x85" + text(b"b") + b"\x87R("
-    array += number(1) + number(len(records)) + number(3072) + b"\x86" + dtype + b"\x89"
-    array += text(records[:, 1:].tobytes()) + b"tb"
-    names = b"(l" + b"".join(text(b"a_%d.png" % i) + b"a" for i in range(len(records)))
-    entries = text(b"batch_label") + text(b"training batch 1 of 5") + text(b"labels") + b"](" + labels + b"e"
-    entries += text(b"data") + array + text(b"filenames") + names
-    return b"\x80\x02}(" + entries + b"u."
-
-
 @pytest.fixture
 def python_folder(tmp_path):
     """The same images as in ``folder``, as torchvision leaves them."""
@@ -177,15 +157,18 @@ class Planted:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (pickle.dumps(Planted()), "mkdir, which CIFAR-10 has no use for"),
-        (pickle.dumps({"labels": [Planted()], "data": 1}, protocol=0), "mkdir, which CIFAR-10 has no use for"),
-        (pickle.dumps({b"labels": [1], b"data": np.zeros((1, 3072), np.uint8)}), "which CIFAR-10 has no use for"),
-        (pickle.dumps({b"labels": [1]}), "data"),
-        (pickle.dumps([1, 2]), "it is not a pickle of CIFAR-10"),
+        (pickle.dumps(Planted(), protocol=2), "mkdir, which CIFAR-10 has no use for"),
+        (pickle.dumps({"labels": [Planted()], "data": 1}, protocol=2), "mkdir, which CIFAR-10 has no use for"),
+        (pickle.dumps({b"labels": [1], b"data": np.zeros((1, 3072), np.uint8)}, protocol=2), "has no use for"),
+        (pickle.dumps({"labels": [1]}, protocol=2), "it is not a pickle of CIFAR-10"),
+        (pickle.dumps(Planted()), "it is not a pickle of CIFAR-10"),  # an operation of a later protocol
+        (pickle.dumps([1, 2], protocol=2), "it is not a pickle of CIFAR-10"),
+        (b"\x80\x05\x96" + bytes([0, 0, 0, 0, 4, 0, 0, 0]) + b".", "it is not a pickle of CIFAR-10 (150)"),  # 16 GB
+        (b"\x80\x02}r\xff\xff\xff\x7fK\x01K\x02s.", "it is not a pickle of CIFAR-10"),  # a memo of two billion
         (b"no pickle", "it is not a pickle of CIFAR-10"),
         (b"", "it is not a pickle of CIFAR-10"),
         (python_2_pickle(np.zeros((2, 3073), np.uint8))[:-100], "it is not a pickle of CIFAR-10"),
-        (python_2_pickle(np.zeros((2, 3073), np.uint8)).replace(b"u1", b"i1"), "its data are not uint8 of images"),
+        (python_2_pickle(np.zeros((2, 3073), np.uint8)).replace(b"\x02u1", b"\x02i1"), "its data are not uint8 of"),
         (python_2_pickle(np.full((2, 3073), 10, np.uint8)), "record 0 has label 10, not 0 to 9"),
         (python_2_pickle(np.zeros((0, 3073), np.uint8)), "is empty"),
     ],
