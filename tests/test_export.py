@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from timm_import import import_timm
+from tiny import NETWORK
 
 import probe
 from minijepa import Config, export, load
@@ -18,10 +19,7 @@ from minijepa.models import IJEPA, Classifier, ImageEncoder
 from minijepa.training import checkpoint, exported
 from minijepa.training.optim import AdamW
 
-SMALL = dict(
-    encoder_embed_dim=16, encoder_depth=2, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
-    predictor_num_heads=2,
-)  # fmt: skip
+SMALL = NETWORK | dict(encoder_depth=2)
 README = Path(__file__).parent.parent / "README.md"
 CLASSES = tuple("plane car bird cat deer dog frog horse ship truck".split())
 

@@ -11,6 +11,7 @@ import random
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import NETWORK
 
 import minijepa.data
 import probe
@@ -29,10 +30,6 @@ from minijepa.training.trainer import Trainer
 from conftest import python_2_pickle  # isort: skip
 
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
-SMALL = dict(
-    encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4, predictor_depth=1,
-    predictor_num_heads=2,
-)  # fmt: skip
 DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}
 JUNK = [
     None, True, -1, 0, 1, 2, 3, 7, 64, 10**6, 10**30, -0.5, 0.3, 1.5, 1e-300, 1e300, float("nan"), float("inf"), "",
@@ -65,7 +62,7 @@ def damaged(data, draw):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """(model, optimizer, the bytes of their checkpoint)"""
-    model = IJEPA(Config(**SMALL))
+    model = IJEPA(Config(**NETWORK))
     optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
     path = tmp_path_factory.mktemp("saved") / "checkpoint.npz"
     checkpoint.save(path, model, optimizer, checkpoint.Progress(3), DATA)
@@ -199,7 +196,7 @@ def test_damaged_pictures(tmp_path):
 @pytest.fixture
 def places(tmp_path, monkeypatch, cifar_folder):
     """The working folder, with a run, data and odd things in it; what is accepted goes no further than its start."""
-    config = Config(**SMALL)
+    config = Config(**NETWORK)
     data = minijepa.data.load_dataset("cifar10", cifar_folder)
     Run(tmp_path / "run", Trainer(config, data)).create({"dataset": "cifar10", "config": config.to_dict()})
     (tmp_path / "empty").mkdir()
@@ -267,7 +264,7 @@ def test_damaged_configs(places, capsys):
 def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch):
     """Refused, or taken up and fit to be drawn."""
     monkeypatch.setattr(metrics, "curves_picture", lambda *args: None)
-    config = Config(**SMALL, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
+    config = Config(**NETWORK, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
     trainer = Trainer(config, minijepa.data.load_dataset("cifar10", cifar_folder))
     run, refused = Run(tmp_path / "run", trainer), 0
     run.create({"dataset": "cifar10", "config": config.to_dict()})

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from devices import DEVICES, counts, no_cublas, prepare
 from strict_device import CUPY_HAS, StrictCupy
+from tiny import DEEPER, noise
 
 from minijepa import Config, Tape, Tensor, WatchingTape, backend, ops
-from minijepa.data import Dataset
 from minijepa.errors import DeviceError, TapeError, TrainingError
 from minijepa.evaluation.features import extract_patches
 from minijepa.evaluation.patches import central_blocks, predicted_blocks, target_patches
@@ -25,10 +25,8 @@ USED = {  # kernels of a training step
     "gelu_forward", "layer_norm_backward", "layer_norm_forward", "loss_backward", "loss_forward", "sum_of_squares",
     "sum_partials",
 }  # fmt: skip
-NETWORK = dict(
-    encoder_embed_dim=16, encoder_depth=2, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=2,
-    predictor_num_heads=2, batch_size=4, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4,
-    target_norm="layer_norm",
+SETTINGS = DEEPER | dict(
+    batch_size=4, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, target_norm="layer_norm",
 )  # fmt: skip
 
 
@@ -132,11 +130,7 @@ def test_gradients_can_be_checked_on_the_device(cupy, capsys):
 
 
 def trainer(device, **changes):
-    draw = np.random.default_rng(0)
-    images, labels = draw.integers(0, 256, (12, 3, 32, 32), np.uint8), draw.integers(0, 10, 12).astype(np.uint8)
-    classes = tuple("abcdefghij")
-    data = Dataset("noise", classes, images, labels, images[:5], labels[:5], (0.5,) * 3, (0.25,) * 3)
-    return Trainer(Config(**NETWORK | changes), data, device)
+    return Trainer(Config(**SETTINGS | changes), noise(12), device)
 
 
 def test_training_steps_give_the_same_on_the_device(bodies):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny import NETWORK
 
 from minijepa import IJEPA, Config, MultiBlockMasker
 from minijepa.data import normalise
@@ -13,12 +14,7 @@ from minijepa.evaluation.probing import content_r2, feature_std, rank_me
 @pytest.fixture
 def model(rng):
     """An untrained network whose target encoder is not its context encoder."""
-    model = IJEPA(
-        Config(
-            encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
-            predictor_num_heads=2,
-        )
-    )  # fmt: skip
+    model = IJEPA(Config(**NETWORK))
     model.target_flat.data += 0.1 * rng.standard_normal(model.target_flat.data.shape)
     return model
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny import NETWORK
 
 from minijepa import IJEPA, Config
 from minijepa.data import MultiBlockMasker, make_shapes, normalise
@@ -23,15 +24,12 @@ from minijepa.evaluation.patches import (
 from minijepa.evaluation.probing import linear_probe, standardise_features
 from minijepa.models.vit import patchify
 
-NETWORK = dict(
-    encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
-    predictor_num_heads=2, target_norm="layer_norm",
-)  # fmt: skip
+SETTINGS = NETWORK | dict(target_norm="layer_norm")
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = IJEPA(Config(**NETWORK), seed=3)
+    model = IJEPA(Config(**SETTINGS), seed=3)
     draw = np.random.default_rng(0)
     model.target_flat.data += 0.1 * draw.standard_normal(model.target_flat.data.shape, np.float32)
     return model

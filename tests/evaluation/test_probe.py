@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import NETWORK
 
 import probe
 import train
@@ -16,10 +17,7 @@ from minijepa.evaluation import evaluate, probing
 from minijepa.evaluation.features import extract_features
 from minijepa.training.trainer import Trainer
 
-NETWORK = dict(
-    encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
-    predictor_num_heads=2, batch_size=100, epochs=2, warmup_epochs=0, val_size=20,
-)  # fmt: skip
+SETTINGS = NETWORK | dict(batch_size=100, epochs=2, warmup_epochs=0, val_size=20)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +34,7 @@ def fewer_pixels(monkeypatch):
 @pytest.fixture
 def run(overlapping_cifar_folder, tmp_path, capsys):
     folder = tmp_path / "run"
-    settings = [f"--set={key}={value}" for key, value in NETWORK.items()]
+    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
     assert train.main(["--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--run-dir={folder}", *settings]) == 0
     capsys.readouterr()
     return folder
@@ -77,7 +75,7 @@ def test_a_validation_probe_uses_the_images_that_were_held_back(run, overlapping
 
 
 def test_a_validation_probe_learns_from_the_images_that_the_run_was_trained_on(overlapping_cifar_folder):
-    data, config = load_dataset("cifar10", overlapping_cifar_folder), Config(**NETWORK, max_train_images=300)
+    data, config = load_dataset("cifar10", overlapping_cifar_folder), Config(**SETTINGS, max_train_images=300)
     trainer = Trainer(config, data)
     images, labels, val_images, val_labels = evaluate.labelled_images(config, data, "val")
     np.testing.assert_array_equal(images, trainer.images)
@@ -149,7 +147,7 @@ def test_bad_input_is_one_line_with_status_2(run, overlapping_cifar_folder, caps
 
 
 def test_a_validation_probe_of_a_run_without_held_back_images(overlapping_cifar_folder, tmp_path, capsys):
-    settings = {**NETWORK, "val_size": 0, "epochs": 1}
+    settings = {**SETTINGS, "val_size": 0, "epochs": 1}
     args = [f"--data-dir={overlapping_cifar_folder}", f"--run-dir={tmp_path / 'run'}", "--device=cpu"]
     assert train.main(args + [f"--set={key}={value}" for key, value in settings.items()]) == 0
     status, _, err = probe_cli(

@@ -18,19 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, assert_same_run, finish, write_cifar
+from tiny import DEEPER, noise
 
 import train
 from minijepa import Config, Function, cli
-from minijepa.data import Dataset
 from minijepa.training import checkpoint
 from minijepa.training.metrics import COLUMNS
 from minijepa.training.trainer import Trainer
 
 LOSSES = ROOT / "tests" / "reference" / "losses.json"
-NETWORK = dict(
-    encoder_embed_dim=16, encoder_depth=2, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=2,
-    predictor_num_heads=2,
-)  # fmt: skip
 KILLS = int(os.environ.get("MINIJEPA_KILLS", "12"))  # a longer campaign: MINIJEPA_KILLS=500
 STEPS = int(os.environ.get("MINIJEPA_STEPS", "120"))  # MINIJEPA_STEPS=2000 for more
 
@@ -99,7 +95,7 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path):
     Every third kill comes at a random time, the others before a random one of the calls that change files.
     """
     data = write_cifar(tmp_path, 8, 20, spread=30)
-    settings = NETWORK | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
+    settings = DEEPER | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
     def arguments(folder):
         changes = [f"--set={key}={value}" for key, value in settings.items()]
@@ -139,7 +135,7 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path):
 
 @pytest.fixture
 def arguments(cifar_folder, tmp_path):
-    settings = NETWORK | dict(batch_size=20, epochs=2, warmup_epochs=1, knn_every=0)
+    settings = DEEPER | dict(batch_size=20, epochs=2, warmup_epochs=1, knn_every=0)
     changes = [f"--set={key}={value}" for key, value in settings.items()]
     return ["--device=cpu", "--threads=1", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'run'}", *changes]
 
@@ -203,14 +199,11 @@ def resident_bytes():
 
 def tiny_trainer(**changes):
     """On noise, in float64: data, masks, augmentation, network, AdamW, EMA and schedules."""
-    draw = np.random.default_rng(0)
-    images, labels = draw.integers(0, 256, (60, 3, 32, 32), np.uint8), draw.integers(0, 10, 60).astype(np.uint8)
-    data = Dataset("noise", tuple("abcdefghij"), images, labels, images[:5], labels[:5], (0.5,) * 3, (0.25,) * 3)
-    settings = NETWORK | dict(
+    settings = DEEPER | dict(
         batch_size=20, epochs=8, warmup_epochs=1, augment_flip=True, augment_crop=4,
         target_norm="layer_norm", ema_momentum_start=0.9,
     )  # fmt: skip
-    return Trainer(Config(**(settings | changes)), data, dtype=np.float64)
+    return Trainer(Config(**(settings | changes)), noise(60), dtype=np.float64)
 
 
 def first_losses(steps=20):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import NETWORK
 
 import train
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, backend, data
@@ -34,10 +35,6 @@ from minijepa.training.trainer import Trainer
 
 from conftest import ROOT, assert_same_run, finish, write_cifar  # isort: skip
 
-NETWORK = dict(
-    encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
-    predictor_num_heads=2,
-)  # fmt: skip
 SETTINGS = NETWORK | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
 
