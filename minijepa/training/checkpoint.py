@@ -113,6 +113,8 @@ def _arrays(path):
             raise ValueError("parts are not stored as they are")
         if damaged := file.zip.testzip():  # reads every part to its end, and compares its CRC-32
             raise ValueError(f"{damaged} is damaged")
+        if len({*file.files}) < len(parts):
+            raise ValueError("a part is there twice")
         return dict(file)
 
 

@@ -373,6 +373,13 @@ def test_a_compressed_part_is_refused_before_it_is_unpacked(saved):
     tracemalloc.stop()
 
 
+def test_a_part_that_is_there_twice_is_refused(saved):
+    with zipfile.ZipFile(saved[0], "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("model/predictor.mask_token.npy", file.read("model/predictor.mask_token.npy"))
+    with pytest.raises(CheckpointError, match="a part is there twice"):
+        load(saved[0])
+
+
 def test_no_larger_network_is_made_than_the_file_has_numbers_for(saved, monkeypatch):
     path, model, _ = saved
     monkeypatch.setattr(checkpoint, "IJEPA", None)  # calling it would fail
