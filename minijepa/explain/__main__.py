@@ -1,6 +1,7 @@
 """python -m minijepa.explain OP: an operation's formula, its derivation, its code, and a live check of its gradient.
 
-``--step`` tells a whole training step; without OP, the operations are listed.
+``--step`` tells a whole training step; without OP, the operations are listed. ``--html FILE`` writes a page instead, on
+which the tape of a tiny network is walked forward and backward.
 """
 
 import argparse
@@ -8,9 +9,10 @@ import sys
 import textwrap
 
 from minijepa import ops
-from minijepa.cli import docstring, exit_status, tell
+from minijepa.cli import docstring, exit_status, parse, path, tell
 from minijepa.explain.columns import fit_text, terminal_columns
 from minijepa.explain.operation import formula_and_code, input_names, live_check, page_of
+from minijepa.explain.page import write_page
 from minijepa.explain.step import told_step
 from minijepa.gradcheck.cases import CASES, cases_of
 
@@ -28,8 +30,21 @@ def main(argv=None):
     what = parser.add_mutually_exclusive_group()
     what.add_argument("op", nargs="?", metavar="OP", help="the operation to explain (default: list them all)")
     what.add_argument("--step", action="store_true", help="tell one training step of a tiny I-JEPA, in order")
-    args = parser.parse_args(argv)
-    return exit_status("explain", tell_step if args.step else lambda: explain(args.op))
+    walked = "write a page for a browser that walks the tape; replaces only such a page"
+    parser.add_argument("--html", type=path, metavar="FILE", help=walked)
+    args = parse(parser, argv)
+    if args.html is None:
+        return exit_status("explain", tell_step if args.step else lambda: explain(args.op))
+    if not (args.op or args.step):
+        parser.error("--html takes an operation, or --step")
+    return exit_status("explain", lambda: tell_page(args.html, args.op))
+
+
+def tell_page(file, op):
+    """Write the page of an operation, or of a training step (None); the exit status."""
+    text, passed = write_page(file, op)
+    tell(text)
+    return 0 if passed else 1
 
 
 def tell_step():
@@ -64,9 +79,10 @@ def table_of_ops():
     return "\n".join([
         *lines, "",
         "python -m minijepa.explain OP shows derivation, code and a live check; --step",
-        "tells a training step. docs/backward/ derives each operation step by step;",
-        "docs/own_op.md shows how to add one. python -m minijepa.exercise has you write",
-        "backward passes yourself, and judges them.",
+        "tells a training step; either with --html FILE is a page for the browser.",
+        "docs/backward/ derives each operation step by step; docs/own_op.md shows how to",
+        "add one. python -m minijepa.exercise has you write backward passes yourself, and",
+        "judges them.",
     ])  # fmt: skip
 
 

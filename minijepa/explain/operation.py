@@ -4,6 +4,7 @@ Nothing is stored twice: the text is the docstrings, the code is the code, and t
 ``minijepa/gradcheck/cases.py``. So whoever changes an operation sees the change here.
 """
 
+import dis
 import inspect
 import textwrap
 from pathlib import Path
@@ -83,7 +84,8 @@ def helpers_of(function):
 
 def _names_in(code):
     """The global names that a piece of code uses, those inside of its generator expressions too."""
-    return [*code.co_names, *(name for c in code.co_consts if inspect.iscode(c) for name in _names_in(c))]
+    names = [i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"]
+    return names + [name for c in code.co_consts if inspect.iscode(c) for name in _names_in(c)]
 
 
 def live_check(case, names, width):

@@ -29,12 +29,18 @@ IMAGES = 2
 COLUMNS = 80  # also where the terminal is wider: docs/backward/step.md quotes it
 
 
-def told_step():
-    """(text, passed): the whole story, and whether its gradients are those of finite differences."""
+def tiny_step():
+    """(model, images, masks): what a step of the tiny network takes."""
     config = Config(**TINY)
     model = IJEPA(config, seed=0, dtype=np.float64)
     images = model.normalise(make_shapes(IMAGES)[0])
-    masks = MultiBlockMasker.of(config).sample(IMAGES, rng(0, "masks"))
+    return model, images, MultiBlockMasker.of(config).sample(IMAGES, rng(0, "masks"))
+
+
+def told_step():
+    """(text, passed): the whole story, and whether its gradients are those of finite differences."""
+    model, images, masks = tiny_step()
+    config = model.config
     story = [_batch(config, masks)]
 
     targets = model.targets(images, masks)
