@@ -11,7 +11,7 @@ PROGRAMS = {
 }
 MODULES = {
     "gradcheck [OP ...]": "backward passes against finite differences",
-    "explain [OP | --step]": "an operation's derivation and code, or a whole step; --html FILE for a browser",
+    "explain [OP | --step]": "an operation's derivation and code, or a step; --html FILE: a page",
     "exercise [OP]": "backward passes to write yourself, with a judge",
     "export RUN FILE": "the encoder alone, for timm and others",
 }

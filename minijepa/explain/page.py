@@ -55,7 +55,7 @@ def recorded(network):
     """(data, passed): all that the page shows, for JSON, and whether analytic and numeric gradients agree."""
     with RecordingTape() as tape:
         loss = network.forward()
-    rows, graph = tape.rows(), _Graph(network, tape)
+    lines, graph = tape.lines(), _Graph(network, tape)
     tape.backward(loss)
     walk = [graph.visit(visit) for visit in tape.walk]
     numeric, worst = graph.numeric(tape.totals, every=network.used_twice is not None)
@@ -64,8 +64,8 @@ def recorded(network):
         "program": network.program,
         "values": graph.values,
         "entries": [
-            dict(entry, group=group, saved=saved_names(e.op), bytes=row[3])
-            for entry, group, e, row in zip(graph.entries, tape.modules, tape.recorded, rows)
+            dict(entry, group=group, saved=saved_names(e.op), bytes=line[3])
+            for entry, group, e, line in zip(graph.entries, tape.modules, tape.recorded, lines)
         ],
         "walk": walk,
         "numeric": numeric,
