@@ -24,6 +24,7 @@ from minijepa.gradcheck.check import TOLERANCE, gradient_error
 
 MARK = '<meta name="generator" content="minijepa.explain">'  # files with it may be overwritten
 DOC_WIDTH = 84
+NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # of numbers that JSON does not have, for JavaScript
 
 
 def write_page(file, op=None):
@@ -109,7 +110,7 @@ class _Graph:
         key = array.tobytes()
         if key not in self._known:
             self._known[key] = len(self.arrays)
-            self.arrays.append([x if np.isfinite(x) else str(x) for x in array.reshape(-1).tolist()])
+            self.arrays.append([x if np.isfinite(x) else NAMES[str(x)] for x in array.reshape(-1).tolist()])
         return [list(array.shape), self._known[key]]
 
     def visit(self, visit):

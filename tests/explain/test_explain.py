@@ -229,12 +229,13 @@ def test_without_docstrings_each_command_works_or_is_one_line(tmp_path):
     code = """if True:
         from minijepa.exercise.__main__ import main as exercise
         from minijepa.explain.__main__ import main as explain
-        refused = [explain([]), explain(["gelu"]), exercise(["gelu", "--solution"])]
+        refused = [explain([]), explain(["gelu"]), explain(["gelu", "--html", "page.html"])]
+        refused.append(exercise(["gelu", "--solution"]))
         print(refused, [explain(["--step"]), exercise([]), exercise(["gelu", "--hint"])])
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-OO", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("[2, 2, 2] [0, 0, 0]\n")
+    assert done.stdout.endswith("[2, 2, 2, 2] [0, 0, 0]\n")
     words = "python -OO leaves out the docstrings, which this command shows: run it without -OO\n"
-    assert done.stderr == f"explain: {words}explain: {words}exercise: {words}"
+    assert done.stderr == 3 * f"explain: {words}" + f"exercise: {words}"
