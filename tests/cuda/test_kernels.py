@@ -15,6 +15,7 @@ from strict_device import StrictCupy
 from minijepa import Tape, Tensor, backend, ops
 from minijepa.errors import DtypeError
 from minijepa.kernels import launcher, launches
+from minijepa.ops.gelu import Gelu
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
 
@@ -262,7 +263,27 @@ def test_ema_with_momentum_1_changes_nothing():
     np.testing.assert_array_equal(backend.to_numpy(target), draw(100))
 
 
-# ----------------------------------------------------------------------------------------------- who is served, and how
+# ----------------------------------------------------------------------------------------- which body runs, and on what
+
+
+def test_the_tape_remembers_which_body_ran(monkeypatch):
+    x = Tensor(backend.cupy.asarray(draw(4, 8)), requires_grad=True)
+    for fused in (True, False):
+        monkeypatch.setattr(launcher, "enabled", fused)
+        with Tape() as tape:
+            y = ops.gelu(x)
+        (entry,) = tape.entries
+        assert entry.op is Gelu and entry.body is (Gelu.twin if fused else Gelu) and "gelu" in str(tape)
+        monkeypatch.setattr(launcher, "enabled", not fused)  # between forward and backward: nothing changes hands
+        tape.backward(y, backend.cupy.asarray(draw(4, 8, seed=1)))
+    assert emulator.launches == ["gelu_forward"]  # without a bias, backward is one product
+
+
+def test_a_subclass_does_not_inherit_the_twin_of_other_formulas():
+    class Mine(Gelu):
+        pass
+
+    assert Gelu.twin is not None and Mine.twin is None
 
 
 def test_what_the_kernels_do_not_serve_goes_to_the_reference(monkeypatch):
