@@ -28,7 +28,7 @@ evaluation.features evaluation.checks evaluation.logistic evaluation.neighbours 
 evaluation.monitors
 pictures
 training.metrics training.trainer training.clock training.run
-evaluation.evaluate evaluation.patches evaluation.gallery
+evaluation.verdict evaluation.kept evaluation.evaluate evaluation.patches evaluation.gallery
 export explain
 exercise
 """.split()

@@ -112,9 +112,9 @@ def test_the_fitted_classifier_is_the_probes(overlapping_cifar_folder, run, tmp_
 
 
 def test_an_exported_encoder_is_probed_like_its_run(overlapping_cifar_folder, run, tmp_path, capsys, monkeypatch):
-    def narrow(train_x, train_y, test_x, *rest):
+    def narrow(train_x, train_y, test_x, *rest, **options):
         step = 256 if train_x.shape[1] == 3072 else 1  # raw pixels take long, and 12 of them are as good here
-        return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], *rest)
+        return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], *rest, **options)
 
     monkeypatch.setattr(evaluate, "linear_probe", narrow)
     with_classifier(run, tmp_path / "small.npz")

@@ -13,14 +13,18 @@ from minijepa.backend.threads import worker_threads
 from minijepa.cli import tell
 from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError
-from minijepa.evaluation.features import extract_features
+from minijepa.evaluation import kept
+from minijepa.evaluation.features import extract_features, progress
 from minijepa.evaluation.neighbours import knn_accuracy
-from minijepa.evaluation.probing import linear_probe
+from minijepa.evaluation.probing import L2_GRID, linear_probe
+from minijepa.evaluation.verdict import OURS, PIXELS, UNTRAINED, verdict
 from minijepa.files import replaced
 from minijepa.models import IJEPA, Classifier
 from minijepa.pictures import confusion_picture
 from minijepa.pictures.canvas import LABEL, shortened
 from minijepa.training import checkpoint
+
+QUICK = 10  # --quick: one image in so many
 
 
 def labelled_images(config, dataset, split):
@@ -59,20 +63,34 @@ class ProbedEncoder:
 
     @cached_property
     def features(self):
-        return extract_features(self.model, self.train, self.encoder, self.threads)
+        return self.features_of(self.model, self.train, OURS)
 
     @cached_property
     def test_features(self):
-        return extract_features(self.model, self.test, self.encoder, self.threads)
+        return self.features_of(self.model, self.test, OURS)
+
+    def features_of(self, model, images, told):
+        return extract_features(model, images, self.encoder, self.threads, f"{told}, {len(images):,} images")
 
     @cached_property
     def probe(self):
-        return linear_probe(self.features, self.train_y, self.test_features, self.test_y, len(self.classes))
+        return self.probe_of(self.features, self.test_features, OURS)
+
+    def probe_of(self, features, test_features, told):
+        with progress(len(L2_GRID) + 1, f"{told}, linear probe", "fit") as bar:
+            arrays = features, self.train_y, test_features, self.test_y
+            return linear_probe(*arrays, len(self.classes), done=bar.update)
 
     @cached_property
     def classifier(self):
-        """The one that came with the encoder, or the linear probe's."""
-        return self.model.classifier or Classifier(self.probe.weight, self.probe.bias, self.classes)
+        """The one that came with the encoder, the one that lies beside the checkpoint, or the linear probe's."""
+        return self.model.classifier or kept.kept_classifier(self) or self.fitted_classifier()
+
+    def fitted_classifier(self):
+        """The linear probe's, which is kept beside the checkpoint."""
+        classifier = Classifier(self.probe.weight, self.probe.bias, self.classes)
+        kept.keep_classifier(self, classifier)
+        return classifier
 
     @property
     def folder(self):
@@ -100,13 +118,17 @@ def opened(path, device="cpu", encoder="target"):
     return file, about, model
 
 
-def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target"):
-    """(ProbedEncoder, what its checkpoint says about itself, the run's own training images)."""
+def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", quick=False):
+    """(ProbedEncoder, what its checkpoint says about itself, the run's own training images).
+
+    ``quick``: one image in ten, of those to learn from and of those to be asked about.
+    """
     threads = worker_threads(threads)
     file, about, model = opened(path, device, encoder)
     dataset = load_dataset(about["dataset"], data_dir, download=False)
-    images = labelled_images(model.config, dataset, split)
+    images = [x[:: QUICK if quick else 1] for x in labelled_images(model.config, dataset, split)]
     suffix = suffix_of(file, about) + ("" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}")
+    suffix += "-quick" if quick else ""
     probed = ProbedEncoder(model, dataset.classes, *images, split, about["step"], file, encoder, threads, suffix)
     return probed, about, training_images(model.config, dataset)[0]
 
@@ -121,34 +143,28 @@ def suffix_of(file, about):
 def evaluate(probed, about, say=tell):
     """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
     started = time.perf_counter()
-    s, model = probed, probed.model
+    s = probed
     if about.get("provenance"):
         say(about["provenance"])
     say(f"{s.file}, step {s.step}: {s.encoder} encoder, {len(s.train):,} training and {len(s.test):,} {s.kind} images")
-
-    untrained = IJEPA(model.config, model.config.seed, model.device)
-    untrained.mean, untrained.std = model.mean, model.std
-    baselines = {
-        "random-init encoder": lambda x: extract_features(untrained, x, s.encoder, s.threads),
-        "raw pixels": lambda x: x.reshape(len(x), -1).astype(np.float32) / 255.0,
-    }
-    results = {}
     say(f"{'':20}  linear probe   kNN (k=20)")
-    for name in ("I-JEPA features", *baselines):
-        if name in baselines:
-            features, test_features = baselines[name](s.train), baselines[name](s.test)
-            probe = linear_probe(features, s.train_y, test_features, s.test_y, len(s.classes))
+    results = {OURS: _summary(s.probe, _knn(s, s.features, s.test_features))}
+    say(_line(OURS, results[OURS]))
+    s.fitted_classifier()
+    for name, features, key in _baselines(s):
+        row = kept.read_baselines(s).get(key)
+        if row is None:
+            row = _measured(s, name, features)
+            kept.keep_baseline(s, key, name, row)
+            say(_line(name, row))
         else:
-            features, test_features, probe = s.features, s.test_features, s.probe
-        knn = knn_accuracy(features, s.train_y, test_features, s.test_y, len(s.classes))
-        results[name] = probe, knn
-        say(f"{name:20}  {100 * probe.accuracy:11.2f}%  {100 * knn:10.2f}%{_remarks(probe)}")
-
+            say(f"{_line(name, row)}   (as computed before, in {kept.BASELINES})")
+        results[name] = {field: row[field] for field in results[OURS]}
     report = {
         "checkpoint": str(s.file), "step": s.step, "dataset": about["dataset"], "split": s.kind,
-        "encoder": s.encoder, "device": model.device, "seconds": round(time.perf_counter() - started, 1),
-        "training_images": len(s.train), f"{s.kind}_images": len(s.test),
-        "results": {name: _summary(probe, knn) for name, (probe, knn) in results.items()},
+        "encoder": s.encoder, "device": s.model.device, "seconds": round(time.perf_counter() - started, 1),
+        "training_images": len(s.train), f"{s.kind}_images": len(s.test), "results": results,
+        "verdict": verdict({name: row["linear_probe"] for name, row in results.items()}, len(s.test)),
         "classes": list(s.classes), "confusion": s.probe.confusion.tolist(),
     }  # fmt: skip
     out, picture = s.folder / f"probe{s.suffix}.json", s.folder / f"confusion{s.suffix}.png"
@@ -156,15 +172,40 @@ def evaluate(probed, about, say=tell):
         written.write(json.dumps(report, indent=2) + "\n")
     confusion_picture(s.probe.confusion, s.classes, picture, s.note)
     say(f"L2 strength {s.probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")
-    say(f"wrote {out} and {picture}")
+    say(f"wrote {out}, {picture} and {kept.classifier_file(s)}")
+    say(f"verdict: {report['verdict']}")
     return report
 
 
-def _remarks(probe):
-    """What keeps the figure from being trusted, for the end of its line."""
-    text = "" if probe.converged else f"   not converged: gradient norm {probe.gradient_norm:.1e}"
-    if probe.at_edge:
-        text += f"   l2 {probe.l2:g} is the {probe.at_edge} tried: a better one may lie beyond"
+def _baselines(s):
+    """(name, images -> features, key under which its row is kept) of each."""
+    untrained = IJEPA(s.model.config, s.model.config.seed, s.model.device)
+    untrained.mean, untrained.std = s.model.mean, s.model.std
+    yield UNTRAINED, lambda x: s.features_of(untrained, x, UNTRAINED), kept.key_of(s, UNTRAINED, untrained)
+    yield PIXELS, raw_pixels, kept.key_of(s, PIXELS)
+
+
+def raw_pixels(images):
+    """uint8 (N, 3, S, S) -> float32 (N, 3 S²), from 0 to 1"""
+    return np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)
+
+
+def _measured(s, name, features):
+    train, test = features(s.train), features(s.test)
+    return _summary(s.probe_of(train, test, name), _knn(s, train, test))
+
+
+def _knn(s, train, test):
+    return knn_accuracy(train, s.train_y, test, s.test_y, len(s.classes))
+
+
+def _line(name, row):
+    """A row of the table, with what keeps its figures from being trusted."""
+    text = f"{name:20}  {100 * row['linear_probe']:11.2f}%  {100 * row['knn']:10.2f}%"
+    if not row["converged"]:
+        text += f"   not converged: gradient norm {row['gradient_norm']:.1e}"
+    if row["l2_at_edge"]:
+        text += f"   l2 {row['l2']:g} is the {row['l2_at_edge']} tried: a better one may lie beyond"
     return text
 
 

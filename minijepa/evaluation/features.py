@@ -1,14 +1,31 @@
 """What a frozen encoder answers, image by image and patch by patch."""
 
+import numpy as np
+from tqdm import tqdm
+
 from minijepa.models.chunks import map_images
 
+AT_ONCE = 2048  # images between two movements of the progress bar: whole chunks on every device
 
-def extract_features(model, images, encoder="target", threads=None):
+
+def progress(total, told, unit):
+    """A progress bar that is gone when all is done, and not there where nobody looks."""
+    return tqdm(total=total, desc=told, unit=unit, disable=None, leave=False, dynamic_ncols=True)
+
+
+def extract_features(model, images, encoder="target", threads=None, told=None):
     """Patch features averaged over each image: uint8 images (N, 3, S, S) -> float32 (N, D) on the host.
 
-    ``encoder``: "target" (what the specification evaluates) or "context".
+    ``encoder``: "target" (what the specification evaluates) or "context". ``told``: what a progress bar calls it.
     """
-    return model.features(images, encoder, threads)
+    if told is None:
+        return model.features(images, encoder, threads)
+    features = []
+    with progress(len(images), told, "image") as bar:
+        for start in range(0, len(images), AT_ONCE):
+            features.append(model.features(images[start : start + AT_ONCE], encoder, threads))
+            bar.update(len(features[-1]))
+    return np.concatenate(features)
 
 
 def extract_patches(model, images, encoder="target", threads=None):

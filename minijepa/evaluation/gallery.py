@@ -15,6 +15,7 @@ QUERIES, NEIGHBOURS = 10, 8
 FITTED = 500  # images to whose patches principal components are fitted
 BANK = 2000  # images whose patches a prediction can be made of
 PREDICTED = 8
+OWN_BANK = 5000  # training images among which neighbours of one's own pictures are looked for: a second or two
 
 
 def gallery_of_trainer(run):
@@ -136,10 +137,13 @@ def draw_predictions(probed, path):
 def draw_own(probed, own, path):
     """``own``: OwnPictures of ``read_folder``."""
     features = extract_features(probed.model, own.images, probed.encoder, probed.threads)
-    neighbours = (probed.train, probed.train_y, *centred_neighbours(probed.features, features, 5))
+    bank = probed.train[:OWN_BANK]
+    known = extract_features(probed.model, bank, probed.encoder, probed.threads)
+    neighbours = (bank, probed.train_y[:OWN_BANK], *centred_neighbours(known, features, 5))
     pictures.own_images_picture(
         own.names, own.images, probed.classifier.probabilities(features), patch_colours(probed, own.images)[1],
-        probed.classes, neighbours, path, own_caption(own, "linear probe", NEIGHBOURS_TOLD), probed.note,
+        probed.classes, neighbours, path,
+        own_caption(own, "linear probe", NEIGHBOURS_TOLD.format(len(bank))), probed.note,
     )  # fmt: skip
 
 
@@ -153,7 +157,7 @@ def draw_own_without_data(model, threads, own, path, note):
     )  # fmt: skip
 
 
-NEIGHBOURS_TOLD = "; the nearest training images by cosine similarity, framed in blue where they are of that class"
+NEIGHBOURS_TOLD = "; the nearest of {:,} training images, framed in blue where they are of that class"
 
 
 def own_caption(own, classifier, neighbours=""):

@@ -11,7 +11,6 @@ KEPT = 384  # dimensions in which the nearest of wide rows are looked for
 ROUNDING = 1e-5  # of a cosine
 
 
-
 def knn_accuracy(train_x, train_y, test_x, test_y, num_classes, k=20):
     """Accuracy of a weighted vote of the k nearest training rows by cosine similarity; nothing is fitted.
 

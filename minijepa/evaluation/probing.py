@@ -54,11 +54,12 @@ class ProbeResult:
 # ------------------------------------------------------------------------------------------------- the linear probe
 
 
-def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0):
+def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0, done=lambda: None):
     """Accuracy of a linear classifier on features: train (N, D) and (N,), test (M, D) and (M,) -> ProbeResult.
 
     Features are standardised with the training statistics, the penalty is chosen on a tenth of the training set
-    (:func:`choose_l2`), the classifier is fitted again to all of it, and the test set is classified once.
+    (:func:`choose_l2`), the classifier is fitted again to all of it, and the test set is classified once. ``done`` is
+    called after each of the ``len(L2_GRID) + 1`` fits.
     Raises DataError for features or labels that don't fit together.
     """
     train_x, train_y = checked(train_x, train_y, num_classes, "training")
@@ -67,8 +68,9 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0):
     mean, std = statistics(train_x)
     train_x, test_x = standardise_features(train_x, test_x)
     curvature = Curvature(train_x)
-    l2, sweep, theta = _choose(train_x, train_y, num_classes, curvature, seed=seed)
+    l2, sweep, theta = _choose(train_x, train_y, num_classes, curvature, seed=seed, done=done)
     theta, info = fit(train_x, train_y, num_classes, l2, curvature, theta)
+    done()
     weight, bias = theta[:, :-1], theta[:, -1]
     predictions = _classify(test_x, weight, bias)
     confusion = np.zeros((num_classes, num_classes), np.int64)
@@ -124,7 +126,7 @@ def choose_l2(x, y, num_classes, grid=L2_GRID, val_fraction=0.1, seed=0):
     return _choose(x, y, num_classes, Curvature(x), grid, val_fraction, seed)[:2]
 
 
-def _choose(x, y, num_classes, curvature, grid=L2_GRID, val_fraction=0.1, seed=0):
+def _choose(x, y, num_classes, curvature, grid=L2_GRID, val_fraction=0.1, seed=0, done=lambda: None):
     """:func:`choose_l2`, and the classifier of the best penalty, (C, D+1).
 
     The curvature of all rows does for the part that is fitted: it decides how fast the solution is found, not which.
@@ -136,6 +138,7 @@ def _choose(x, y, num_classes, curvature, grid=L2_GRID, val_fraction=0.1, seed=0
         theta, _ = fit(train_x, train_y, num_classes, l2, curvature, theta, tolerance=None)
         predictions = _classify(val_x, theta[:, :-1], theta[:, -1])
         rows.append((float(l2), float(np.mean(predictions == val_y)), theta))
+        done()
     best, _, theta = max(rows, key=lambda row: row[1])  # max keeps the first of equals
     return best, [row[:2] for row in rows], theta
 

@@ -1,6 +1,7 @@
 """probe.py: what it prints, writes and refuses."""
 
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -13,9 +14,12 @@ import train
 from minijepa import IJEPA, Config, load
 from minijepa.data import folder, load_dataset, normalise, read_folder
 from minijepa.errors import DataError
-from minijepa.evaluation import evaluate, probing
+from minijepa.evaluation import evaluate, kept, probing
 from minijepa.evaluation.features import extract_features
+from minijepa.evaluation.verdict import verdict
 from minijepa.training.trainer import Trainer
+
+from conftest import write_cifar  # isort: skip
 
 SETTINGS = NETWORK | dict(batch_size=100, epochs=2, warmup_epochs=0, val_size=20)
 
@@ -24,20 +28,27 @@ SETTINGS = NETWORK | dict(batch_size=100, epochs=2, warmup_epochs=0, val_size=20
 def fewer_pixels(monkeypatch):
     """A probe of 3,072 raw pixels inverts a matrix of that size for each strength; 12 of them tell the tests enough."""
 
-    def narrow(train_x, train_y, test_x, test_y, classes):
+    def narrow(train_x, train_y, test_x, test_y, classes, **options):
         step = 256 if train_x.shape[1] == 3072 else 1
-        return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], test_y, classes)
+        return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], test_y, classes, **options)
 
     monkeypatch.setattr(evaluate, "linear_probe", narrow)
 
 
-@pytest.fixture
-def run(overlapping_cifar_folder, tmp_path, capsys):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on the images of ``overlapping_cifar_folder``."""
+    place = tmp_path_factory.mktemp("trained")
+    data = write_cifar(place, 80, 40, spread=60)
     settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
-    assert train.main(["--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--run-dir={folder}", *settings]) == 0
+    assert train.main(["--device=cpu", f"--data-dir={data}", f"--run-dir={place / 'run'}", *settings]) == 0
+    return place / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path, capsys):
     capsys.readouterr()
-    return folder
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def probe_cli(capsys, *args):
@@ -90,9 +101,9 @@ def test_features_are_of_the_encoder_asked_for_and_the_baseline_of_the_one_that_
 ):
     probed = []
 
-    def record(train_x, train_y, test_x, test_y, classes):
+    def record(train_x, train_y, test_x, test_y, classes, **options):
         probed.append((train_x, test_x))
-        return probing.linear_probe(train_x[:, :1], train_y, test_x[:, :1], test_y, classes)
+        return probing.linear_probe(train_x[:, :1], train_y, test_x[:, :1], test_y, classes, **options)
 
     monkeypatch.setattr(evaluate, "linear_probe", record)
     args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--encoder={encoder}")
@@ -101,6 +112,103 @@ def test_features_are_of_the_encoder_asked_for_and_the_baseline_of_the_one_that_
     for (train_x, test_x), network in zip(probed, (model, IJEPA(model.config, model.config.seed))):
         np.testing.assert_array_equal(train_x, extract_features(network, data.train_images, encoder))
         np.testing.assert_array_equal(test_x, extract_features(network, data.test_images, encoder))
+
+
+def counted_fits(monkeypatch):
+    """A list that gets the shape of the features of each linear probe."""
+    fits, probe_of = [], evaluate.linear_probe
+
+    def count(x, *args, **options):
+        fits.append(x.shape)
+        return probe_of(x, *args, **options)
+
+    monkeypatch.setattr(evaluate, "linear_probe", count)
+    return fits
+
+
+def test_what_training_does_not_change_is_computed_once(run, overlapping_cifar_folder, capsys, monkeypatch):
+    fits = counted_fits(monkeypatch)
+    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
+    _, out, _ = probe_cli(capsys, *args)
+    first = json.loads((run / "probe.json").read_text())
+    assert [width for _, width in fits] == [16, 16, 3072] and "as computed before" not in out
+    _, out, _ = probe_cli(capsys, *args)
+    again = json.loads((run / "probe.json").read_text())
+    assert len(fits) == 4 and out.count("(as computed before, in baselines.json)") == 2
+    assert again["results"] == first["results"]
+    probe_cli(capsys, *args, "--encoder=context")
+    assert len(fits) == 5  # both encoders begin with the same weights
+    probe_cli(capsys, *args, "--split=val")
+    assert len(fits) == 8  # other images: everything anew
+    (run.parent / "baselines.json").write_text("[1, {")
+    probe_cli(capsys, *args)
+    assert len(fits) == 11
+    monkeypatch.setattr(kept, "sources", lambda: "another program")
+    probe_cli(capsys, *args)
+    assert len(fits) == 14
+    rows = json.loads((run.parent / "baselines.json").read_text())
+    assert {row["sources"] for row in rows.values()} == {"another program"}  # the others are of no use any more
+
+
+@pytest.mark.parametrize("change", ["image", "label", "weight", "mean", "numpy", "device", "split"])
+def test_a_key_depends_on_all_that_a_figure_depends_on(run, overlapping_cifar_folder, monkeypatch, change):
+    probed, *_ = evaluate.probed_run(run, overlapping_cifar_folder)
+    name, model, before = "row", probed.model, kept.key_of(probed, "row", probed.model)
+    assert kept.key_of(probed, name, model) == before != kept.key_of(probed, name)
+    if change == "image":
+        probed.test = probed.test.copy()
+        probed.test[-1, -1, -1, -1] ^= 1
+    elif change == "label":
+        probed.train_y = probed.train_y[::-1].copy()
+    elif change == "split":  # the same rows, cut elsewhere
+        rows = np.concatenate([probed.train, probed.test])
+        probed.train, probed.test = rows[:-1], rows[-1:]
+    elif change == "weight":
+        model.target_encoder.norm.bias.data[0] += 1e-6
+    elif change == "mean":
+        model.mean = (0.5, *model.mean[1:])
+    elif change == "numpy":
+        monkeypatch.setattr(np, "__version__", "9.9")
+    else:
+        model.device = "cuda"
+    assert kept.key_of(probed, name, model) != before
+
+
+def test_a_quick_probe_takes_a_tenth_of_the_images_and_leaves_the_full_results(run, overlapping_cifar_folder, capsys):
+    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
+    assert probe_cli(capsys, *args)[0] == 0
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert probe_cli(capsys, *args, "--quick")[0] == 0
+    report = json.loads((run / "probe-quick.json").read_text())
+    assert (report["training_images"], report["test_images"]) == (40, 4)
+    after = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {"probe-quick.json", "confusion-quick.png", "classifier-quick.npz"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "untrained", "pixels", "count", "words"),
+    [
+        (0.55, 0.424, 0.41, 10000, "12.6 points above the untrained encoder and 14.0 above raw pixels: it has learnt"),
+        (0.38, 0.31, 0.41, 10000, "7.0 points above the untrained encoder, so it has learnt; but raw pixels are 3.0"),
+        (0.41, 0.31, 0.41, 10000, "so it has learnt; but no better than raw pixels (+0.0 points): train longer"),
+        (0.426, 0.424, 0.2, 10000, "no better than the untrained encoder (+0.2 points, where up to 1.4 is chance on"),
+        (0.55, 0.424, 0.41, 40, "no better than the untrained encoder (+12.6 points, where up to 22.2 is chance on 40"),
+        (0.1, 0.424, 0.41, 10000, "32.4 points below the untrained encoder: training made the features worse"),
+        (1.0, 0.0, 0.0, 1, "100.0 points above the untrained encoder"),
+    ],
+)
+def test_a_verdict_in_words(ours, untrained, pixels, count, words):
+    text = verdict({"I-JEPA features": ours, "random-init encoder": untrained, "raw pixels": pixels}, count)
+    assert words in text and "\n" not in text
+
+
+def test_a_probe_ends_with_its_verdict(run, overlapping_cifar_folder, capsys):
+    _, out, _ = probe_cli(capsys, run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
+    report = json.loads((run / "probe.json").read_text())
+    assert out.splitlines()[-1] == f"verdict: {report['verdict']}"
+    rates = {name: row["linear_probe"] for name, row in report["results"].items()}
+    assert report["verdict"] == verdict(rates, 40)
 
 
 def test_a_checkpoint_file_will_do(run, overlapping_cifar_folder, capsys):
@@ -117,7 +225,8 @@ def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, overlap
     after = {file.name: file.read_bytes() for file in run.iterdir()}
     assert {name: after[name] for name in before} == before
     endings = ("-0002", "-0002-val-target")
-    written = {name for end in endings for name in (f"probe{end}.json", f"confusion{end}.png")}
+    kinds = ("probe{}.json", "confusion{}.png", "classifier{}.npz")
+    written = {name.format(end) for end in endings for name in kinds}
     assert after.keys() - before.keys() == written
 
 
@@ -168,8 +277,7 @@ def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(
 ):
     at_the_end = contents(run)
     assert set(at_the_end) == {"masks.png", "curves.png", "neighbours.png", "pca.png", "predictions.png"}
-    fits, narrow = [], evaluate.linear_probe
-    monkeypatch.setattr(evaluate, "linear_probe", lambda *args: fits.append(args[0].shape) or narrow(*args))
+    fits = counted_fits(monkeypatch)
     args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures")
     status, out, _ = probe_cli(capsys, *args, f"--images={own_folder}")
     assert status == 0 and len(fits) == 3  # the features, and two baselines
@@ -219,6 +327,24 @@ def test_own_pictures_alone_need_no_baselines(run, overlapping_cifar_folder, own
     assert not (run / "probe.json").exists()
     with Image.open(run / "own_images.png") as picture:
         assert picture.width > 900 and picture.height > 8 * 140
+
+
+def test_own_pictures_use_the_classifier_of_an_earlier_probe_if_it_is_of_this_encoder(
+    run, overlapping_cifar_folder, own_folder, capsys, monkeypatch
+):
+    fits = counted_fits(monkeypatch)
+    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
+    assert probe_cli(capsys, *args)[0] == 0 and len(fits) == 3
+    for _ in range(2):
+        assert probe_cli(capsys, *args, f"--images={own_folder}")[0] == 0 and len(fits) == 3
+    drawn = (run / "own_images.png").read_bytes()
+    (run / "classifier.npz").write_bytes(b"PK damaged")
+    assert probe_cli(capsys, *args, f"--images={own_folder}")[0] == 0 and len(fits) == 4
+    assert (run / "own_images.png").read_bytes() == drawn
+    assert train.main([f"--data-dir={overlapping_cifar_folder}", f"--run-dir={run}2", "--device=cpu", "--seed=1",
+                       *(f"--set={key}={value}" for key, value in NETWORK.items())]) == 0  # fmt: skip
+    (run / "checkpoint.npz").write_bytes((run.with_name("run2") / "checkpoint.npz").read_bytes())
+    assert probe_cli(capsys, *args, f"--images={own_folder}")[0] == 0 and len(fits) == 5
 
 
 def test_own_pictures_are_read_as_the_network_takes_them(own_folder):
@@ -334,8 +460,8 @@ def test_a_picture_that_breaks_off_is_one_line(tmp_path, name):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8))
     picture.save(tmp_path / name)
     whole = (tmp_path / name).read_bytes()
-    for kept in (len(whole) // 2, len(whole) // 10, 30):
-        (tmp_path / name).write_bytes(whole[:kept])
+    for length in (len(whole) // 2, len(whole) // 10, 30):
+        (tmp_path / name).write_bytes(whole[:length])
         with pytest.raises(DataError, match=rf"no pictures that can be read \(1 tried; {name}: .*\): give a") as error:
             read_folder(tmp_path, 32)
         assert "\n" not in str(error.value)

@@ -1,0 +1,108 @@
+"""What need not be computed twice: the baselines' rows of a probe, and the classifier of a checkpoint.
+
+Each is kept under the SHA-256 of all that it depends on: the images and labels, the network's weights and settings, the
+device, NumPy's version, and the program's own source. So what is read is never of something else, and whatever can't be
+read is computed anew.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from minijepa.backend import to_numpy
+from minijepa.errors import CheckpointError
+from minijepa.files import open_plain, replaced
+from minijepa.models import Classifier
+
+BASELINES = "baselines.json"  # beside the run's folder: runs on the same images share it
+PACKAGE = Path(__file__).parent.parent
+OF_NETWORK = (  # the settings that features depend on, given the weights
+    "image_size patch_size encoder_embed_dim encoder_depth encoder_num_heads mlp_ratio layer_norm_eps".split()
+)
+
+
+@functools.cache
+def sources():
+    """The SHA-256 of the package's source: whoever changes a line of it gets new figures."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return _sha256(*(part for file in files for part in (str(file.relative_to(PACKAGE)).encode(), file.read_bytes())))
+
+
+def _sha256(*parts):
+    """Of bytes and arrays, each with its length or its shape, so that none runs into the next."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str} {part.shape}".encode())
+            part = np.ascontiguousarray(part)
+        else:
+            digest.update(f"{len(part)} ".encode())
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def key_of(probed, name, model=None):
+    """The SHA-256 of what the figure or the classifier ``name`` depends on; ``model``: where it is one of features."""
+    facts = {"name": name, "classes": probed.classes, "sources": sources(), "numpy": np.__version__}
+    arrays = []
+    if model is not None:
+        settings = {field: getattr(model.config, field) for field in OF_NETWORK}
+        facts |= settings | {"mean": list(model.mean), "std": list(model.std), "device": model.device}
+        arrays = [to_numpy(p.data) for _, p in model.network(probed.encoder).named_parameters()]
+    images = probed.train, probed.train_y, probed.test, probed.test_y
+    return _sha256(json.dumps(facts, sort_keys=True).encode(), *arrays, *images)
+
+
+# ------------------------------------------------------------------------------------------------------------ baselines
+
+
+def baselines_file(probed):
+    """baselines.json beside the run's folder, or beside a file that lies in none."""
+    folder = probed.folder.resolve()
+    return (folder.parent if (folder / "config.json").exists() else folder) / BASELINES
+
+
+def read_baselines(probed):
+    """{key: row} of what was kept and is still of this program."""
+    try:
+        with open_plain(baselines_file(probed), encoding="utf-8") as file:
+            rows = json.load(file)
+        return {key: row for key, row in rows.items() if row["sources"] == sources() and 0 <= row["knn"] <= 1}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def keep_baseline(probed, key, name, summary):
+    """Add a row; where that can't be written, it is computed again next time."""
+    row = {"row": name, "sources": sources()} | summary
+    with contextlib.suppress(CheckpointError), replaced(baselines_file(probed), "w") as file:
+        file.write(json.dumps(read_baselines(probed) | {key: row}, indent=1) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- classifiers
+
+
+def classifier_file(probed):
+    return probed.folder / f"classifier{probed.suffix}.npz"
+
+
+def keep_classifier(probed, classifier):
+    """Write classifier.npz beside the checkpoint."""
+    about = {"key": key_of(probed, "classifier", probed.model), "classes": list(classifier.classes)}
+    with replaced(classifier_file(probed)) as file:
+        np.savez(file, about=np.array(json.dumps(about)), weight=classifier.weight, bias=classifier.bias)
+
+
+def kept_classifier(probed):
+    """The Classifier of classifier.npz, if it is that of this encoder and these images; otherwise None."""
+    try:
+        with open_plain(classifier_file(probed), "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            about, weight, bias = json.loads(file["about"].item()), file["weight"], file["bias"]
+        same = about["key"] == key_of(probed, "classifier", probed.model)
+        return Classifier(weight, bias, tuple(about["classes"])) if same else None
+    except Exception:  # whatever zipfile, NumPy and json raise for bytes that are not theirs
+        return None
