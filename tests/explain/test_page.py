@@ -116,6 +116,10 @@ def test_a_wrong_backward_is_written_and_fails(tmp_path, monkeypatch, capsys):
     assert main(["softmax", "--html", str(tmp_path / "page.html")]) == 1
     assert "FAILED" in capsys.readouterr().out
     assert "FAILED" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    monkeypatch.setattr(Softmax, "backward", staticmethod(lambda ctx, dy: (dy * np.nan,)))
+    assert main(["softmax", "--html", str(tmp_path / "page.html")]) == 1
+    assert "difference inf, tolerance 1e-06: FAILED" in capsys.readouterr().out
+    assert '"NaN"' in (tmp_path / "page.html").read_text(encoding="utf-8")
     monkeypatch.setattr(Softmax, "backward", staticmethod(lambda ctx, dy: (dy[..., :1],)))
     assert main(["softmax", "--html", str(tmp_path / "other.html")]) == 1
     assert capsys.readouterr().out.startswith("no page: softmax: backward returned shape (2, 1)")
@@ -150,24 +154,43 @@ def test_where_no_page_can_be_written_one_line_says_so(tmp_path, capsys):
     assert stop.value.code == 2 and not list(tmp_path.iterdir())
 
 
-def played(page):
+@pytest.fixture(scope="module")
+def step_page(tmp_path_factory):
+    page = tmp_path_factory.mktemp("step") / "page.html"
+    assert main(["--step", "--html", str(page)]) == 0
+    return page
+
+
+def test_a_step_shows_every_gradient_and_folds_by_module(step_page):
+    text = step_page.read_text(encoding="utf-8")
+    assert "://" not in text and not re.search(r"<(script|link|img)[^>]* (src|href)=\"(?!data:|\$)", text)  # no network
+    data = json.loads(re.search(r'<script id="tape" type="application/json">(.*)</script>', text)[1])
+    engine, shown = engine_gradients(network_of_step()), gradients_of(data)
+    assert len(engine) > 30 and not any("target_encoder" in name for name in shown)
+    for name, gradient in engine.items():
+        np.testing.assert_array_equal(shown[name], gradient)
+    groups = [entry["group"] for entry in data["entries"]]
+    assert [groups.count(f"{part}blocks.0") for part in ("context_encoder.", "predictor.predictor_")] == [10, 12]
+    assert "".join(groups).endswith("predictor.predictor_proj") and groups[-1] == ""  # the loss is of no module
+
+
+def played(page, profile):
     """Walk a page to its end by the arrow key, in a browser; what it showed."""
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    profile = f"--user-data-dir={page.parent / 'profile'}"
-    command = [BROWSER, *flags, profile, f"{page.as_uri()}#autowalk"]
+    command = [BROWSER, *flags, f"--user-data-dir={profile}", f"{page.as_uri()}#autowalk"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
     return json.loads(html.unescape(re.search(r'<pre id="walked">(.*)</pre>', done.stdout)[1]))
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("op", ["layer_norm", "--step"])
-def test_a_browser_walks_to_the_end_and_shows_the_gradients(op, tmp_path, capsys):
-    page = tmp_path / "page.html"
-    assert main([op, "--html", str(page)]) == 0
-    network = network_of_step() if op == "--step" else network_of(op)
-    told, engine = played(page), engine_gradients(network)
+def test_a_browser_walks_to_the_end_and_shows_the_gradients(op, step_page, tmp_path):
+    page, network, entries = step_page, network_of_step(), 40
+    if op != "--step":
+        page, network, entries = tmp_path / "page.html", network_of(op), 6
+        assert main([op, "--html", str(page)]) == 0
+    told, engine = played(page, tmp_path / "profile"), engine_gradients(network)
     assert told["errors"] == []
-    entries = 40 if op == "--step" else 6
     assert told["position"] == 2 * entries + 1
     assert told["headings"][entries].startswith(f"Forward {entries} of {entries}: ")
     assert told["headings"][-1].startswith(f"Backward {entries} of {entries}: ")
