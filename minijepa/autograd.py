@@ -1,11 +1,11 @@
-"""The engine: the tape that operations are written on, and the walk backwards along it.
+"""The engine: the tape that records operations, and the backward pass along it.
 
 Reverse-mode differentiation in one paragraph. A computation y = fₙ(… f₂(f₁(x))) has, for a scalar loss L, the
-gradients dL/dyᵢ₋₁ = (∂fᵢ/∂yᵢ₋₁)ᵀ dL/dyᵢ. Each operation knows that one transposed product ("backward"); the tape knows
+gradients dL/dyᵢ₋₁ = (∂fᵢ/∂yᵢ₋₁)ᵀ dL/dyᵢ. Each operation knows its own transposed product ("backward"); the tape knows
 the order. Walking the tape from its end to its start, every gradient is complete before it is used, because all uses of
-a value stand behind the entry that made it. A value that was used twice receives the sum of both gradients.
+a value come after the entry that made it. A value that was used twice receives the sum of both gradients.
 
-    with Tape() as tape:            # operations are written down only inside
+    with Tape() as tape:            # operations are recorded only inside
         loss = (x * w).sum()
     tape.backward(loss)             # x.grad and w.grad now hold dL/dx and dL/dw
 
@@ -28,7 +28,7 @@ KEEPS_DTYPE = "Python numbers keep the dtype, NumPy's scalars and arrays of anot
 
 
 def _as_array(value, complaint):
-    """``value``, which an operation returned. NumPy makes scalars of results without axes; they become arrays again."""
+    """What an operation returned, as an array: NumPy turns results without axes into scalars."""
     if type(value) is np.ndarray:
         return value
     if is_array(value) or isinstance(value, np.generic):
@@ -42,8 +42,8 @@ def _as_array(value, complaint):
 class Context:
     """What an operation's forward leaves for its backward.
 
-    ``needs[i]``: whether anybody wants the gradient of input i. ``save(*arrays)`` keeps arrays for ``saved``; anything
-    else (an axis, a shape) is simply set as an attribute. Nothing is kept when the operation is not recorded.
+    ``needs[i]``: whether the gradient of input i is needed. ``save(*arrays)`` keeps arrays for ``saved``; anything
+    else (an axis, a shape) is set as an attribute. Nothing is kept if the operation is not recorded.
     """
 
     def __init__(self, needs):
@@ -75,18 +75,18 @@ class Function:
         y = Square.apply(x)
 
     ``forward(ctx, *arrays, **options)`` returns one array. ``backward(ctx, dy)`` returns a tuple with one slot per
-    input: an array, or None for no gradient. The gradient of a broadcast input may keep the broadcast shape, the engine
-    sums it. Neither may write into an array that it was given, nor ``backward`` into the output; it may return ``dy``
-    itself or a view of it.
+    input: an array, or None for no gradient. The gradient of a broadcast input may keep the broadcast shape; the engine
+    sums it. Neither method may write to its arguments, and ``backward`` must not write to the output; it may return
+    ``dy`` itself or a view of it.
 
-    ``shapes`` is checked at every call, and printed by errors; its grammar is :class:`minijepa.signature.Signature`'s.
+    ``shapes`` is checked at every call and shown in errors; :class:`minijepa.signature.Signature` has its grammar.
     """
 
     shapes = "(*)+ -> (*)"
-    twin = None  # the same operation by CUDA kernels, once minijepa/kernels/ has registered one
+    twin = None  # the same operation as CUDA kernels, if minijepa/kernels/ has registered one
 
     def __new__(cls, *inputs, **options):
-        raise TapeError(f"{cls.__name__} is an operation, of which no objects are made: call {cls.__name__}.apply(...)")
+        raise TapeError(f"{cls.__name__} is an operation and can't be instantiated: call {cls.__name__}.apply(...)")
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -108,7 +108,7 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs, **options):
-        """Run forward on ``inputs`` (tensors, arrays, numbers, or None for an optional one); record it if need be."""
+        """Run forward on ``inputs`` (tensors, arrays, numbers, or None for an optional one); record it if needed."""
         inputs, dtype = as_tensors(cls, inputs)
         arrays = [None if t is None else t.data for t in inputs]
         shapes = tuple([None if a is None else a.shape for a in arrays])
@@ -123,7 +123,7 @@ class Function:
             y = body.forward(ctx, *arrays, **options)
         except MinijepaError:
             raise
-        except (ValueError, IndexError) as error:  # NumPy's word where no signature can tell: reshape, concat, an index
+        except (ValueError, IndexError) as error:  # NumPy's complaint where no signature can tell: reshape, concat
             cls.signature.fail(cls._name, shapes, str(error), cause=error)
         y = _as_array(y, f"{cls._name}: forward must return one array")
         if y.dtype != dtype:
@@ -136,7 +136,7 @@ class Function:
 
 
 def as_tensors(op, inputs):
-    """Inputs as tensors of one dtype on one device, and that dtype. Runs at every call, so it has to be quick."""
+    """Inputs as tensors of one dtype on one device, and that dtype. Runs on every call, so it must be fast."""
     tensors = [x if x is None or isinstance(x, Tensor) else _tensor_beside(x, inputs) for x in inputs]
     arrays = [t.data for t in tensors if t is not None]
     first = arrays[0] if arrays else None
@@ -152,7 +152,7 @@ def _refuse_to_mix(name, arrays):
         found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
         raise DtypeError(f"{name}: its inputs are {found}; convert them to one dtype with array.astype")
     found = ", ".join(f"{device_of(a)} {a.shape}" for a in arrays)
-    raise DeviceError(f"{name}: its inputs live on different devices ({found}); move them with to_device")
+    raise DeviceError(f"{name}: its inputs are on different devices ({found}); move them with to_device")
 
 
 def _tensor_beside(x, inputs):
@@ -168,7 +168,7 @@ def _tensor_beside(x, inputs):
 class Entry:
     """One line of a tape: which operation made which output from which inputs.
 
-    ``body``: whose forward ran and whose backward will: the operation itself or its CUDA twin.
+    ``body``: the class whose forward ran and whose backward will: the operation or its CUDA twin.
     """
 
     __slots__ = ("body", "ctx", "gradient_shapes", "inputs", "op", "output")
@@ -181,14 +181,14 @@ class Entry:
 class _Thread(threading.local):
     def __init__(self):  # runs once in every thread
         self.tape = None
-        self.suspended = []  # by no_tape: a stack, for it may be entered again inside of itself
+        self.suspended = []  # by no_tape: a stack, because no_tape may be nested
 
 
 _thread = _Thread()
 
 
 def current_tape():
-    """The tape that operations of this thread are written on, or None."""
+    """The tape that records this thread's operations, or None."""
     return _thread.tape
 
 
@@ -207,7 +207,7 @@ class Tape:
     """The list of recorded operations, in execution order. Each thread has its own current tape.
 
     ``into``: where the gradients of leaves go. None: into each leaf's ``grad``. A dict {tensor: array}: into these
-    arrays, which is how worker threads keep apart; a leaf that is missing is added. Both accumulate.
+    arrays, so that worker threads share none; missing leaves are added. Both accumulate.
 
     After ``backward``, ``reached`` is the set of leaves that received a gradient.
     """
@@ -242,19 +242,19 @@ class Tape:
             raise TapeError(f"{entry.op.op_name()}: this tape was used up by backward: make a new Tape()")
         raise TapeError(
             f"{entry.op.op_name()}: an input of shape {x.shape} was recorded on another tape; "
-            "compute it inside this one, or use x.detach() if no gradient shall flow through it"
+            "compute it inside this one, or use x.detach() if no gradient should flow through it"
         )
 
     def backward(self, loss, cotangent=None):
         """Add d(loss)/d(leaf) to the gradient of every leaf that the recorded operations used.
 
-        ``loss``: a tensor recorded here. ``cotangent``: the gradient to start from, of loss's shape; 1 for a scalar.
-        The entries, with all that they saved, are freed on the way: a tape serves once. What they saved are the arrays
-        themselves: one that was written into since then (``w.data -= ...`` between two losses of one tape) makes
-        gradients wrong without a word. :class:`minijepa.WatchingTape` notices.
+        ``loss``: a tensor recorded here. ``cotangent``: the gradient to start from, in loss's shape; 1 for a scalar.
+        Entries and what they saved are freed along the way, so a tape can be used only once. They saved the arrays
+        themselves, not copies: writing to one before backward (``w.data -= ...`` between two losses of one tape) gives
+        wrong gradients silently. :class:`minijepa.WatchingTape` detects it.
         """
-        gradients = {id(loss): self._start(loss, cotangent)}  # of values whose entry is still ahead of us
-        made_here = set()  # ids of gradients that are our own arrays, so that we may add to them in place
+        gradients = {id(loss): self._start(loss, cotangent)}  # of values whose entry is still to come
+        made_here = set()  # ids of gradients in arrays of our own, to which we may add in place
         self._used = True
         while self.entries:
             entry = self.entries.pop()
@@ -310,7 +310,7 @@ class Tape:
     def lines(self):
         """(name, shapes of the inputs, shape of the output, bytes saved for backward) of each entry.
 
-        An array that several entries save is counted at the first; one that lives anyway, a leaf's, nowhere.
+        An array that several entries save is counted once, at the first; arrays of leaves are not counted.
         """
         rows = []
         seen = {id(_owner(x.data)) for e in self.entries for x in e.inputs if x is not None and x._mark is None}
@@ -333,7 +333,7 @@ class Tape:
         return tape_html(None if self._used else self.lines())
 
     def __str__(self):
-        """A table, a line an operation: number, name, shapes, bytes saved for backward."""
+        """A table, one line per operation: number, name, shapes, bytes saved for backward."""
         if self._used:
             return "Tape: used up by backward"
         found = self.lines()
@@ -346,16 +346,16 @@ class Tape:
 
 
 def _as_cotangent(cotangent, loss):
-    """``cotangent`` as an array of the loss's dtype. Raises an error for one of another shape or device."""
+    """``cotangent`` as an array of the loss's dtype. Raises an error if its shape or device differs."""
     if cotangent is None:
         raise TapeError(
-            f"backward from a tensor of shape {loss.shape}, which is no scalar, needs a cotangent: "
+            f"backward from a tensor of shape {loss.shape}, which is not a scalar, needs a cotangent: "
             "tape.backward(y, dy) with dy of y's shape, or reduce y with sum() or mean()"
         )
     cotangent = cotangent.data if isinstance(cotangent, Tensor) else cotangent
     if is_array(cotangent) and device_of(cotangent) != device_of(loss.data):
         raise DeviceError(
-            f"backward: the cotangent lives on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
+            f"backward: the cotangent is on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
             f"{device_of(loss.data)}; move it with to_device"
         )
     cotangent = xp_of(loss.data).asarray(as_float_array(cotangent, loss.data), dtype=loss.dtype)
@@ -368,7 +368,7 @@ def _input_gradients(entry, dy):
     """The op's gradients, one for each input, checked and summed over broadcast axes."""
     try:
         gradients = entry.body.backward(entry.ctx, dy)
-    except (ValueError, IndexError) as error:  # NumPy's word on a formula whose shapes don't fit; ctx.saved, unpacked
+    except (ValueError, IndexError) as error:  # NumPy's complaint about shapes that don't fit; unpacking ctx.saved
         _refuse_backward(entry, dy, error)
     if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
         _refuse_slots(entry, gradients)
@@ -398,7 +398,7 @@ def _refuse_slots(entry, gradients):
     found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
     remedy = ": return (dx,), with the comma" if is_array(gradients) and len(entry.inputs) == 1 else ""
     raise ShapeError(
-        f"{entry.op.op_name()}: backward must return a tuple of {len(entry.inputs)}, a slot for each input "
+        f"{entry.op.op_name()}: backward must return a tuple of {len(entry.inputs)}, one slot per input "
         f"{_shapes(entry.inputs)}; got {found}{remedy}"
     )
 
@@ -422,8 +422,8 @@ def _shapes(inputs):
 def unbroadcast(gradient, shape):
     """Sum ``gradient`` over the axes along which an array of ``shape`` was broadcast.
 
-    Broadcasting copies: y[i, j] = x[j] for every i. Each copy contributes to L, so dx[j] = Σᵢ dy[i, j]. Axes that
-    were added in front disappear, axes of length 1 that were stretched are summed and kept.
+    Broadcasting copies: y[i, j] = x[j] for every i. Each copy contributes to L, so dx[j] = Σᵢ dy[i, j]. Axes added in
+    front disappear; axes stretched from length 1 are summed and kept.
     """
     if gradient.shape == shape:
         return gradient
@@ -435,7 +435,7 @@ def unbroadcast(gradient, shape):
 
 
 def _owner(array):
-    """The array that holds the memory which ``array`` looks at."""
+    """The array that owns the memory of ``array``."""
     return array.base if is_array(array.base) else array
 
 

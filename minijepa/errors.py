@@ -1,8 +1,8 @@
-"""The errors that a user can meet.
+"""The errors that a user can see.
 
 Every class derives from :class:`MinijepaError`, whose message is one clear line: what is wrong, where, and what to do.
 The command lines print that line and exit with status 2 (1 if training itself went wrong): see ``minijepa/cli.py``. A
-traceback therefore always means a bug of ours.
+traceback always means a bug in minijepa.
 """
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: what is written gets its name once all of it is on the disk."""
+"""Files and folders that are complete or absent: each gets its name only once all of it is on disk."""
 
 import contextlib
 import errno
@@ -15,16 +15,16 @@ from minijepa.errors import CheckpointError
 
 @contextlib.contextmanager
 def replaced(path, mode="wb", previous=None, **options):
-    """Open a file to write; ``path`` becomes it, whole, when all is written and on the disk, or stays what it was.
+    """Open a file to write; it replaces ``path`` once all of it is on disk, or not at all.
 
-    ``previous``: a name that what stood at ``path`` gets first. At every moment both names are whole files. Raises
+    ``previous``: a name that the old file at ``path`` gets first; at every moment both names are complete files. Raises
     CheckpointError in one line.
     """
     path = Path(path)
     try:
         folder = os.stat(path.parent)
         with _spare(path) as temporary:
-            with open(temporary, mode.replace("w", "x"), **options) as file:  # "x" follows no link that lies there
+            with open(temporary, mode.replace("w", "x"), **options) as file:  # "x" refuses an existing link
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -36,11 +36,11 @@ def replaced(path, mode="wb", previous=None, **options):
         sync(path.parent)
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(f"can't write {path}: {reason}; what stood there is untouched") from None
+        raise CheckpointError(f"can't write {path}: {reason}; what was there is untouched") from None
 
 
 def _keep(path, name):
-    """Have the file ``path`` under ``name`` too, in one step: as a hard link, or a copy where the disk has no links."""
+    """Give the file ``path`` the name ``name`` too, in one step: a hard link, or a copy if the disk has no links."""
     with _spare(name) as spare:
         try:
             os.link(path, spare)
@@ -54,7 +54,7 @@ def _keep(path, name):
 
 @contextlib.contextmanager
 def _spare(path):
-    """A name beside ``path`` that nobody can foresee, for a file on its way there. Nothing stays under it."""
+    """An unpredictable temporary name next to ``path``, removed at the end."""
     spare = Path(f"{path}.{secrets.token_hex(4)}.tmp")
     try:
         yield spare
@@ -64,14 +64,14 @@ def _spare(path):
 
 
 def remove_spares(folder):
-    """Remove what killed processes have left of files that were on their way into ``folder``."""
+    """Remove the temporary files that killed processes left in ``folder``."""
     for spare in Path(folder).glob(f"*.{'[0-9a-f]' * 8}.tmp"):
         with contextlib.suppress(OSError):
             spare.unlink()
 
 
 def open_plain(path, mode="r", **options):
-    """``open`` to read, for plain files alone: a named pipe, say, would let its reader wait for ever. OSError."""
+    """``open`` for reading plain files only: a named pipe would block for ever. Raises OSError."""
 
     def opener(name, flags):
         descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -85,10 +85,10 @@ def open_plain(path, mode="r", **options):
 
 @contextlib.contextmanager
 def new_folder(path):
-    """A folder to fill, inside a temporary one beside ``path``; it gets that name, in one step, when all is in it.
+    """A folder to fill, inside a temporary one next to ``path``; once filled, it is renamed to ``path`` in one step.
 
-    Whatever fails leaves nothing, not even the parents that were made for it; SIGKILL leaves the temporary folder,
-    which is hidden. Raises OSError, FileExistsError if ``path`` is there already and not empty.
+    A failure leaves nothing, not even the parents made for it; SIGKILL leaves the temporary folder, which is hidden.
+    Raises OSError; FileExistsError if ``path`` exists and is not empty.
     """
     path = Path(path)
     made = [parent for parent in path.parents if not parent.exists()]
@@ -118,13 +118,13 @@ def new_folder(path):
 
 
 def shell_word(path):
-    """``path`` as a word of a command that a reader can copy, also if it has spaces or begins with a hyphen."""
+    """``path`` quoted for a command that a reader can copy, even with spaces or a leading hyphen."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def sync(path):
-    """Have a file's content, or a folder's names, on the disk, where the system can do that."""
+    """Flush a file's content, or a folder's names, to disk, if the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The layers of a vision transformer, and the flat vector in which all of a model's parameters live."""
+"""The layers of a vision transformer, and the flat vector that holds all of a model's parameters."""
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from minijepa.errors import CheckpointError, MinijepaError, TrainingError
 def trunc_normal(rng, shape, std):
     """Normal(0, std), redrawn outside of ±2 std; its deviation is 0.88 std.
 
-    timm and Meta's I-JEPA call something else by this name: they cut at ±2, whatever std, which for 0.02 is no cut, so
-    that their deviation is std. Meta's I-JEPA also divides the weights of attn.proj and mlp.fc2 in block l = 1, 2, ...
-    by √(2 l). docs/settings.md compares.
+    timm's and Meta's function of this name differs: it cuts at ±2, whatever std, so for 0.02 it cuts nothing and its
+    deviation is std. Meta's I-JEPA also divides the weights of attn.proj and mlp.fc2 in block l = 1, 2, ... by √(2 l).
+    docs/settings.md compares.
     """
     values = rng.standard_normal(shape)
     while (outside := np.abs(values) > 2).any():
@@ -27,7 +27,7 @@ def normal(rng, shape, std=0.02):
 
 
 class Module:
-    """Something with parameters: attributes that are Parameters or Modules, or lists or dicts of them, have names."""
+    """Something with parameters: its attributes that are Parameters or Modules, or lists or dicts of them."""
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
@@ -118,8 +118,8 @@ class Mlp(Module):
 class Block(Module):
     """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    ``keep``: row numbers, where only these rows of the result are wanted. Only attention lets tokens meet, so behind it
-    the others need not be computed: three quarters of a block's matrix products stand there.
+    ``keep``: row numbers, if only these rows of the result are wanted. Only attention mixes tokens, so the other rows
+    are dropped right after it, before three quarters of a block's matrix products.
     """
 
     def __init__(self, dim, num_heads, mlp_ratio, eps, rng, std):
@@ -143,9 +143,9 @@ def standardise_rows(x):
 class FlatParameters:
     """Parameters moved into one contiguous vector, in the given order, so that whole-model arithmetic is one line.
 
-    ``data`` (n,) holds the values and ``grad`` (n,), where one is wanted, the gradients; afterwards each parameter's
-    ``.data`` and ``.grad`` are views into them. ``slices`` says where each name lies. A parameter that two layers share
-    has the first of its names.
+    ``data`` (n,) holds the values and ``grad`` (n,), if wanted, the gradients; afterwards each parameter's ``.data``
+    and ``.grad`` are views into them. ``slices`` gives each name's place. A parameter shared by two layers keeps the
+    first of its names.
     """
 
     def __init__(self, named_parameters, dtype, device, with_grad=True):
@@ -171,17 +171,17 @@ class FlatParameters:
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self._tie()  # copy.deepcopy and pickle make an array of its own of each view
+        self._tie()  # copy.deepcopy and pickle turn each view into an array of its own
 
     def check_tied(self):
-        """Raise TrainingError if a parameter was given another array: no optimiser and no checkpoint would see it."""
+        """Raise TrainingError if a parameter was given another array: optimiser and checkpoints would not see it."""
         data = self.data[:0].base  # that of every view; the vector itself, if it was not unpickled
         grad = None if self.grad is None else self.grad[:0].base
         for name, parameter in self.parameters.items():
             if parameter.data.base is not data:
                 raise TrainingError(f"{name} was given a new array: write into its own, parameter.data[...] = values")
             if grad is not None and (parameter.grad is None or parameter.grad.base is not grad):
-                raise TrainingError(f"the gradient of {name} is not its own array any more: to clear it, zero_grad()")
+                raise TrainingError(f"the gradient of {name} was replaced by another array: clear it with zero_grad()")
 
     def _view(self, vector, name):
         return vector[self.slices[name]].reshape(self.parameters[name].shape)
@@ -200,7 +200,7 @@ def check_state(state, parameters):
     missing, unknown = parameters.keys() - state.keys(), state.keys() - parameters.keys()
     for problem, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
-            raise CheckpointError(f"the state {problem} {len(names)} parameters, for one {min(names)}")
+            raise CheckpointError(f"the state {problem} {len(names)} parameters, such as {min(names)}")
     for name, parameter in parameters.items():
         if np.shape(state[name]) != parameter.shape:
             raise CheckpointError(f"{name} has shape {np.shape(state[name])}, the model's is {parameter.shape}")

@@ -15,11 +15,11 @@ LINE = rf"({SHAPE}\??\s*,)*{SHAPE}[?+]?\s*->{SHAPE}\s*"
 class Signature:
     """Checks shapes against a line such as ``"(..., n, k), (..., k, m) -> (..., n, m)"``.
 
-    - A name stands for a length: equal names, equal lengths. A number stands for itself.
-    - ``...`` stands for any axes in front or behind; between inputs they broadcast by NumPy's rules.
-    - ``(*)`` fits any shape. ``(o)?`` may be None. ``(*)+``, at the end, stands for one or more inputs.
+    - A name is a length: equal names, equal lengths. A number is that length.
+    - ``...`` matches any number of axes; across inputs they broadcast by NumPy's rules.
+    - ``(*)`` matches any shape. ``(o)?`` may be None. ``(*)+``, at the end, matches one or more inputs.
 
-    What stands behind the arrow is for the reader. Raises ShapeError for a line that is not of this form.
+    The part after the arrow is for the reader. Raises ShapeError for a line that is not of this form.
     """
 
     def __init__(self, text):
@@ -31,9 +31,9 @@ class Signature:
         self.optional = [mark == "?" for _, mark in items]
         for pattern in self.patterns:
             if pattern.count("...") > 1 or ("*" in pattern and len(pattern) > 1):
-                raise ShapeError(f'the signature "{text}": * stands alone, and ... once in a shape')
+                raise ShapeError(f'the signature "{text}": * must be alone in a shape, and ... may occur once')
         self.variadic = items[-1][1] == "+"
-        # The shapes of a training step recur, layer after layer: remember the answers.
+        # The same shapes recur in every layer of a training step.
         self.match = functools.lru_cache(maxsize=256)(self._match)
 
     def _match(self, op, shapes):
@@ -44,13 +44,13 @@ class Signature:
             patterns, optional = patterns + patterns[-1:] * extra, optional + optional[-1:] * extra
         if len(shapes) != len(patterns):
             least = "at least " if self.variadic else ""
-            hint = "; one that is optional and left out is None" if any(optional) else ""
+            hint = "; pass None for an optional one" if any(optional) else ""
             self.fail(op, shapes, f"it takes {least}{len(patterns)} inputs and got {len(shapes)}{hint}")
         lengths, spread = {}, []
         for i, (pattern, shape) in enumerate(zip(patterns, shapes)):
             if shape is None:
                 if not optional[i]:
-                    self.fail(op, shapes, f"input {i} is None and not optional")
+                    self.fail(op, shapes, f"input {i} is None, but not optional")
                 continue
             spread.append(self._bind(op, shapes, i, pattern, lengths))
         try:
@@ -72,7 +72,7 @@ class Signature:
         named = len(pattern) - (at is not None)
         if len(shape) < named or (at is None and len(shape) != named):
             least = "" if at is None else "at least "
-            self.fail(op, shapes, f"input {i} has {len(shape)} axes and needs {least}{named}")
+            self.fail(op, shapes, f"input {i} has {len(shape)} axes, but needs {least}{named}")
         front = len(pattern) if at is None else at
         back = len(pattern) - front - 1
         pairs = list(zip(pattern[:front], shape)) + (
@@ -87,7 +87,7 @@ class Signature:
         return None if at is None else shape[front : len(shape) - max(back, 0)]
 
     def _expanded(self, pattern, shape, common):
-        if "..." not in pattern:  # a parameter of the last axes is used again for each of the axes under ...
+        if "..." not in pattern:  # a parameter without ... is shared by all indices of these axes
             return shape if pattern == ("*",) else common + shape
         front = pattern.index("...")
         back = len(pattern) - front - 1

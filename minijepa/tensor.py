@@ -1,4 +1,4 @@
-"""The tensor: an array that operations can be recorded on, and what it takes for an array."""
+"""The tensor: an array whose operations can be recorded, and the conversion of values to float arrays."""
 
 import operator
 
@@ -15,20 +15,20 @@ def _comparison(compare):
 
 
 class Tensor:
-    """An array that operations can be recorded on.
+    """An array whose operations can be recorded.
 
     ``data``: a NumPy or CuPy array, or a NumPy scalar, of float32 or float64; Python numbers, lists and integer arrays
-    become float32. Beside an array in an operation, numbers and scalars take its dtype.
-    ``requires_grad``: whether ``backward`` shall fill ``grad``, an array of the same shape, by adding to it.
-    A float array is not copied: the tensor looks at it.
+    become float32. In an operation with an array, numbers and scalars take its dtype.
+    ``requires_grad``: whether ``backward`` adds the gradient to ``grad``, an array of the same shape.
+    A float array is shared, not copied.
 
-    Comparisons are about the values and give plain arrays of booleans, through which no gradient flows; as the key of a
-    dict or a member of a set, a tensor is itself. What would cut a gradient off without a word (np.asarray, a copy)
-    is refused; a tensor that requires none is an array to NumPy's functions.
+    Comparisons compare values and return plain boolean arrays, without gradients; dicts and sets tell tensors apart by
+    identity. Whatever would silently drop a gradient (np.asarray, a copy) is refused; NumPy's functions accept a tensor
+    that requires none.
     """
 
     __slots__ = ("_mark", "data", "grad", "requires_grad")
-    __array_ufunc__ = None  # makes `array * tensor` ask the tensor, instead of multiplying element by element
+    __array_ufunc__ = None  # makes `array * tensor` call the tensor's __rmul__, not multiply element by element
 
     def __init__(self, data, requires_grad=False):
         self.data = as_float_array(data)
@@ -51,11 +51,11 @@ class Tensor:
         return format(self.item(), spec) if spec else str(self)
 
     def detach(self):
-        """A leaf that looks at the same array and requires no gradient."""
+        """A leaf that shares the array and requires no gradient."""
         return Tensor(self.data)
 
     def zero_grad(self):
-        """Set the gradient to zero, in place: a parameter's is a view into the vector of all of a model's."""
+        """Set the gradient to zero, in place: a parameter's gradient is a view into its model's vector."""
         if self.grad is not None:
             self.grad[...] = 0
 
@@ -78,10 +78,10 @@ class Tensor:
         return bool(xp_of(self.data).any(self == value))
 
     def __bool__(self):
-        return bool(self.data)  # as an array's: of a single element, and an error for more
+        return bool(self.data)  # like an array's: an error for more than one element
 
     def __repr__(self):
-        """The values, or of many the shape and their mean and deviation."""
+        """The values, or if there are many, their shape, mean and deviation."""
         flag = ", requires_grad=True" if self.requires_grad else ""
         x = to_numpy(self.data)
         many = f"{'×'.join(map(str, x.shape))} of mean {x.mean():.4g}, deviation {x.std():.4g}" if x.size > 20 else ""
@@ -94,13 +94,13 @@ class Tensor:
 
     def __array__(self, dtype=None, copy=None):
         if self.requires_grad:
-            raise DtypeError("as an array, a Tensor that requires a gradient would lose it: use tensor.data")
+            raise DtypeError("converting a Tensor to an array would drop its gradient: use tensor.data")
         if xp_of(self.data) is not np:
             raise DeviceError("this Tensor is on a GPU: minijepa.backend.to_numpy(tensor.data) copies it to the host")
         return np.array(self.data, dtype, copy=copy)
 
     def __array_function__(self, function, types, args, kwargs):
-        """np.sum, np.mean and np.max of a tensor are the operations; all other functions see its values."""
+        """np.sum, np.mean and np.max run the recorded operations; all other functions get the tensor's values."""
         if function in (np.sum, np.mean, np.max) and 1 <= len(args) <= 2 and args[0] is self:
             return getattr(self, function.__name__)(*args[1:], **kwargs)
 
@@ -114,16 +114,14 @@ class Tensor:
     def __reduce_ex__(self, protocol):  # what copy, deepcopy and pickle ask for
         if self._mark is not None:
             raise TapeError(
-                "a copy of a recorded Tensor would lose its gradient, which flows through the tape's own objects: use "
-                "the tensor itself, or copy tensor.detach()"
+                "copying a recorded Tensor would drop its gradient: use the tensor itself, or copy tensor.detach()"
             )
         return super().__reduce_ex__(protocol)
 
     def __setitem__(self, index, value):
         raise TapeError(
-            "a Tensor is not changed in place, because the tape may still need its old value: build a new one "
-            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data when every backward that uses it "
-            "has run"
+            "a Tensor can't be changed in place, because the tape may still need its old value: build a new one "
+            "(concat, rows, multiplication by a 0/1 mask), or write to tensor.data after every backward that uses it"
         )
 
 
@@ -141,21 +139,21 @@ class Parameter(Tensor):
 
 
 def as_float_array(data, beside=None):
-    """``data`` as a plain float array. What has no float dtype of its own takes that of ``beside``, or float32.
+    """``data`` as a plain float array. Values without a float dtype take that of ``beside``, or float32.
 
-    Arrays of float32 and float64 have a dtype of their own, as do other libraries' arrays and data frames (whatever has
-    ``__array__``); NumPy's scalars of these only if no array is beside them.
+    float32 and float64 arrays keep their dtype, as do other libraries' arrays and data frames (anything with
+    ``__array__``); NumPy scalars keep theirs only without ``beside``.
     """
     if type(data) is np.ndarray and data.dtype in FLOATS:
         return data
     if isinstance(data, Tensor):
         if data.requires_grad:
-            raise TapeError("a Tensor made of one that requires a gradient would lose it: use it itself, or detach()")
+            raise TapeError("a Tensor made from one that requires a gradient would drop it: use that one or detach()")
         return data.data
     try:
         array = plain(data)
     except ValueError as error:  # rows of different lengths
-        raise ShapeError(f"a Tensor can't be made of this {type(data).__name__}: {error}") from None
+        raise ShapeError(f"a Tensor can't be made from this {type(data).__name__}: {error}") from None
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"a Tensor holds real numbers; got {type(data).__name__} of dtype {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:

@@ -1,4 +1,4 @@
-"""Devices without a GPU, and random draws that depend on nothing but their name."""
+"""Devices without a GPU, and random draws that depend on their name alone."""
 
 import itertools
 import os
@@ -82,8 +82,8 @@ backend.resolve_device("cuda")
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OPENBLAS_NUM_THREADS": "²", "MKL_NUM_THREADS": "8"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stderr.endswith(
-        "DeviceError: --device cuda: CuPy can't be imported ([Errno 13] Permission denied: '/home/x/.cupy'): set "
-        "CUPY_CACHE_DIR to a folder that can be written to, if that is what it lacks, or use --device cpu\n"
+        "DeviceError: --device cuda: CuPy can't be imported ([Errno 13] Permission denied: '/home/x/.cupy'): if its "
+        "cache folder can't be written to, set CUPY_CACHE_DIR to another, or use --device cpu\n"
     )
 
 

@@ -26,16 +26,18 @@ def backward_into_another_shape():
     [
         (
             assign,
-            "a Tensor is not changed in place, because the tape may still need its old value: build a new one "
-            "(concat, rows, multiplication by a 0/1 mask), or write into tensor.data when every "
-            "backward that uses it has run",
+            "a Tensor can't be changed in place, because the tape may still need its old value: build a new one "
+            "(concat, rows, multiplication by a 0/1 mask), or write to tensor.data after every backward that uses it",
         ),
         (backward_into_another_shape, "the gradient kept for a leaf of shape (2,) has shape (2, 1)"),
         (
             lambda: gradcheck(lambda x: Parameter(np.ones(2, np.float32)).exp(), np.ones(2)),
             "fn was given float64 and returned float32: too few digits for a difference",
         ),
-        (lambda: Signature("(n, *) -> ()"), 'the signature "(n, *) -> ()": * stands alone, and ... once in a shape'),
+        (
+            lambda: Signature("(n, *) -> ()"),
+            'the signature "(n, *) -> ()": * must be alone in a shape, and ... may occur once',
+        ),
         (
             lambda: ops.power([1.0], Tensor([2.0])),
             "power: the exponent must be a number, got Tensor; xʸ is exp(y log(x))",
@@ -55,7 +57,7 @@ def backward_into_another_shape():
         ),
         (
             lambda: ops.mean(np.ones((0, 3))),
-            "mean: takes (*) -> (*), was given (0, 3): no elements, so no mean",
+            "mean: takes (*) -> (*), was given (0, 3): no elements to average",
         ),
         (
             lambda: ops.linear(np.ones((2, 3)), np.ones((4, 5))),
@@ -100,7 +102,7 @@ def test_what_is_said_of_devices(monkeypatch):
         y = Elsewhere.apply(x)
     with pytest.raises(MinijepaError) as error:
         tape.backward(y, np.ones(2, np.float32).view(OnTheCard))
-    start = "backward: the cotangent lives on cuda, the tensor of shape (2,) on cpu; "
+    start = "backward: the cotangent is on cuda, the tensor of shape (2,) on cpu; "
     assert str(error.value) == start + "move it with to_device"
     with pytest.raises(MinijepaError) as error:
         tape.backward(y, [1, 1])

@@ -6,7 +6,7 @@ from minijepa.errors import ShapeError
 from minijepa.signature import Signature
 
 RIGHT = "the axes under ... don't broadcast: counted from the right, two lengths must be equal, or one of them 1"
-NONE = "; one that is optional and left out is None"
+NONE = "; pass None for an optional one"
 
 
 def match(text, *shapes):
@@ -50,10 +50,10 @@ def test_shapes_that_fit_and_what_they_broadcast_to(text, shapes, broadcast):
         ("(t, d), (t, d) -> ()", [(2, 3), (2, 4)], "was given (2, 3), (2, 4): d is 3 in input 0, but 4 in input 1"),
         ("(n, n) -> ()", [(2, 3)], "was given (2, 3): n is 2 in input 0, but 3 in input 0"),
         ("(3, n) -> (n)", [(4, 7)], "was given (4, 7): input 0 has an axis of length 4, not 3"),
-        ("(n) -> ()", [()], "was given (): input 0 has 0 axes and needs 1"),
-        ("(n) -> ()", [(1, 2)], "was given (1, 2): input 0 has 2 axes and needs 1"),
-        ("(..., n, k) -> ()", [(3,)], "was given (3,): input 0 has 1 axes and needs at least 2"),
-        ("(n, ..., m) -> ()", [(3,)], "was given (3,): input 0 has 1 axes and needs at least 2"),
+        ("(n) -> ()", [()], "was given (): input 0 has 0 axes, but needs 1"),
+        ("(n) -> ()", [(1, 2)], "was given (1, 2): input 0 has 2 axes, but needs 1"),
+        ("(..., n, k) -> ()", [(3,)], "was given (3,): input 0 has 1 axes, but needs at least 2"),
+        ("(n, ..., m) -> ()", [(3,)], "was given (3,): input 0 has 1 axes, but needs at least 2"),
         ("(...), (...) -> (...)", [(2, 3), (4,)], "was given (2, 3), (4,): " + RIGHT),
         ("(..., n), (n) -> ()", [(2, 3), (2,)], "was given (2, 3), (2,): n is 3 in input 0, but 2 in input 1"),
         (
@@ -61,13 +61,13 @@ def test_shapes_that_fit_and_what_they_broadcast_to(text, shapes, broadcast):
             [(3,), (2, 3), (4,)],
             "was given (3,), (2, 3), (4,): o is 2 in input 1, but 4 in input 2",
         ),
-        ("(n), (n)? -> ()", [None, (2,)], "was given None, (2,): input 0 is None and not optional"),
+        ("(n), (n)? -> ()", [None, (2,)], "was given None, (2,): input 0 is None, but not optional"),
         ("(n), (n)? -> ()", [(2,), (3,)], "was given (2,), (3,): n is 2 in input 0, but 3 in input 1"),
         ("(n), (n)? -> ()", [(2,)], "was given (2,): it takes 2 inputs and got 1" + NONE),
         ("(n) -> ()", [(2,), (2,)], "was given (2,), (2,): it takes 1 inputs and got 2"),
         ("(n)+ -> ()", [], "was given nothing: it takes at least 1 inputs and got 0"),
         ("(n)+ -> ()", [(2,), (2,), (3,)], "was given (2,), (2,), (3,): n is 2 in input 0, but 3 in input 2"),
-        ("(*)+ -> ()", [(2,), None], "was given (2,), None: input 1 is None and not optional"),
+        ("(*)+ -> ()", [(2,), None], "was given (2,), None: input 1 is None, but not optional"),
     ],
 )
 def test_a_misfit_names_the_operation_the_signature_the_shapes_and_the_reason(text, shapes, why):

@@ -12,7 +12,7 @@ from minijepa.gradcheck.cases import CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 
-LOSES = "as an array, a Tensor that requires a gradient would lose it: use tensor.data"
+LOSES = "converting a Tensor to an array would drop its gradient: use tensor.data"
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons
@@ -46,7 +46,7 @@ def test_a_scalar_is_a_number_and_can_be_formatted():
 
 def test_rows_of_different_lengths_are_a_shape_error():
     for use in (Tensor, lambda rows: Tensor([1.0]) * rows, lambda rows: ops.matmul(rows, rows)):
-        with pytest.raises(ShapeError, match="a Tensor can't be made of this list: .*inhomogeneous"):
+        with pytest.raises(ShapeError, match="a Tensor can't be made from this list: .*inhomogeneous"):
             use([[1.0], [1.0, 2.0]])
 
 
@@ -101,9 +101,9 @@ def test_a_copy_keeps_its_gradient_or_is_refused():
     with Tape() as tape:
         y = x * x
         for how in (copy.copy, copy.deepcopy, pickle.dumps, lambda y: copy.deepcopy([y])):
-            with pytest.raises(TapeError, match=r"^a copy of a recorded Tensor would lose its gradient.*detach\(\)$"):
+            with pytest.raises(TapeError, match=r"^copying a recorded Tensor would drop its gradient.*detach\(\)$"):
                 how(y)
-        with pytest.raises(TapeError, match="would lose it: use it itself, or detach"):
+        with pytest.raises(TapeError, match="would drop it: use that one or detach"):
             Tensor(y)
         loss = y.sum()
     tape.backward(loss)

@@ -1,4 +1,4 @@
-"""NumPy or CuPy: devices, the one matrix product, and random draws that depend on nothing but their name.
+"""NumPy or CuPy: devices, the one matrix product, and random draws that depend on their name alone.
 
 Array code elsewhere is written once against ``xp = xp_of(x)`` and runs wherever ``x`` lives.
 """
@@ -15,9 +15,9 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from minijepa.errors import DeviceError, DtypeError
 
 cupy_problem = "not installed"
-try:  # CuPy imports without a GPU too; whether one can be used is asked in resolve_device
+try:  # CuPy imports without a GPU too; resolve_device asks whether one can be used
     import cupy
-except Exception as error:  # also what it stumbles over, such as a home folder that can't be written to
+except Exception as error:  # also errors inside CuPy, such as an unwritable home folder
     cupy = None
     if getattr(error, "name", None) != "cupy":
         cupy_problem = str(error)
@@ -36,10 +36,10 @@ def is_array(value):
 
 
 def plain(data):
-    """``data`` as an array of NumPy's (or CuPy's) own class, in this machine's byte order; copied only if it has to be.
+    """``data`` as an array of NumPy's (or CuPy's) own class, in this machine's byte order; copied only if necessary.
 
-    Subclasses calculate in their own way: ``*`` of an np.matrix is a matrix product. Raises DtypeError for a masked
-    array, whose mask would be lost without a word.
+    Subclasses redefine arithmetic: ``*`` of an np.matrix is a matrix product. Raises DtypeError for a masked array,
+    whose mask would be lost silently.
     """
     if isinstance(data, np.ma.MaskedArray):
         raise DtypeError("a masked array would lose its mask: use array.filled(value), and multiply by a 0/1 array")
@@ -57,8 +57,8 @@ def device_of(array):
 def resolve_device(name):
     """Turn ``"auto"``, ``"cpu"`` or ``"cuda"`` into ``"cpu"`` or ``"cuda"``.
 
-    ``auto`` takes the GPU if one can be used. Raises DeviceError, in one line saying what is missing, for a ``cuda``
-    that can't be had.
+    ``auto`` takes the GPU if one can be used. Raises DeviceError, in one line saying what is missing, if ``cuda`` can't
+    be used.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"unknown device {name!r}: choose auto, cpu or cuda")
@@ -78,7 +78,7 @@ def _cuda_problem():
     if cupy is None and cupy_problem == "not installed":
         return f"--device cuda needs CuPy, which is not installed: pip install -r requirements-cuda.txt, {remedy}"
     if cupy is None:
-        hint = "set CUPY_CACHE_DIR to a folder that can be written to, if that is what it lacks"
+        hint = "if its cache folder can't be written to, set CUPY_CACHE_DIR to another"
         return f"--device cuda: CuPy can't be imported ({' '.join(cupy_problem.split())}): {hint}, {remedy}"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -87,8 +87,8 @@ def _cuda_problem():
     if count == 0:
         return f"--device cuda: the driver sees no NVIDIA GPU, {remedy}"
     try:
-        cupy.zeros(1) + 1  # CuPy compiles that: are NVIDIA's compiler and headers there?
-    except Exception as error:  # of CuPy's many, and the compiler's
+        cupy.zeros(1) + 1  # CuPy compiles this, which needs NVIDIA's compiler and headers
+    except Exception as error:  # CuPy has many error types, and so does the compiler
         why = str(error).strip().split("\n")[0]
         return f"--device cuda: CuPy can't run on the GPU ({why}): pip install -r requirements-cuda.txt, {remedy}"
     return None
@@ -100,7 +100,7 @@ def to_device(array, device):
         return to_numpy(array)
     if cupy is None:
         raise DeviceError(_cuda_problem())
-    import minijepa.kernels  # noqa: F401  (here, because a CPU needs nothing of it)
+    import minijepa.kernels  # noqa: F401  (here, because a CPU needs none of it)
 
     return cupy.asarray(array)
 
@@ -111,7 +111,7 @@ def to_numpy(array):
 
 
 def has_twin(function):
-    """``function``, but on a GPU its fused twin runs for the arguments that it takes (``kernels/twins.py``)."""
+    """``function``; on a GPU its fused twin (``kernels/twins.py``) instead, if that takes the arguments."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -125,17 +125,17 @@ def has_twin(function):
 def matmul(a, b, out=None):
     """The one matrix product of this project: ``a @ b`` over the last two axes, broadcast over the others.
 
-    Every product of the network passes here, so that precision and library are chosen in one place.
+    Every product of the network goes through here, so that precision and library are chosen in one place.
     """
     xp = xp_of(a)
     if xp is not np and out is None:
-        from minijepa.kernels.cublas import product  # here, because a CPU needs nothing of kernels/
+        from minijepa.kernels.cublas import product  # here, because a CPU needs none of kernels/
 
         if (y := product(a, b)) is not None:
             return y
     if out is None or xp is np or out.flags.c_contiguous:
         return xp.matmul(a, b, out=out)
-    out[...] = xp.matmul(a, b)  # what CuPy makes of an ``out`` that is a strided view is not documented
+    out[...] = xp.matmul(a, b)  # CuPy does not document matmul into a strided ``out``
     return out
 
 
@@ -149,16 +149,16 @@ def use_own_stream():
         _stream = cupy.cuda.Stream(non_blocking=True)
     current = cupy.cuda.get_current_stream()
     if current.ptr != _stream.ptr:
-        current.synchronize()  # what it still computes may be needed
+        current.synchronize()  # its pending results may be needed
         _stream.use()
 
 
-# Sums over rows and columns. On a CPU as products with a vector, which BLAS streams several times faster than NumPy
-# adds; on a GPU as sums, because products there may be rounded to TF32.
+# Sums over rows and columns. On a CPU they are products with a vector, which BLAS computes several times faster than
+# NumPy adds; on a GPU they are sums, because products there may be rounded to TF32.
 
 
 def row_sums(x, w=None):
-    """Σ over the last axis, which stays with length 1, of x or of w x: (..., n), (n,) -> (..., 1)."""
+    """Σ over the last axis, kept with length 1, of x or of w x: (..., n), (n,) -> (..., 1)."""
     *leading, n = x.shape
     if xp_of(x) is not np or n > LONG:
         return sums(x if w is None else x * w, axis=-1, keepdims=True)
@@ -167,7 +167,7 @@ def row_sums(x, w=None):
 
 
 def row_dots(a, b):
-    """Σ over the last axis of a b, which stays with length 1: (..., n), (..., n) -> (..., 1)."""
+    """Σ over the last axis, kept with length 1, of a b: (..., n), (..., n) -> (..., 1)."""
     if xp_of(a) is not np or a.shape[-1] > LONG:
         return sums(a * b, axis=-1, keepdims=True)
     return np.vecdot(a, b)[..., None]
@@ -176,7 +176,7 @@ def row_dots(a, b):
 def column_sums(x):
     """Σ over the rows of a matrix: (t, n) -> (n,)."""
     if xp_of(x) is not np:
-        from minijepa.kernels import twins  # here, because a CPU needs nothing of kernels/
+        from minijepa.kernels import twins  # here, because a CPU needs none of kernels/
 
         return twins.column_sums(x)
     if len(x) > LONG:
@@ -184,12 +184,12 @@ def column_sums(x):
     return matmul(np.ones(len(x), x.dtype), x)
 
 
-LONG = 1 << 16  # terms of a float32 sum. One that is added up term by term stands still at 2²⁴: 16,777,216 + 1 is that
+LONG = 1 << 16  # terms of a float32 sum; added one by one, ones would stop at 2²⁴, because 2²⁴ + 1 rounds to 2²⁴
 
 
 def sums(x, axis=None, keepdims=False):
-    """Σ over ``axis``: an axis, a tuple of them, or all (None). Long sums on a CPU, where NumPy adds row after row, are
-    taken in float64."""
+    """Σ over ``axis``: an axis, a tuple of them, or all (None). Long sums on a CPU, where NumPy adds row after row, use
+    float64."""
     if xp_of(x) is np and x.size > LONG:
         axes = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
         if math.prod(x.shape[a] for a in axes) > LONG:
@@ -197,14 +197,14 @@ def sums(x, axis=None, keepdims=False):
     return x.sum(axis=axis, keepdims=keepdims)
 
 
-BLOCK = 1 << 17  # elements: so few that float32 arrays of them stay in the cache, so many that calls cost nothing
+BLOCK = 1 << 17  # elements: few enough for the cache, in float32, and enough to hide the cost of calls
 
 
 def row_blocks(*arrays):
     """Cut arrays (..., nᵢ) into blocks of the same rows, so that an operation's passes find their data in the cache.
 
-    Yields a tuple of matrices (rows of the block, nᵢ), which can be written into where the array is in C order. None
-    stays None. On a GPU, where each pass is a launch, all rows are one block.
+    Yields a tuple of matrices (rows of the block, nᵢ), which are writable views if the array is in C order. None stays
+    None. On a GPU, where each pass is a launch, all rows are one block.
     """
     first = arrays[0]
     if not first.size:
@@ -219,9 +219,9 @@ def row_blocks(*arrays):
 def rng(seed, purpose, step=0):
     """A generator that is a function of (seed, purpose, step) alone.
 
-    Philox is a counter-based generator: its n-th output is a keyed hash of n. The key is made of ``seed`` and of the
-    word ``purpose``, the step stands in the counter's highest word, so no two streams overlap and no state has to be
-    stored: step 1,000 can be drawn without the 999 before it.
+    Philox is a counter-based generator: its n-th output is a keyed hash of n. The key is made of ``seed`` and the word
+    ``purpose``, and the step is the counter's highest word, so no two streams overlap and no state is stored: step
+    1,000 can be drawn without the 999 before it.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
@@ -231,7 +231,7 @@ def rng(seed, purpose, step=0):
 
 def set_precision(precision):
     """Matrix products on a GPU in "tf32" (10-bit mantissa inputs, float32 sums) or exact "fp32"."""
-    from cupy._core import _routines_linalg  # the only way there, but for the environment variable CUPY_TF32
+    from cupy._core import _routines_linalg  # the only way other than the environment variable CUPY_TF32
 
     from minijepa.kernels import cublas
 

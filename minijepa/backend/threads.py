@@ -1,10 +1,10 @@
-"""Worker threads, and BLAS, which is held to one thread in each of them."""
+"""Worker threads, with BLAS held to one thread in each of them."""
 
 import os
 
 # Worker threads each run their own part of a batch, so BLAS must not start threads of its own, whatever these variables
-# said: eight of them on two cores hardly get a step done, and a product's bits depend on their number. OpenBLAS, MKL
-# and Accelerate read them once, when NumPy is first imported.
+# were: eight BLAS threads on two cores slow a step to a crawl, and a product's bits depend on their number. OpenBLAS,
+# MKL and Accelerate read them once, when NumPy is first imported.
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ[_name] = "1"
 
@@ -23,7 +23,7 @@ MOST_THREADS = 1024  # systems refuse to start tens of thousands
 
 
 def _openblas(function, *arguments, returns=ctypes.c_int):
-    """What a function of NumPy's own OpenBLAS returns, such as ``get_corename``; None where NumPy uses another BLAS."""
+    """Call a function of NumPy's own OpenBLAS, such as ``get_corename``; None if NumPy uses another BLAS."""
     for library in Path(np.__file__).parent.parent.glob("numpy.libs/*openblas*"):
         blas = ctypes.CDLL(str(library))  # loaded already: this only finds it
         for name in (f"scipy_openblas_{function}64_", f"scipy_openblas_{function}"):
@@ -34,8 +34,8 @@ def _openblas(function, *arguments, returns=ctypes.c_int):
 
 
 def _keep_freed_memory():
-    """Let glibc keep what is freed for the next arrays. By default it returns large blocks to the system, which clears
-    every page again before it hands it out: up to 300,000 page faults, a sixth of a training step's time."""
+    """Let glibc keep freed memory for the next arrays. By default it returns large blocks to the system, which clears
+    every page before handing it out again: up to 300,000 page faults, a sixth of a training step's time."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3
         for option, size in ((trim_threshold, 1 << 30), (mmap_threshold, 1 << 30), (top_pad, 1 << 26)):
@@ -47,10 +47,10 @@ _openblas("set_num_threads", ctypes.c_int(1), returns=None)  # NumPy may have be
 
 
 def blas_info():
-    """NumPy's BLAS: {"name", "version", "kernel", "threads"}; the last two None but for NumPy's own OpenBLAS.
+    """NumPy's BLAS: {"name", "version", "kernel", "threads"}; the last two None unless it is NumPy's own OpenBLAS.
 
-    ``kernel``: the processor that OpenBLAS's code is for (Haswell: AVX2; SkylakeX: AVX-512). It looks at the machine to
-    choose one, unless the variable OPENBLAS_CORETYPE names another.
+    ``kernel``: the processor that OpenBLAS's code is for (Haswell: AVX2; SkylakeX: AVX-512). OpenBLAS detects it,
+    unless the variable OPENBLAS_CORETYPE names another.
     """
     built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     kernel = _openblas("get_corename", returns=ctypes.c_char_p)
@@ -75,10 +75,10 @@ def worker_threads(requested=None):
 
 
 def on_threads(function, items, threads):
-    """[function(item) for item in items], computed by up to ``threads`` threads, of which the caller's is one.
+    """[function(item) for item in items], computed by up to ``threads`` threads, including the caller's.
 
-    If one call raises, no other is begun, those that run are awaited, and then the first error is raised. Where the
-    system allows no further thread, fewer do it.
+    If a call raises, no others are started, the running ones finish, and the first error is raised. If the system
+    refuses further threads, fewer are used.
     """
     items = list(items)
     results, errors, todo = [None] * len(items), [], iter(range(len(items)))

@@ -1,4 +1,4 @@
-"""Every operation with a backward pass, a family a file. Importing this package gives ``Tensor`` its operators."""
+"""All operations with a backward pass, one family per file. Importing this package gives ``Tensor`` its operators."""
 
 from minijepa.autograd import Tensor
 from minijepa.ops.attention import Packing, attention

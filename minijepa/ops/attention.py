@@ -20,7 +20,7 @@ class Packing:
 
     ``lengths``: whole numbers ≥ 1. ``offsets`` (S + 1,): sequence s is rows offsets[s] to offsets[s + 1].
     ``runs``: (first row, number of sequences, their length) of neighbouring sequences of equal length, which are
-    computed together; sort sequences by length to have few runs.
+    computed together; sort sequences by length to get few runs.
     """
 
     def __init__(self, lengths):
@@ -59,10 +59,9 @@ class Attention(Function):
         so with P = r E   dA = E (g vᵀ − Σ_f g[:, f] y[:, f])
         A = s q kᵀ:       dq = s dA k,   dk = s dAᵀ q
 
-    r and s multiply arrays of (n, d), not of (n, n): P itself is never made. Tokens of different sequences never meet,
-    so there is nothing to mask, and what concerns each row alone is done for all sequences at once. E, r and y are
-    saved; q, k, v are views of the input. (The same rearrangement as in Dao et al., "FlashAttention", 2022,
-    arXiv:2205.14135, appendix B.)
+    r and s multiply arrays of (n, d), not of (n, n): P itself is never formed. Tokens of different sequences never
+    meet, so there is nothing to mask, and row-wise work is done for all sequences at once. E, r and y are saved; q, k,
+    v are views of the input. (Dao et al., "FlashAttention", 2022, arXiv:2205.14135, appendix B, rearrange it likewise.)
     """
 
     shapes = "(t, e) -> (t, o)"
@@ -110,7 +109,7 @@ class Attention(Function):
 def attention(qkv, packing, num_heads):
     """softmax(q kᵀ / √d) v in each sequence and head: packed qkv (T, 3D) -> packed (T, D).
 
-    ``qkv``: for each token row q, k and v one behind another, each of them its heads one behind another (timm's order).
+    ``qkv``: each token row holds q, then k, then v, each of them head by head (timm's order).
     ``packing``: a :class:`Packing`, or the sequences' lengths, which must sum to T. ``num_heads`` divides D.
     """
     qkv = qkv if isinstance(qkv, Tensor) else Tensor(qkv)

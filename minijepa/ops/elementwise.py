@@ -1,4 +1,4 @@
-"""Operations on each element alone, with broadcasting. The engine sums gradients over broadcast axes.
+"""Element-by-element operations, with broadcasting. The engine sums gradients over broadcast axes.
 
 Every step of the derivation: docs/backward/broadcasting.md.
 """
@@ -199,7 +199,7 @@ def neg(x):
 
 
 def power(x, exponent):
-    """xⁿ, element by element, for a Python number n. A negative x needs a whole n."""
+    """xⁿ, element by element, for a Python number n. A negative x needs an integer n."""
     if not isinstance(exponent, numbers.Real):
         raise DtypeError(f"power: the exponent must be a number, got {type(exponent).__name__}; xʸ is exp(y log(x))")
     return Power.apply(x, exponent=float(exponent))

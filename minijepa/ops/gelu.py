@@ -25,9 +25,9 @@ class Gelu(Function):
 
     dx = g dy,   dbias = Σ g dy over all rows
 
-    Far to the left s is exactly 0, so (z − y) s comes first: u' z³ would overflow there, and infinity · 0 is nan.
+    For very negative z, s is exactly 0, so (z − y) s comes first: u' z³ would overflow, and infinity · 0 is nan.
 
-    g is a function of z alone. It is made together with y, while z is in the cache, and is all that backward needs.
+    g depends on z alone. It is computed together with y, while z is in the cache, and is all that backward needs.
     """
 
     shapes = "(..., n), (n)? -> (..., n)"
@@ -38,7 +38,7 @@ class Gelu(Function):
         y = xp.empty(x.shape, x.dtype)
         g = xp.empty(x.shape, x.dtype) if any(ctx.needs) else None
         ctx.save(g)
-        for x_, y_, g_ in row_blocks(x, y, g):  # in place from here on, for few passes over memory
+        for x_, y_, g_ in row_blocks(x, y, g):  # in place from here on, to save passes over memory
             z = x_ if bias is None else x_ + bias
             w = xp.multiply(z, z, out=g_)
             w *= C * A  # CA z²
@@ -67,6 +67,6 @@ class Gelu(Function):
 def gelu(x, bias=None):
     """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))) with z = x + bias: x (..., n), bias (n,) or None -> (..., n).
 
-    Adding the bias of the linear layer before it here saves a pass over the widest array of the network.
+    Adding the preceding linear layer's bias here saves a pass over the widest array of the network.
     """
     return Gelu.apply(x, bias)

@@ -11,16 +11,16 @@ from minijepa.errors import ShapeError
 class LayerNorm(Function):
     """y = w x̂ + b  with  x̂ = (x − μ) r,  μ = mean(x),  r = 1/√(mean((x − μ)²) + eps), means over the last axis
 
-    Let g = dL/dx̂ = w dy. Each x[i] reaches L by three ways: its own x̂[i], the mean μ, and the scale r.
+    Let g = dL/dx̂ = w dy. Each x[i] reaches L in three ways: through its own x̂[i], the mean μ, and the scale r.
 
     own:    dx = r g
-    by μ:   ∂μ/∂x[i] = 1/n, and every x̂[j] falls by r:
+    via μ:  ∂μ/∂x[i] = 1/n, and ∂x̂[j]/∂μ = −r for every j:
             dx −= r mean(g)
-    by r:   ∂r/∂x[i] = −r³ (x[i] − μ)/n = −r² x̂[i]/n,
+    via r:  ∂r/∂x[i] = −r³ (x[i] − μ)/n = −r² x̂[i]/n,
             dL/dr = Σⱼ g[j] (x[j] − μ) = Σⱼ g[j] x̂[j] / r:
             dx −= r x̂ mean(g x̂)
 
-    (r moves through x − μ, whose sum is 0, so μ adds nothing this way.) Together
+    (r depends on μ too, but Σ (x − μ) = 0, so that path adds nothing.) Together
 
     dx = r (g − mean(g) − x̂ mean(g x̂))
     dw = Σ dy x̂,   db = Σ dy   over all rows
@@ -34,11 +34,11 @@ class LayerNorm(Function):
     def forward(ctx, x, w, b, *, eps):
         xp, n = xp_of(x), x.shape[-1]
         y = xp.empty(x.shape, x.dtype)
-        xhat = xp.empty(x.shape, x.dtype) if any(ctx.needs) else y  # y has room for it where no backward will read it
+        xhat = xp.empty(x.shape, x.dtype) if any(ctx.needs) else y  # reuse y as scratch if nothing is recorded
         r = xp.empty((*x.shape[:-1], 1), x.dtype)
         ctx.save(xhat, r, w)
         for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):
-            centred = xp.subtract(x_, row_sums(x_) / n, out=y_)  # y_ has room for it until the last two lines
+            centred = xp.subtract(x_, row_sums(x_) / n, out=y_)  # y_ is scratch until the last two lines
             variance = row_dots(centred, centred) / n
             r_[...] = 1 / xp.sqrt(variance + eps) + 0 * variance  # nan, not 0, where the squares overflow
             xp.multiply(centred, r_, out=xhat_)
@@ -67,8 +67,8 @@ class LayerNorm(Function):
 def layer_norm(x, weight, bias, eps=1e-6):
     """Each row of x (..., n) shifted and scaled to mean 0 and variance 1, times weight (n,) plus bias (n,).
 
-    ``eps`` is added to the variance (not to the standard deviation), which divides by n. It is at least 0.
+    ``eps`` is added to the variance (not to the standard deviation), which divides by n, not n − 1; eps ≥ 0.
     """
     if not eps >= 0:
-        raise ShapeError(f"layer_norm: eps is added to a variance, so it is at least 0; got {eps}")
+        raise ShapeError(f"layer_norm: eps is added to a variance and must be at least 0, got {eps}")
     return LayerNorm.apply(x, weight, bias, eps=float(eps))

@@ -34,7 +34,7 @@ class L2Loss(Function):
 class SmoothL1Loss(Function):
     """y = (1/n) Σ h(p − q),   h(u) = ½ u²/β where |u| < β, and |u| − ½ β elsewhere
 
-    h'(u) = u/β inside, sign(u) outside: in both cases u/β cut to ±1. So dp = clip((p − q)/β, −1, 1) dy / n,  dq = −dp.
+    h'(u) = u/β inside, sign(u) outside: u/β clipped to ±1. So dp = clip((p − q)/β, −1, 1) dy / n,  dq = −dp.
     """
 
     shapes = "(t, d), (t, d) -> ()"
@@ -86,7 +86,7 @@ class CrossEntropy(Function):
 
 
 def row_count(op, count, predictions):
-    """What a sum of losses is divided by, as a Python number: NumPy's own would turn float32 into float64."""
+    """The divisor of a sum of losses, as a Python number: a NumPy one would turn float32 into float64."""
     try:
         count = len(predictions) if count is None else operator.index(count)
     except TypeError:
@@ -97,7 +97,7 @@ def row_count(op, count, predictions):
 
 
 def _class_numbers(labels, logits):
-    """``labels`` as an array on the logits' device, checked as far as that is possible without waiting for a GPU."""
+    """``labels`` as an array on the logits' device, checked as far as possible without synchronising a GPU."""
     labels = xp_of(logits).asarray(plain(labels))
     if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise ShapeError(
@@ -113,8 +113,8 @@ def _class_numbers(labels, logits):
 def l2_loss(predictions, targets, count=None):
     """Σ over D of the squared error, mean over patches: (T, D), (T, D) -> scalar. The specification's section 7.
 
-    ``count``: what the sum is divided by, T if None. A batch that is worked on in parts passes the whole batch's
-    number of target patches, so that the parts' losses and gradients add up to the batch's.
+    ``count``: the divisor, T if None. A batch computed in parts passes the whole batch's number of target patches, so
+    that the parts' losses and gradients add up to the batch's.
     """
     return L2Loss.apply(predictions, targets, count=count)
 

@@ -11,7 +11,7 @@ from minijepa.ops.shaping import reshape
 
 
 def transposed(x):
-    """The last two axes exchanged, as a view: the transpose of each matrix."""
+    """Each matrix transposed, as a view: the last two axes swapped."""
     return x.swapaxes(-1, -2)
 
 
@@ -26,7 +26,7 @@ class Matmul(Function):
     Each a[i, k] meets every column j, so da[i, k] = Σⱼ dy[i, j] b[k, j], which is da = dy bᵀ; in the same way
     db[k, j] = Σᵢ a[i, k] dy[i, j], which is db = aᵀ dy. (The shapes allow no other product.)
 
-    A vector is a matrix of one row (left factor) or one column (right factor); y does without that axis of length 1.
+    A vector is a matrix of one row (left factor) or one column (right factor); y drops that axis of length 1.
     So for y = a v: da = dy vᵀ, dv = aᵀ dy;  for y = u b: du = dy bᵀ, db = uᵀ dy;  for y = u · v: du = dy v, dv = dy u.
     """
 
@@ -78,12 +78,12 @@ def matmul(a, b):
 
     Vectors as in NumPy: (..., n, k), (k,) -> (..., n);  (k,), (..., k, m) -> (..., m);  (k,), (k,) -> scalar.
     """
-    (a, b), _ = as_tensors(Matmul, (a, b))  # first, because a list takes its dtype from what is beside it
+    (a, b), _ = as_tensors(Matmul, (a, b))  # first, because a list takes its dtype from the other factor
     if a is None or b is None or (a.ndim != 1 and b.ndim != 1):
         return Matmul.apply(a, b)
     row, column = a.ndim == 1, b.ndim == 1
     if a.shape[-1:] != b.shape[-2:][:1]:
-        Matmul.signature.fail("matmul", (a.shape, b.shape), "k differs, of which a vector has as many elements")
+        Matmul.signature.fail("matmul", (a.shape, b.shape), "k differs; a vector must have k elements")
     y = Matmul.apply(reshape(a, (1, -1)) if row else a, reshape(b, (-1, 1)) if column else b)
     *leading, n, m = y.shape
     return reshape(y, (*leading, *([] if row else [n]), *([] if column else [m])))

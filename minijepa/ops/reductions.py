@@ -40,7 +40,7 @@ class Mean(Function):
         ctx.shape, ctx.axis = x.shape, axis
         ctx.n = math.prod(n for n, kept in zip(x.shape, _keepdims_shape(x.shape, axis)) if kept == 1)
         if ctx.n == 0:
-            raise ValueError("no elements, so no mean")
+            raise ValueError("no elements to average")
         return y / ctx.n
 
     @staticmethod
@@ -52,8 +52,8 @@ class Mean(Function):
 class Max(Function):
     """y = max x over the axes.
 
-    y moves with the element that holds the maximum and with no other: dx = [x = y] dy. Where k elements tie, the
-    maximum has no derivative; each of them receives dy / k, the mean of the one-sided choices.
+    y changes with the element that holds the maximum and with no other: dx = [x = y] dy. If k elements tie, the maximum
+    has no derivative; each of them receives dy / k, the mean of the one-sided choices.
     """
 
     shapes = "(*) -> (*)"

@@ -14,10 +14,10 @@ from minijepa.errors import ShapeError
 
 
 class RowIndex:
-    """Row numbers on a device, with what backward needs to know about them, which is worked out on the host.
+    """Row numbers on a device, with what backward needs to know about them, computed on the host.
 
-    ``ops.rows`` takes plain arrays too. An index that is made on the host and used on a GPU is better kept as one of
-    these: it is checked and sorted without waiting for the device.
+    ``ops.rows`` takes plain arrays too. Prefer a RowIndex for an index that is made on the host and used on a GPU: it
+    is checked and sorted without synchronising.
     """
 
     def __init__(self, index, device=None):
@@ -28,23 +28,23 @@ class RowIndex:
         if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
             raise ShapeError(f"rows: index must be whole numbers in one axis, got {index.dtype} of shape {index.shape}")
         if xp_of(index) is np:
-            self.host = index  # else it is fetched when somebody asks
+            self.host = index  # otherwise fetched on first use
         self.array = to_device(index, device or device_of(index)).astype(np.intp, copy=False)
 
     @cached_property
     def host(self):
         return to_numpy(self.array)
 
-    on_host = property(lambda self: "host" in vars(self))  # whether it is known without waiting for a GPU
+    on_host = property(lambda self: "host" in vars(self))  # available without a GPU sync
 
     @cached_property
     def passes(self):
-        """0..t−1 in parts in which no row number stands twice: the first occurrence of each, the second, and so on."""
+        """0..t−1 in parts in which no row number repeats: the first occurrence of each, the second, and so on."""
         order = np.argsort(self.host, kind="stable")
         ordered = self.host[order]
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else np.zeros(0, np.int64)
         counts = np.diff(np.r_[starts, len(order)])
-        rank = np.arange(len(order)) - np.repeat(starts, counts)  # how often the same number stood before
+        rank = np.arange(len(order)) - np.repeat(starts, counts)  # how often the same number occurred before
         device = device_of(self.array)
         return [to_device(order[rank == r], device) for r in range(counts.max(initial=0))]
 
@@ -52,7 +52,7 @@ class RowIndex:
 class Rows(Function):
     """y[t] = x[index[t]]
 
-    Row i of x was copied to every t with index[t] = i, so every one of these brings a gradient:
+    Row i of x was copied to every t with index[t] = i, so each of these contributes a gradient:
 
         dx[i] = Σ_{t : index[t] = i} dy[t]
 
@@ -74,9 +74,9 @@ class Rows(Function):
 def add_rows(dy, index, n):
     """Σ of the rows of dy that have the same number: (t, ...) -> (n, ...).
 
-    As a matrix product with the 0/1 matrix Sᵀ[i, t] = [index[t] = i] when x has few rows (position embeddings), which
-    BLAS does faster than any scatter; else one addition for each of the index's passes, within which no row stands
-    twice. Neither needs atomic additions, so the sum has the same bits every time.
+    If x has few rows (position embeddings), a product with the 0/1 matrix Sᵀ[i, t] = [index[t] = i], which BLAS does
+    faster than any scatter; else one addition per pass of the index, in which no row repeats. Neither needs atomic
+    additions, so the sum has the same bits every time.
     """
     xp, t = xp_of(dy), len(dy)
     if n <= 256:
@@ -91,9 +91,9 @@ def add_rows(dy, index, n):
 def rows(x, index):
     """x[index]: rows of x (n, ...), in any order and any number of times, as (t, ...).
 
-    ``index``: whole numbers (t,), each in 0..n−1, or a :class:`RowIndex` of them. Raises ShapeError otherwise (NumPy's
-    negative numbers would hide mistakes, and CuPy does not check at all; what lives on a GPU is not fetched to be
-    checked, so make a RowIndex of the host's array instead). An index must not be changed before backward.
+    ``index``: whole numbers (t,), each in 0..n−1, or a :class:`RowIndex` of them. Raises ShapeError otherwise
+    (negative numbers, which NumPy allows, would hide mistakes). A plain index on a GPU is not checked, because that
+    would force a sync: make a RowIndex from the host's array instead. Don't change an index before backward.
     """
     data = x.data if isinstance(x, Tensor) else x
     if not np.ndim(data):
@@ -120,5 +120,5 @@ def starts_of(lengths):
 
 
 def ranges(starts, lengths):
-    """start, start + 1, ... start + length − 1 for each pair, one behind another: (n,), (n,) -> (Σ lengths,)."""
+    """start, start + 1, ... start + length − 1 for each pair, concatenated: (n,), (n,) -> (Σ lengths,)."""
     return np.repeat(starts - starts_of(lengths), lengths) + np.arange(lengths.sum())

@@ -1,4 +1,4 @@
-"""Operations that move elements and compute nothing: reshape, transpose, concat, slicing, expand."""
+"""Operations that only rearrange elements: reshape, transpose, concat, slicing, expand."""
 
 import numbers
 
@@ -9,7 +9,7 @@ from minijepa.ops.rows import rows
 
 
 class Reshape(Function):
-    """The same elements in the same order under another shape;  dx = dy under x's shape"""
+    """The same elements in the same order in another shape;  dx = dy in x's shape"""
 
     shapes = "(*) -> (*)"
 
@@ -46,7 +46,7 @@ class Transpose(Function):
 
 
 class Concat(Function):
-    """Arrays one behind another along an axis;  each input's gradient is its own part of dy"""
+    """Arrays joined along an axis;  each input's gradient is its own part of dy"""
 
     shapes = "(*)+ -> (*)"
 
@@ -68,10 +68,10 @@ class Concat(Function):
 
 
 class Slice(Function):
-    """y = x[index] for slices, whole numbers, ``...``, None and masks: a selection in which no element stands twice.
+    """y = x[index] for slices, whole numbers, ``...``, None and masks: a selection in which no element repeats.
 
-    dx is zero everywhere but at the selected elements, where it is dy. (Gathering rows by an index array, in which one
-    may stand twice, is :func:`minijepa.ops.rows`.)
+    dx is dy at the selected elements and zero elsewhere. (Index arrays, which may repeat rows, go to
+    :func:`minijepa.ops.rows`.)
     """
 
     shapes = "(*) -> (*)"
@@ -104,7 +104,7 @@ class Expand(Function):
 
 
 def reshape(x, shape):
-    """x under another shape; one length may be −1."""
+    """x in another shape; one length may be −1."""
     return Reshape.apply(x, shape=shape)
 
 
@@ -114,7 +114,7 @@ def transpose(x, axes=None):
 
 
 def concat(tensors, axis=0):
-    """Tensors one behind another along an existing axis."""
+    """Tensors joined along an existing axis."""
     return Concat.apply(*tensors, axis=axis)
 
 
@@ -124,7 +124,7 @@ def expand(x, shape):
 
 
 def _as_mask(part, x):
-    """Booleans of an index as an array beside x; everything else as it is."""
+    """The booleans of an index as an array on x's device; anything else unchanged."""
     if not (is_array(part) or isinstance(part, list)):
         return part
     try:
@@ -142,7 +142,7 @@ def _selects_once(part):
 def getitem(x, index):
     """x[index] for whole numbers, slices, ``...``, None and boolean masks; an index array gathers rows (``ops.rows``).
 
-    A mask of x's first axes (of later ones, after slices) selects where it is true: (t, ...) -> (count, ...).
+    A mask over x's first axes (or, after slices, later ones) selects where it is true: (t, ...) -> (count, ...).
     """
     parts = tuple(_as_mask(part, x) for part in (index if isinstance(index, tuple) else (index,)))
     if all(_selects_once(part) for part in parts):

@@ -8,16 +8,16 @@ import numpy as np
 from minijepa.autograd import Function
 from minijepa.backend import row_sums, xp_of
 
-# e^±40 lies so far inside of float32's range (e^±87) that sums over a row, their reciprocals, and the products with
-# values and gradients that attention makes of them before it divides, stay inside as well.
+# e^±40 is far enough inside float32's range (e^±87) that sums over a row, their reciprocals, and attention's products
+# with values and gradients before it divides stay inside too.
 SAFE = 40.0
 
 
 def exp_rows(x):
     """e^(x − c) over the rows of an array, where c cancels in a softmax, in place.
 
-    c is the row's maximum, so that exp can't overflow; or 0 where no element could make it overflow, for finding each
-    row's maximum takes longer than the exponentials. (On a GPU that question would have to be waited for.)
+    c is the row's maximum, so that exp can't overflow; or 0 if no element could make it overflow, because finding each
+    row's maximum takes longer than the exponentials. (On a GPU, asking that would force a sync.)
     """
     if x.size and (xp_of(x) is not np or not max(x.max(), -x.min()) < SAFE):
         x -= x.max(axis=-1, keepdims=True)
@@ -27,7 +27,7 @@ def exp_rows(x):
 class Softmax(Function):
     """y[j] = exp(x[j]) / Σₖ exp(x[k])
 
-    ∂y[j]/∂x[i] = y[j] ([i = j] − y[i]), because raising x[i] raises its own numerator and everybody's denominator. So
+    ∂y[j]/∂x[i] = y[j] ([i = j] − y[i]), because raising x[i] raises its own numerator and every denominator. So
 
     dx[i] = Σⱼ dy[j] y[j] ([i = j] − y[i])
           = y[i] (dy[i] − Σⱼ dy[j] y[j])

@@ -148,7 +148,7 @@ class Trainer:
     def _check_all_reached(self):
         missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
         if missing:
-            raise TrainingError(f"{len(missing)} parameters received no gradient, for one {missing[0]}")
+            raise TrainingError(f"{len(missing)} parameters received no gradient, such as {missing[0]}")
 
 
 def _step_graph(trainer):

@@ -557,8 +557,8 @@ def test_a_parameter_that_was_given_another_array_is_noticed():
     """``p.data = ...`` and ``p.grad = None`` leave the flat vectors; the parameter would never be trained again."""
     for change, words in (
         (lambda p: setattr(p, "data", p.data - 1.0), "was given a new array: write into its own"),
-        (lambda p: setattr(p, "grad", None), "is not its own array any more: to clear it, zero_grad"),
-        (lambda p: setattr(p, "grad", np.zeros_like(p.data)), "is not its own array any more"),
+        (lambda p: setattr(p, "grad", None), "was replaced by another array: clear it with zero_grad"),
+        (lambda p: setattr(p, "grad", np.zeros_like(p.data)), "was replaced by another array"),
     ):
         model = IJEPA(Config(**TINY))
         parameter = model.context_encoder.norm.weight

@@ -194,7 +194,7 @@ NOT_OF_NONE = {  # what has no meaning without a row, and the words that say so
     "cross_entropy": "N ≥ 1",
     "l2_loss": "at least one row",
     "max": "zero-size array",
-    "mean": "no elements, so no mean",
+    "mean": "no elements to average",
     "smooth_l1_loss": "at least one row",
 }
 

@@ -104,7 +104,7 @@ def test_a_failed_write_leaves_the_previous_checkpoint(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(CheckpointError, match="No space left on device; what stood there is untouched"):
+    with pytest.raises(CheckpointError, match="No space left on device; what was there is untouched"):
         checkpoint.save(path, model, optimizer, checkpoint.Progress(), DATA)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.npz"]
@@ -117,7 +117,7 @@ def test_a_full_disk_in_the_middle_of_a_file_leaves_the_previous_checkpoint(save
     before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"can't write .*checkpoint.npz: File too large; what stood there is"):
+        with pytest.raises(CheckpointError, match=r"can't write .*checkpoint.npz: File too large; what was there is"):
             checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -199,7 +199,7 @@ def test_whatever_call_fails_the_checkpoint_is_what_the_message_says(saved, monk
             checkpoint.save(path, model, optimizer, checkpoint.Progress(200 + number), DATA)
         except CheckpointError as error:
             failed += 1
-            assert str(error) == f"can't write {path}: Input/output error; what stood there is untouched"
+            assert str(error) == f"can't write {path}: Input/output error; what was there is untouched"
             assert path.read_bytes() == before
         else:
             assert checkpoint.read(path)[0]["step"] == 200 + number
@@ -224,7 +224,7 @@ def test_what_was_planted_in_the_folder_is_neither_written_through_nor_waited_fo
 
     for name in ("checkpoint.npz.foreseen.tmp", "checkpoint-previous.npz.foreseen.tmp"):
         plant(path.with_name(name))
-        with pytest.raises(CheckpointError, match="checkpoint.npz: File exists; what stood there is untouched"):
+        with pytest.raises(CheckpointError, match="checkpoint.npz: File exists; what was there is untouched"):
             checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
         path.with_name(name).unlink(missing_ok=True)
     for name in ("checkpoint-previous.npz", "checkpoint.npz"):
@@ -343,8 +343,8 @@ MASK_TOKEN = np.zeros((1, 1, 4), np.float32)  # the shape of the array that is a
         ({"adam_m/predictor.mask_token": np.zeros(1, np.float32)}, "its settings mean 2,380 parameters, it holds"),
         ({"adam_v/predictor.mask_token": np.zeros(1, np.float32)}, r"mask_token has shape \(1,\), the model's is"),
         ({"adam_v/predictor.mask_token": MASK_TOKEN - 1}, "mask_token must hold averages of squares, not -1.0"),
-        ({"adam_m/more": np.zeros(0, np.float32)}, "has unknown 1 parameters, for one more"),
-        ({"adam_v/more": MASK_TOKEN}, "has unknown 1 parameters, for one more"),
+        ({"adam_m/more": np.zeros(0, np.float32)}, "has unknown 1 parameters, such as more"),
+        ({"adam_v/more": MASK_TOKEN}, "has unknown 1 parameters, such as more"),
         ({"more": MASK_TOKEN}, "it has arrays of another kind"),
         *(({"model/predictor.mask_token": values}, "must hold finite numbers of float32 or float64") for values in (
             MASK_TOKEN * np.nan, MASK_TOKEN + np.inf, MASK_TOKEN + np.float64(1e308), MASK_TOKEN.astype(int),

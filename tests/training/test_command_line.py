@@ -186,7 +186,7 @@ def test_a_disk_that_gets_full_names_the_way_on(train_cli, monkeypatch, file, sa
             patch.setattr(train, "draw_features", lambda probed: [full.append(1), Sheet(9, 9, "").saved("run/pca.png")])
         status, _, err = train_cli("--preset=smoke", "--epochs=1", "--run-dir=run", *TINY)
     assert status == 2 and err == (
-        f"train.py: can't write run/{file}: No space left on device; what stood there is untouched; step {saved} is "
+        f"train.py: can't write run/{file}: No space left on device; what was there is untouched; step {saved} is "
         "saved: mend that, and go on with --resume\n"
     )
     assert train_cli("--run-dir=run", "--resume")[0] == 0
