@@ -6,6 +6,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 
 from minijepa.errors import ConfigError, MinijepaError, TrainingError
 
@@ -87,7 +88,11 @@ def add_machine(parser, data):
 
 
 class Interruptible:
-    """While inside, signals that end a program are remembered in ``signal`` instead; a second one does end it."""
+    """While inside, signals that end a program are remembered in ``signal`` instead; a later one does end it.
+
+    Not one within a second: a shell whose terminal was closed sends SIGHUP, and so does the system as that shell ends;
+    ``timeout`` signals the program and then its group.
+    """
 
     def __enter__(self):
         self.signal = 0
@@ -95,9 +100,10 @@ class Interruptible:
         return self
 
     def _remember(self, number, frame):
-        if self.signal:
+        if not self.signal:
+            self.signal, self.at = number, time.monotonic()
+        elif time.monotonic() - self.at > 1:
             raise SystemExit(128 + number)
-        self.signal = number
 
     def __exit__(self, *error):
         for number, handler in self.previous.items():

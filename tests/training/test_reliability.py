@@ -14,6 +14,7 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -228,11 +229,18 @@ ENDINGS = pytest.mark.parametrize("number", cli.ENDINGS, ids=lambda number: numb
 
 
 @ENDINGS
-def test_a_second_signal_ends_the_program_at_once(number):
-    """The first is noted and the step finished; whoever can't wait sends another."""
+def test_a_second_signal_ends_the_program_at_once(number, monkeypatch):
+    """The first is remembered and the step finished; whoever can't wait sends another. Two at once count as one: so
+    come SIGHUP from a shell whose terminal was closed and SIGTERM from ``timeout``.
+    """
+    now = [10.0]
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with pytest.raises(SystemExit) as stop, cli.Interruptible() as interrupted:
-        os.kill(os.getpid(), number)
-        assert interrupted.signal == number
+        for _ in range(2):
+            os.kill(os.getpid(), number)
+            assert interrupted.signal == number
+            now[0] += 0.4
+        now[0] += 1
         os.kill(os.getpid(), number)
         pytest.fail("still here")
     assert stop.value.code == 128 + number
