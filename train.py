@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
-from minijepa.backend.threads import worker_threads
 from minijepa.cli import add_machine, counted, exit_status, parse, path, tell
 from minijepa.config import MEASURED, PRESETS, Config, parse_changes
 from minijepa.data import DATASETS, has_some_cifar10, load_dataset
 from minijepa.errors import ConfigError
 from minijepa.evaluation.gallery import draw_features, gallery_of_trainer
 from minijepa.files import shell_word
-from minijepa.training.run import FolderTaken, Run, check_free, read_run
+from minijepa.training import mpi
+from minijepa.training.lanes import LANES
+from minijepa.training.provenance import bits_depend_on
+from minijepa.training.run import FolderTaken, Helper, Run, check_free, read_run
 from minijepa.training.trainer import Trainer
 
 
@@ -33,6 +35,7 @@ def parser():
     p.add_argument("--batch-size", metavar="N", help="images a step")
     p.add_argument("--lr", metavar="X", help="the learning rate after warm-up")
     p.add_argument("--seed", metavar="N", help="of weights, order, masks and augmentation")
+    p.add_argument("--mpi", action="store_true", help="share the run: mpiexec -n K python train.py --mpi (docs/mpi.md)")
     p.add_argument("--precision", choices=("tf32", "fp32"), help="of matrix products on a GPU (default: tf32)")
     p.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
@@ -97,84 +100,107 @@ def free_folder(preset):
     return folder
 
 
-def created(trainer, folder, about, preset):
-    """A new Run in ``folder``; if another run has taken that meanwhile, in the preset's next one, if there is one."""
+def create(run, about, preset):
+    """Create a new run; if another one has taken its folder meanwhile, in the preset's next one, if there is one.
+
+    Returns the folder.
+    """
     while True:
-        run = Run(folder, trainer)
         try:
             run.create(about)
-            return run
+            return run.folder
         except FolderTaken:
             if not preset:
                 raise
-            folder = free_folder(preset)
+            run.folder = free_folder(preset)
 
 
-def prepare(args):
+def prepare(args, ranks):
     """Everything that can be wrong is found here, before anything is trained. Returns the Run."""
-    device = backend.resolve_device(args.device)
-    threads = worker_threads(args.threads)
+    if args.mpi and args.device == "cuda":
+        raise ConfigError(
+            "--mpi is for CPUs: on a GPU a batch is one lane, not eight, and adding lanes up across machines would "
+            "need an MPI that reads GPU memory, or NCCL: leave out --mpi or --device cuda"
+        )
+    device = backend.resolve_device("cpu" if args.mpi else args.device)
+    threads = ranks.threads(args.threads)
     if args.run_dir == "":
         raise ConfigError("--run-dir is empty: give the folder a name")
-    run, about = (resumed_run if args.resume else new_run)(args, device, threads)
+    run, about = (resumed_run if args.resume else new_run)(args, device, threads, ranks)
     trainer = run.trainer
+    trainer.share()
     tell(
         f"{run.folder}: {about['dataset']}, {counted(len(trainer.images), 'image')}, "
         f"{counted(trainer.config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}, "
         f"{trainer.model.num_parameters():,} trained parameters, on {device} "
         + (f"with {counted(threads, 'thread')}" if device == "cpu" else f"in {about.get('precision', 'tf32')}")
+        + (f" in each of {ranks.size} processes" if ranks.size > 1 else "")
     )
     return run
 
 
-def new_run(args, device, threads):
+def new_run(args, device, threads, ranks):
     """(the Run, its config.json), in a folder that is made here."""
     name, changes = args.preset or "cifar10", settings(args)
-    config, dataset = Config.preset(name, **changes), choose_dataset(args, name)
+    config, dataset = Config.preset(name, **changes), ranks.first(lambda: choose_dataset(args, name))
     if args.run_dir:
-        check_free(args.run_dir)
+        ranks.first(lambda: check_free(args.run_dir))
     folder = Path(args.run_dir) if args.run_dir else free_folder(name)
     about = {"preset": name, "dataset": dataset, "precision": args.precision or "tf32"}
-    data = load_dataset(dataset, args.data_dir)
-    config = fitted(config, data, Config.preset(name), changes)
+    data = ranks.each(lambda: load_dataset(dataset, args.data_dir))
+    config = ranks.first(lambda: fitted(config, data, Config.preset(name), changes))
     about["config"] = config.to_dict()
-    trainer = trainer_of(config, data, about, device, threads)
-    return created(trainer, folder, about, None if args.run_dir else name), about
+    run = run_of(folder, config, data, about, device, threads, ranks)
+    run.folder = ranks.first(lambda: create(run, about, None if args.run_dir else name))
+    return run, about
 
 
-def resumed_run(args, device, threads):
+def resumed_run(args, device, threads, ranks):
     """(the Run in --run-dir, its config.json), as its checkpoint left it."""
     if not args.run_dir:
         raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")
     if args.preset or args.dataset or args.precision or settings(args):
-        raise ConfigError("--resume goes on with the run's own settings: it takes --device, --data-dir, --threads")
-    about = read_run(args.run_dir)
+        takes = "it takes --device, --data-dir, --threads, --mpi"
+        raise ConfigError(f"--resume goes on with the run's own settings: {takes}")
+    about = ranks.first(lambda: read_run(args.run_dir))
     config = Config.from_dict(about["config"])
-    data = load_dataset(about["dataset"], args.data_dir)
-    run = Run(args.run_dir, trainer_of(config, data, about, device, threads))
-    run.resume()
+    data = ranks.each(lambda: load_dataset(about["dataset"], args.data_dir))
+    run = run_of(args.run_dir, config, data, about, device, threads, ranks)
+    ranks.first(run.resume)
     return run, about
 
 
-def trainer_of(config, data, about, device, threads):
+def run_of(folder, config, data, about, device, threads, ranks):
+    """The Run of a new trainer, which must be the same on all ranks."""
     if device == "cuda":
         backend.set_precision(about.get("precision", "tf32"))
-    return Trainer(config, data, device, threads)
+    trainer = ranks.each(lambda: Trainer(config, data, device, threads, ranks=ranks))
+    if text := ranks.difference(lambda: trainer.data | bits_depend_on()):
+        raise ConfigError(f"all ranks need the same images, program, packages and BLAS kernel, but {text}: docs/mpi.md")
+    return (Helper if ranks.rank else Run)(folder, trainer)
 
 
 def main(argv=None):
-    args = parse(parser(), argv)
+    with mpi.first_prints():
+        args = parse(parser(), argv)
     return exit_status("train.py", lambda: train(args))
 
 
 def train(args):
-    run = prepare(args)
+    with mpi.joined(args.mpi, most=LANES) as ranks:
+        return trained(args, ranks)
+
+
+def trained(args, ranks):
+    """The exit status of the run, once it has ended or was interrupted."""
+    run = prepare(args, ranks)
     stopped = run.train(then=lambda: draw_features(gallery_of_trainer(run)))
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"
     if stopped:
         tell(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
-        tell(f"    python train.py --run-dir {folder} --resume{data}")
+        program = f"mpiexec -n {ranks.size} python train.py --mpi" if args.mpi else "python train.py"
+        tell(f"    {program} --run-dir {folder} --resume{data}")
         return 128 + stopped
     tell(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv and pictures. How good are the features?")
     tell(f"    python probe.py {folder}{data}")

@@ -129,19 +129,28 @@ def exit_status(program, function):
             stream.reconfigure(errors="replace")  # a terminal without "²" shows "?"
     try:
         return function()
-    except MinijepaError as error:
-        status, text = 1 if isinstance(error, TrainingError) else 2, error
-    except OSError as error:
-        status, text = 2, f"{error.filename}: {error.strerror}" if error.filename else error
-    except MemoryError as error:
-        status, text = 2, f"out of memory ({error}): lower batch_size, or the network's widths and depths"
-    except KeyboardInterrupt:
-        status, text = 130, "interrupted"
+    except (MinijepaError, OSError, MemoryError, KeyboardInterrupt) as error:
+        status, text = ended_by(error)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    tell(f"{program}: {' '.join(str(text).splitlines())}", sys.stderr)  # a file's name may hold a line's end
+    tell(f"{program}: {text}", sys.stderr)
     return status
+
+
+def ended_by(error):
+    """(exit status, line) for an error that is told in one line; None for any other."""
+    if isinstance(error, MinijepaError):
+        status, text = 1 if isinstance(error, TrainingError) else 2, error
+    elif isinstance(error, OSError):
+        status, text = 2, f"{error.filename}: {error.strerror}" if error.filename else error
+    elif isinstance(error, MemoryError):
+        status, text = 2, f"out of memory ({error}): lower batch_size, or the network's widths and depths"
+    elif isinstance(error, KeyboardInterrupt):
+        status, text = 130, "interrupted"
+    else:
+        return None
+    return status, " ".join(str(text).splitlines())  # a file's name may hold a line's end
 
 
 def parse(parser, argv=None):

@@ -23,7 +23,7 @@ models
 config
 training.ema training.optim
 kernels
-training.schema training.exported training.checkpoint training.lock training.provenance training.lanes
+training.schema training.exported training.checkpoint training.lock training.provenance training.mpi training.lanes
 evaluation.features evaluation.checks evaluation.logistic evaluation.neighbours evaluation.probing
 evaluation.monitors
 pictures
@@ -37,7 +37,7 @@ LATE = {  # imported inside of a function
     ("backend", "kernels"),  # on a GPU: a CPU needs nothing of kernels/
     *((name, "pictures") for name in ("tensor", "autograd", "models", "config")),  # what a notebook shows of it
 }
-THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm", "cuda", "safetensors"}  # cuda.pathfinder comes with CuPy
+THIRD_PARTY = {"numpy", "cupy", "PIL", "tqdm", "cuda", "safetensors", "mpi4py"}  # cuda.pathfinder comes with CuPy
 
 
 def files():

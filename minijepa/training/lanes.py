@@ -6,6 +6,7 @@ from minijepa.autograd import Tape
 from minijepa.backend import BLOCK
 from minijepa.backend.threads import on_threads
 from minijepa.tensor import Tensor
+from minijepa.training.mpi import Alone
 
 SMALLEST, LARGEST = 16, 32  # images a chunk: in smaller ones calls into NumPy cost more than work; larger need memory
 LANES = 8
@@ -44,14 +45,16 @@ class Lanes:
 
     A sum of floats depends on its order, so the order must not depend on the threads: chunk i of the batch belongs to
     lane i mod 8, a lane adds its chunks' gradients into its own vector one after another, and the lanes are added in
-    order. Threads merely pick up whole lanes. On a GPU there is one chunk, the whole batch.
+    order. Threads merely pick up whole lanes, and so do the processes that share a run (``ranks``). On a GPU there is
+    one chunk, the whole batch.
     """
 
-    def __init__(self, model, threads):
-        self.model, self.threads = model, threads
+    def __init__(self, model, threads, ranks=None):
+        self.model, self.threads, self.ranks = model, threads, ranks or Alone()
         if model.device == "cpu":
-            self.vectors = [np.zeros_like(model.flat.data) for _ in range(LANES)]
-            self.views = [model.flat.views(vector) for vector in self.vectors]
+            own = range(self.ranks.rank, LANES, self.ranks.size)
+            self.vectors = {lane: np.zeros_like(model.flat.data) for lane in own}
+            self.views = {lane: model.flat.views(vector) for lane, vector in self.vectors.items()}
         self.reached = set()  # parameters that ever received a gradient
 
     def gradients(self, images, masks):
@@ -74,19 +77,25 @@ class Lanes:
                     loss += self._chunk(patches, layout, count, LeanTape(self.views[lane])).item()
                 return loss
 
-        used = range(min(LANES, len(chunks)))
-        loss = sum(on_threads(run, used, self.threads))
-        self._add_up(self.vectors[: len(used)])
-        return loss
+        used, ranks = min(LANES, len(chunks)), self.ranks
+        losses = on_threads(run, range(ranks.rank, used, ranks.size), self.threads)
+        self._add_up(ranks.parts(self.vectors, used, model.flat.grad), ranks.part(model.flat.grad))
+        ranks.complete(model.flat.grad)
+        return sum(ranks.of_lanes(losses, used))
 
     def in_one_chunk(self, patches, layout):
         """The same on a GPU, of what ``IJEPA.prepare`` gave."""
         self.model.zero_grad()
         return self._chunk(patches, layout, layout.count, Tape()).data
 
-    def _add_up(self, vectors):
-        """flat.grad = Σ vectors, in their order at every place; a block of places at a time, which fits the cache."""
-        total = self.model.flat.grad
+    def missing(self):
+        """The names of parameters that never received a gradient, in any process."""
+        names = {name for name, p in self.model.flat.parameters.items() if p in self.reached}
+        reached = self.ranks.union(names)
+        return [name for name in self.model.flat.parameters if name not in reached]
+
+    def _add_up(self, vectors, total):
+        """total = Σ vectors, in their order at every place; a block of places at a time, which fits the cache."""
 
         def add(start):
             block = slice(start, start + BLOCK)

@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ def provenance(device, threads):
         "python": platform.python_version(), "numpy": np.__version__, "blas": blas_info(), "device": device,
         "threads": threads,
     }  # fmt: skip
+
+
+def bits_depend_on():
+    """{name: value} of what gives two processes the same bits, if both have the same; ``sources``: a checksum."""
+    sources = b"".join(path.read_bytes() for path in sorted((ROOT / "minijepa").rglob("*.py")))
+    about = {"version": VERSION, "sources": f"{zlib.crc32(sources):08x}", "numpy": np.__version__}
+    blas = {f"BLAS {name}": value for name, value in blas_info().items()}
+    return about | {"Python": ".".join(platform.python_version_tuple()[:2])} | blas
 
 
 @functools.cache

@@ -38,10 +38,13 @@ class Run:
 
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer
-        self.checkpoint = self.folder / checkpoint.FILE
         self.metrics = []  # rows of metrics.csv
         self.saved = 0  # the step of the checkpoint
         self.lock = None
+
+    @property
+    def checkpoint(self):
+        return self.folder / checkpoint.FILE
 
     def create(self, about):
         """Make the folder, which must not exist or be empty; it appears with all in it that ``--resume`` needs.
@@ -66,7 +69,7 @@ class Run:
         self._write_about(about | {"made": self._provenance()})
         self._write_rows()
         draw_masks(self.place / "masks.png", self.trainer.config, self.trainer.images)
-        self.save()
+        self._write_checkpoint()
 
     def resume(self, say=tell):
         """Take the run up where its checkpoint stands; rows of metrics from after it are dropped.
@@ -101,7 +104,9 @@ class Run:
         self._write_about(about | {"resumed": [*earlier, {"step": self.saved} | now]})
 
     def _provenance(self):
-        return provenance.provenance(self.trainer.device, self.trainer.lanes.threads)
+        t = self.trainer
+        shared = {"processes": t.ranks.size} if t.ranks.size > 1 else {}
+        return provenance.provenance(t.device, t.lanes.threads) | shared
 
     def _unlock(self):
         if self.lock:
@@ -129,6 +134,11 @@ class Run:
         t = self.trainer
         t.read()  # a run that has gone wrong must not be saved
         t.check_weights()
+        t.check_ranks()
+        self._write_checkpoint()
+
+    def _write_checkpoint(self):
+        t = self.trainer
         checkpoint.save(self.place / checkpoint.FILE, t.model, t.optimizer, t.progress, t.data)
         self.saved = t.progress.step
 
@@ -170,10 +180,11 @@ class Run:
                     bar.set_postfix(self._postfix(clock), refresh=False)
                 if t.progress.step % t.steps_per_epoch == 0:
                     self._end_epoch(step, clock, show)
-                if interrupted.signal and t.progress.step < t.total_steps:
+                stopped = t.ranks.largest(interrupted.signal)
+                if stopped and t.progress.step < t.total_steps:
                     if self.saved < t.progress.step:
                         self.save()
-                    return interrupted.signal
+                    return stopped
         return 0
 
     def _end_epoch(self, step, clock, show):
@@ -231,6 +242,21 @@ class Run:
             content = (self.place / checkpoint.FILE).read_bytes()
             with replaced(self.place / f"checkpoint-{epoch:04d}.npz") as file:
                 file.write(content)
+
+
+class Helper(Run):
+    """The run of a rank above 0, which computes, and leaves files, lines, monitors and pictures to rank 0."""
+
+    def train(self, say=None, then=None):
+        self.saved = self.trainer.progress.step
+        return super().train(lambda text: None)
+
+    def _end_epoch(self, step, clock, show):
+        self.save()
+        self.trainer.progress.sums = {}
+
+    def _write_checkpoint(self):
+        self.saved = self.trainer.progress.step
 
 
 def _epoch_line(row, epochs):

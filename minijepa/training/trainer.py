@@ -21,6 +21,7 @@ from minijepa.training import checkpoint
 from minijepa.training.ema import ema_momentum, update_ema
 from minijepa.training.lanes import Lanes
 from minijepa.training.metrics import Unread
+from minijepa.training.mpi import Alone
 from minijepa.training.optim import AdamW, learning_rate, squared_norm
 
 READ_EVERY = 50  # steps: on a GPU, values are read in batches, because each read blocks until the GPU catches up
@@ -30,10 +31,11 @@ REMEDY = "try a lower --lr or a longer warmup_epochs"
 class Trainer:
     """A model in training. Every random draw is a function of (seed, purpose, step), so a step can be repeated.
 
-    ``dtype``: float32; float64 for tests that compare numbers.
+    ``dtype``: float32; float64 for tests that compare numbers. ``ranks``: what this process does together with others
+    that have the same trainer, if there are any.
     """
 
-    def __init__(self, config, dataset, device="cpu", threads=1, dtype=np.float32):
+    def __init__(self, config, dataset, device="cpu", threads=1, dtype=np.float32, ranks=None):
         self.config, self.dataset, self.device = config, dataset, device
         images, labels, val_images, val_labels = training_images(config, dataset)
         self.images = to_device(images, device)
@@ -45,7 +47,8 @@ class Trainer:
             config.adam_beta1, config.adam_beta2, config.adam_eps,
         )  # fmt: skip
         self.masker = MultiBlockMasker.of(config)
-        self.lanes = Lanes(self.model, threads)
+        self.ranks = ranks or Alone()
+        self.lanes = Lanes(self.model, threads, self.ranks)
         self.batch_size = min(config.batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size  # a last short batch is dropped
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -114,6 +117,24 @@ class Trainer:
         if not xp_of(weights).isfinite(weights).all():
             raise TrainingError(f"step {self.progress.step - 1} made weights that are not finite: {REMEDY}")
 
+    def share(self):
+        """Have all ranks start from rank 0's weights, moments and progress."""
+        o = self.optimizer
+        self.ranks.share(*self._vectors().values())
+        o.steps, self.progress = self.ranks.first(lambda: (o.steps, self.progress))
+
+    def check_ranks(self):
+        """Raise TrainingError if ranks have come to different numbers: none of them can be trusted then."""
+        sums = lambda: {name: f"{zlib.crc32(v):08x}" for name, v in self._vectors().items()}  # noqa: E731
+        if text := self.ranks.difference(sums):
+            raise TrainingError(f"step {self.progress.step - 1}: the checksum of {text}")
+
+    def _vectors(self):
+        return {
+            "weights": self.model.flat.data, "target weights": self.model.target_flat.data,
+            "Adam's m": self.optimizer.m, "Adam's v": self.optimizer.v,
+        }  # fmt: skip
+
     def batch(self, step):
         """Normalised images (B, 3, S, S) and masks of a step."""
         seed, config = self.config.seed, self.config
@@ -146,8 +167,7 @@ class Trainer:
         return math.sqrt(square) if self.device == "cpu" else xp_of(square).sqrt(square)
 
     def _check_all_reached(self):
-        missing = [n for n, p in self.model.flat.parameters.items() if p not in self.lanes.reached]
-        if missing:
+        if missing := self.lanes.missing():
             raise TrainingError(f"{len(missing)} parameters received no gradient, such as {missing[0]}")
 
 

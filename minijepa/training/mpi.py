@@ -1,0 +1,270 @@
+"""One run in several processes, on one machine or more: ``mpiexec -n K python train.py --mpi`` (docs/mpi.md).
+
+Each process, or rank, holds the whole model and computes some of the lanes of every batch. What ranks do together is
+defined here, once for a process on its own (:class:`Alone`) and once over MPI (:class:`Ranks`).
+"""
+
+import contextlib
+import io
+import os
+import platform
+import sys
+import time
+import traceback
+
+import numpy as np
+
+from minijepa.backend.threads import available_cores, worker_threads
+from minijepa.cli import ended_by, tell
+from minijepa.errors import ConfigError, MinijepaError
+
+PATIENCE = 3  # seconds that a rank with an error gives the others to have it too
+VARIABLES = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))  # MPICH and Intel, Open MPI
+
+
+class Alone:
+    """A process on its own."""
+
+    rank, size = 0, 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def threads(self, requested):
+        """The number of this process's worker threads."""
+        return worker_threads(requested)
+
+    def first(self, function):
+        """``function()``, called by rank 0 alone: its result, or its error, on all ranks."""
+        return function()
+
+    def each(self, function):
+        """``function()``, called by rank 0 and after that by all others; one rank's error is raised on all."""
+        return function()
+
+    def largest(self, number):
+        """The largest of the ranks' numbers."""
+        return number
+
+    def union(self, names):
+        """All ranks' sets in one."""
+        return names
+
+    def share(self, *arrays):
+        """Overwrite the other ranks' arrays with rank 0's."""
+
+    def difference(self, facts):
+        """Where a rank's ``facts()``, {name: value}, are not those of rank 0, in words; "" if there is no such rank."""
+        return ""
+
+    def of_lanes(self, values, used):
+        """The values of lanes 0 to ``used`` in order; ``values``: of this rank's own ones, in order."""
+        return values
+
+    def part(self, vector):
+        """The part of ``vector`` that this rank adds up."""
+        return vector
+
+    def parts(self, vectors, used, like):
+        """That part of the vectors of lanes 0 to ``used``, in order.
+
+        ``vectors``: {lane: vector} of this rank's own ones; ``like``: a vector of their size and dtype.
+        """
+        return [vectors[lane] for lane in range(used)]
+
+    def complete(self, vector):
+        """Collect every rank's part of ``vector`` on all of them."""
+
+
+class Ranks(Alone):
+    """A process of several that ``mpiexec`` has started. All call the same methods in the same order.
+
+    Used as a context. An error that all ranks have is left to rank 0 to tell. One that only some have would leave the
+    others waiting forever, so its rank tells it and ends them all.
+    """
+
+    def __init__(self, mpi):
+        self.mpi, self.comm = mpi, mpi.COMM_WORLD
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.failing = self.comm.Dup()  # only ranks with an error meet there
+        self.hosts = self.comm.allgather(platform.node())
+        if self.rank:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+    def __exit__(self, kind, error, trace):
+        if error is None:
+            return
+        if self._all_fail():
+            if self.rank:
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            return
+        status = 1
+        if found := ended_by(error):
+            status, text = found
+            tell(f"train.py: {self._name(self.rank)}: {text}", sys.stderr)
+        elif isinstance(error, SystemExit):
+            status = error.code
+        else:
+            traceback.print_exception(error)
+        sys.stderr.flush()
+        self.comm.Abort(status)
+
+    def _all_fail(self):
+        request, until = self.failing.Ibarrier(), time.monotonic() + PATIENCE
+        while not request.Test():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _name(self, rank):
+        return f"rank {rank} on {self.hosts[rank]}"
+
+    def threads(self, requested):
+        """By default, the ranks on one machine share its cores."""
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(available_cores()))
+        here = self.comm.Split_type(self.mpi.COMM_TYPE_SHARED).allgather(cores)
+        share = max(1, len(set.union(*here)) // len(here))
+        return self.each(lambda: worker_threads(share if requested is None else requested))
+
+    def first(self, function):
+        value, error = self.comm.bcast(_result(function) if self.rank == 0 else None)
+        if error:
+            raise error
+        return value
+
+    def each(self, function):
+        value, problem = _result(function) if self.rank == 0 else (None, None)
+        if problem := self.comm.bcast(problem):  # rank 0 comes first: it may download what all read
+            raise problem
+        if self.rank:
+            value, problem = _result(function)
+        for rank, error in enumerate(self.comm.allgather(problem)):
+            if isinstance(error, MinijepaError):
+                raise type(error)(f"{self._name(rank)}: {error}")
+            if error:
+                raise error
+        return value
+
+    def largest(self, number):
+        return self.comm.allreduce(number, self.mpi.MAX)
+
+    def union(self, names):
+        return set.union(*self.comm.allgather(names))
+
+    def share(self, *arrays):
+        for array in arrays:
+            self.comm.Bcast(array)
+
+    def difference(self, facts):
+        everyone = self.comm.allgather(facts())
+        for rank, theirs in enumerate(everyone):
+            for name, value in everyone[0].items():
+                if theirs[name] != value:
+                    return f"{name} is {theirs[name]} on {self._name(rank)}, but {value} on {self._name(0)}"
+        return ""
+
+    # Lane i is computed by rank i mod K. A float sum depends on its order, so lanes are not added where they are: every
+    # rank receives its part of the vector from each lane, and the parts' sums are collected.
+
+    def of_lanes(self, values, used):
+        found = self.comm.allgather(values)
+        return [found[lane % self.size][lane // self.size] for lane in range(used)]
+
+    def part(self, vector):
+        return self._part(vector, self.rank)
+
+    def _part(self, vector, rank):
+        return vector[vector.size * rank // self.size : vector.size * (rank + 1) // self.size]
+
+    def parts(self, vectors, used, like):
+        own = range(self.rank, used, self.size)
+        found = [self.part(vectors[i]) if i in own else np.empty_like(self.part(like)) for i in range(used)]
+        requests = [self.comm.Irecv(found[i], i % self.size, tag=i) for i in range(used) if i not in own]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        requests += [self.comm.Isend(self._part(vectors[i], rank), rank, tag=i) for i in own for rank in others]
+        self.mpi.Request.Waitall(requests)
+        return found
+
+    def complete(self, vector):
+        sizes = [self._part(vector, rank).size for rank in range(self.size)]
+        self.comm.Allgatherv(self.mpi.IN_PLACE, [vector, sizes])
+
+
+def _result(function):
+    """(what ``function()`` returns, None), or (None, its error)."""
+    try:
+        return function(), None
+    except Exception as error:
+        return None, error
+
+
+# ------------------------------------------------------------------------------------------------------------- starting
+
+
+def started():
+    """(this process's number, how many mpiexec has started), by the environment; (0, 0) without mpiexec."""
+    for number, count in VARIABLES:
+        with contextlib.suppress(KeyError, ValueError):
+            return int(os.environ[number]), int(os.environ[count])
+    return 0, 0
+
+
+@contextlib.contextmanager
+def first_prints():
+    """Of the processes that mpiexec has started, only the first one prints, because all would print the same."""
+    if started()[0] == 0:
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def joined(wanted, most):
+    """Ranks if ``wanted``, and at most ``most`` of them; otherwise Alone.
+
+    Raises ConfigError for a number of processes that makes no sense.
+    """
+    number, count = started()
+    if not wanted:
+        if count > 1:
+            _refuse(f"mpiexec has started {count} of this program: add --mpi, and they share one run", number)
+        return Alone()
+    mpi = _mpi(number, count)
+    size = mpi.COMM_WORLD.size
+    if size > most:
+        _refuse(f"mpiexec -n {size}: a step has {most} lanes, so at most {most} processes can share it", number)
+    if count > size:
+        library = mpi.Get_library_version().split("\n")[0]
+        _refuse(f"mpiexec has started {count} processes, but is not that of mpi4py's MPI ({library}): use that", number)
+    return Ranks(mpi)
+
+
+def _refuse(text, number):
+    """Raise ConfigError in the first process, and leave the others without a word."""
+    if number:
+        time.sleep(1)  # some launchers end all processes with the first that fails: let it speak before that
+        raise SystemExit(2)
+    raise ConfigError(text)
+
+
+def _mpi(number, count):
+    """mpi4py's MPI, started."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no MPI library
+        problem = " ".join(str(error).split())
+    else:
+        return MPI
+    text = f"--mpi needs mpi4py and an MPI: pip install -r requirements-mpi.txt ({problem})"
+    if "PMI_FD" not in os.environ or count < 2:
+        _refuse(text, number)
+    # Processes that do find MPI wait for this one, and MPICH's mpiexec lets them: have it end all of them. If all
+    # lack MPI, the first one speaks for all.
+    time.sleep(1 if number else 0)
+    tell(f"train.py: {platform.node()}: {text}", sys.stderr)
+    os.write(int(os.environ["PMI_FD"]), b"cmd=abort exitcode=2\n")
+    raise SystemExit(2)
