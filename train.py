@@ -117,11 +117,6 @@ def create(run, about, preset):
 
 def prepare(args, ranks):
     """Everything that can be wrong is found here, before anything is trained. Returns the Run."""
-    if args.mpi and args.device == "cuda":
-        raise ConfigError(
-            "--mpi is for CPUs: on a GPU a batch is one lane, not eight, and adding lanes up across machines would "
-            "need an MPI that reads GPU memory, or NCCL: leave out --mpi or --device cuda"
-        )
     device = backend.resolve_device("cpu" if args.mpi else args.device)
     threads = ranks.threads(args.threads)
     if args.run_dir == "":
@@ -187,7 +182,7 @@ def main(argv=None):
 
 
 def train(args):
-    with mpi.joined(args.mpi, most=LANES) as ranks:
+    with mpi.joined(args.mpi, args.device, most=LANES) as ranks:
         return trained(args, ranks)
 
 

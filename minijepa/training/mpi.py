@@ -121,7 +121,7 @@ class Ranks(Alone):
         return True
 
     def _name(self, rank):
-        return f"rank {rank} on {self.hosts[rank]}"
+        return f"rank {rank} ({self.hosts[rank]})"
 
     def threads(self, requested):
         """By default, the ranks on one machine share its cores."""
@@ -223,23 +223,27 @@ def first_prints():
         yield
 
 
-def joined(wanted, most):
+def joined(wanted, device, most):
     """Ranks if ``wanted``, and at most ``most`` of them; otherwise Alone.
 
-    Raises ConfigError for a number of processes that makes no sense.
+    Raises ConfigError for a device or a number of processes that can't be.
     """
     number, count = started()
     if not wanted:
         if count > 1:
-            _refuse(f"mpiexec has started {count} of this program: add --mpi, and they share one run", number)
+            _refuse(f"mpiexec has started this program {count} times: add --mpi, so that they share one run", number)
         return Alone()
+    if device == "cuda":
+        text = "--mpi is for CPUs: on a GPU a batch is one lane, not eight, and a sum over machines would"
+        _refuse(f"{text} need NCCL or an MPI that reads GPU memory: leave out --mpi, or --device cuda", number)
     mpi = _mpi(number, count)
     size = mpi.COMM_WORLD.size
     if size > most:
         _refuse(f"mpiexec -n {size}: a step has {most} lanes, so at most {most} processes can share it", number)
     if count > size:
         library = mpi.Get_library_version().split("\n")[0]
-        _refuse(f"mpiexec has started {count} processes, but is not that of mpi4py's MPI ({library}): use that", number)
+        text = f"mpiexec has started {count} processes, but mpi4py's MPI ({library}) knows of {size}"
+        _refuse(f"{text}: start them with that MPI's own mpiexec", number)
     return Ranks(mpi)
 
 
