@@ -1,4 +1,4 @@
-"""Every setting of a run, in one frozen dataclass that is checked when it is made, and the presets."""
+"""All settings of a run, in one frozen dataclass that checks them, and the presets."""
 
 import ast
 import dataclasses
@@ -23,8 +23,8 @@ class Config:
     patch_size: int = 4
     val_size: int = 0  # training images held back, for choosing settings: probe.py --split val
     augment_flip: bool = False  # mirror half of the images
-    augment_crop: int = 0  # shift each image by up to this many pixels in both directions; 0: not at all
-    augment_scale: tuple = (1.0, 1.0)  # cut out a part with so much of the image's area and enlarge it; (1, 1): all
+    augment_crop: int = 0  # shift each image by up to this many pixels in both directions; 0: off
+    augment_scale: tuple = (1.0, 1.0)  # crop a part with this share of the image's area and enlarge it; (1, 1): off
 
     # Context and target encoder
     encoder_embed_dim: int = 192
@@ -67,8 +67,8 @@ class Config:
 
     # Reporting
     knn_every: int = 5  # epochs between two kNN evaluations; 0: never
-    keep_every: int = 0  # epochs between two checkpoints that are kept for good; 0: only the last one
-    max_train_images: int = 0  # use the first so many training images; 0: all
+    keep_every: int = 0  # epochs between two checkpoints that are kept; 0: only the last one
+    max_train_images: int = 0  # use only the first so many training images; 0: all
 
     num_patches = property(lambda self: (self.image_size // self.patch_size) ** 2)
     grid = property(lambda self: (self.image_size // self.patch_size,) * 2)
@@ -87,7 +87,7 @@ class Config:
         return self.num_encoder_parameters + ends + self._of_transformer(narrow, self.predictor_depth)
 
     def _of_transformer(self, dim, depth):
-        """Parameters of positions, blocks and the last norm."""
+        """Parameters of position embeddings, blocks and the last norm."""
         hidden = int(dim * self.mlp_ratio)
         block = 4 * dim * dim + 2 * dim * hidden + 9 * dim + hidden
         return self.num_patches * dim + depth * block + 2 * dim
@@ -101,8 +101,8 @@ class Config:
     def preset(cls, name, **changes):
         """One of PRESETS, with some fields changed.
 
-        Where fewer ``epochs`` leave no room for the preset's warm-up, it keeps its share of them, unless it is changed
-        too: 10 of 100 epochs become 0.5 of 5.
+        If fewer ``epochs`` leave no room for the preset's warm-up, it keeps its share of them (unless changed): 10 of
+        100 epochs become 0.5 of 5.
         """
         if name not in PRESETS:
             raise ConfigError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}")
@@ -121,7 +121,7 @@ class Config:
         return cls(**values)
 
     def __repr__(self):
-        """What differs from the defaults; Python makes the same Config of it."""
+        """The fields that differ from the defaults, as Python code for the same Config."""
         fields = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
         return f"Config({', '.join(f'{f.name}={value!r}' for f, value in fields if value != f.default)})"
 
@@ -131,12 +131,12 @@ class Config:
         return config_html(self)
 
     def to_dict(self):
-        """{field: value}, with lists for tuples, so that it survives JSON."""
+        """{field: value}, with lists for tuples, as JSON has them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
 def parse_changes(given):
-    """{field: value} of pairs (the option, "key=value"). Raises ConfigError for a field that is given twice."""
+    """{field: value} from pairs (option, "key=value"). Raises ConfigError for a field that is given twice."""
     changes, options = {}, {}
     for option, text in given:
         name, value = parse_assignment(text)
@@ -147,13 +147,13 @@ def parse_changes(given):
 
 
 def parse_assignment(text):
-    """``"key=value"`` -> (key, value), the value read as a Python literal where it is one: 3, true, (0.1, 0.2)."""
+    """``"key=value"`` -> (key, value), the value read as a Python literal if it is one: 3, true, (0.1, 0.2)."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set takes KEY=VALUE, got {reprlib.repr(text)}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's thoughts on "\\d" or "1if"
+            warnings.simplefilter("ignore")  # Python's SyntaxWarnings about "\\d" or "1if"
             return key.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return key.strip(), {"true": True, "false": False}.get(value.strip().lower(), value.strip())
@@ -174,7 +174,7 @@ def _is_number(value):
 
 
 def _checked_type(field, value):
-    """The value in the field's type, or a ConfigError. Whole floats do for ints, ints for floats, lists for tuples."""
+    """The value in the field's type, or a ConfigError. Whole floats count as ints, ints as floats, lists as tuples."""
     if field.type is int and _is_number(value) and value == int(value):
         return int(value)
     if field.type is float and _is_number(value):
@@ -187,9 +187,9 @@ def _checked_type(field, value):
     raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {reprlib.repr(value)}")
 
 
-LOSSES = "l2", "smooth_l1"  # models/ijepa.py has them
+LOSSES = "l2", "smooth_l1"  # defined in models/ijepa.py
 
-LARGEST = dict(  # so that a slip of the finger is one line, and not an hour of filling the memory, or an overflow
+LARGEST = dict(  # so that a typo gives an error, not an hour of filling memory or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
     mlp_ratio=16, patch_embed_gain=1000, init_std=10, num_target_blocks=64, batch_size=2**20, epochs=10**6,
     warmup_epochs=10**6, num_patches=4096, num_parameters=2**28,
@@ -224,8 +224,8 @@ def _check_values(c):
             f"mlp_ratio {c.mlp_ratio} leaves no hidden features")  # fmt: skip
     for name in ("target_scale", "context_scale", "target_aspect_ratio", "augment_scale"):
         low, high = getattr(c, name)
-        require(0 < low <= high, f"{name} must be two rising numbers above 0, got ({low}, {high})")
-        require(name == "target_aspect_ratio" or high <= 1, f"{name} is a part of the image: at most 1, got {high}")
+        require(0 < low <= high, f"{name} must be two numbers, (low, high) with 0 < low <= high, got ({low}, {high})")
+        require(name == "target_aspect_ratio" or high <= 1, f"{name} is a share of the image: at most 1, got {high}")
     require(c.loss in LOSSES, f"loss must be {' or '.join(LOSSES)}, got {reprlib.repr(c.loss)}")
     norm = reprlib.repr(c.target_norm)
     require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {norm}")
@@ -241,12 +241,12 @@ def _check_values(c):
         f"warmup_epochs {c.warmup_epochs:g} must be below epochs {c.epochs}: lower it too, or set it to 0",
     )
     require(c.augment_crop < c.image_size, f"augment_crop must be below image_size, got {c.augment_crop}")
-    MultiBlockMasker.of(c)  # refuses masks that can hardly be drawn
+    MultiBlockMasker.of(c)  # refuses settings that hardly ever give a mask
 
 
 PRESETS = {
     "cifar10": {},
-    # The specification's network with laptop's recipe, but for weights from 0.06, EMA, batches and rate.
+    # The specification's network with laptop's recipe, except for initial weights (0.06), EMA, batch size and rate.
     "best": dict(
         patch_embed_gain=2, init_std=0.06, augment_flip=True, augment_scale=(0.5, 1.0), target_norm="layer_norm",
         target_scale=(0.15, 0.2), context_scale=(0.85, 1.0),
@@ -266,7 +266,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-# What train.py --help says of them: the time on 2 CPU cores, and the linear probe on CIFAR-10's test images.
+# For train.py --help: the time on 2 CPU cores, and the linear probe on CIFAR-10's test images.
 MEASURED = {
     "cifar10": ("14 hours", "not run to its end yet"),
     "best": ("14 hours", "not run to its end yet"),

@@ -77,10 +77,10 @@ def test_what_an_exported_encoder_lacks_is_said_when_it_is_asked_for(run, tmp_pa
     exported.save(tmp_path / "encoder.npz", load(run), "cifar10", 7)
     model = load(tmp_path / "encoder.npz")
     for name in ("predictor", "context_encoder", "predictions", "targets", "loss", "gradients"):
-        with pytest.raises(MissingPartError, match=f"^no {name}: this is an exported target encoder alone; its run's"):
+        with pytest.raises(MissingPartError, match=f"^no {name}: this is an exported target encoder; the run's"):
             getattr(model, name)
         assert not hasattr(model, name)
-    with pytest.raises(ConfigError, match="^no context encoder: this is an exported target encoder alone"):
+    with pytest.raises(ConfigError, match="^no context encoder: this is an exported target encoder"):
         model.encode(model.normalise(images_of(1)), "context")
     with pytest.raises(AttributeError, match="ImageEncoder has no attribute 'encoder'"):
         model.encoder  # noqa: B018
@@ -125,7 +125,7 @@ def test_an_exported_encoder_is_probed_like_its_run(overlapping_cifar_folder, ru
     assert one == two and (tmp_path / "confusion-small.png").exists()
     assert "\nby a test\n" in capsys.readouterr().out
     assert probe.main([str(tmp_path / "small.npz"), "--encoder=context", data]) == 2
-    assert capsys.readouterr().err.startswith("probe.py: no context encoder: this is an exported target encoder alone")
+    assert capsys.readouterr().err.startswith("probe.py: no context encoder: this is an exported target encoder")
     assert probe.main([str(tmp_path / "small.npz"), "--pictures", data]) == 0
     assert {f.name for f in tmp_path.glob("*-small.png")} == {
         f"{name}-small.png" for name in ("confusion", "neighbours", "pca")

@@ -1,4 +1,4 @@
-"""Images, augmentation and masks. Nothing in here knows a model."""
+"""Images, augmentation and masks; independent of any model."""
 
 from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ class Dataset:
 def load_dataset(name, data_dir, download=True):
     """The :class:`Dataset` called ``name``, read from ``data_dir``, or downloaded into it unless ``download`` is False.
 
-    Raises ConfigError for an unknown name, DataError for data that are missing or broken and can't be downloaded.
+    Raises ConfigError for an unknown name, DataError if the data are missing or broken and can't be downloaded.
     """
     if name not in DATASETS:
         raise ConfigError(f"unknown dataset {name!r}: choose {' or '.join(DATASETS)}")
@@ -63,7 +63,7 @@ def load_dataset(name, data_dir, download=True):
 
 
 def _cifar10(data_dir, download):
-    """CIFAR-10, whose archive is unpacked if nothing else of it is in ``data_dir``."""
+    """CIFAR-10; its archive is unpacked if ``data_dir`` has nothing else of it."""
     if not has_cifar10(data_dir) and not unpack_cifar10(data_dir) and download:
         download_cifar10(data_dir)
     train, test = load_cifar10(data_dir, "train"), load_cifar10(data_dir, "test")
@@ -71,7 +71,7 @@ def _cifar10(data_dir, download):
 
 
 def _shapes(data_dir, download):
-    """10,000 training and 2,000 test images, generated, always the same."""
+    """10,000 training and 2,000 test images, generated and always the same."""
     train, test = make_shapes(10_000, seed=0), make_shapes(2_000, seed=1)
     return Dataset("shapes", shapes.CLASSES, *train, *test, *_channel_statistics(train[0]))
 
@@ -80,7 +80,7 @@ DATASETS = {"cifar10": _cifar10, "shapes": _shapes}
 
 
 def training_images(config, dataset):
-    """(training images, labels, held-back images, labels), as ``val_size`` and ``max_train_images`` say."""
+    """(training images, labels, held-back images, labels), by ``val_size`` and ``max_train_images``."""
     size = dataset.train_images.shape[-1]
     if size != config.image_size:
         raise ConfigError(f"image_size is {config.image_size}, but {dataset.name} has images of {size}×{size}")
@@ -92,10 +92,9 @@ def training_images(config, dataset):
 def split_validation(images, labels, val_size):
     """Hold ``val_size`` images back: (train_images, train_labels, val_images, val_labels), each in the given order.
 
-    The split depends on ``labels`` and ``val_size`` alone: settings of runs with different seeds are chosen on the same
-    images. Every class gives the same number (to within one, as long as it has
-    enough), and a smaller validation set is part of every larger one. Raises ConfigError if ``val_size`` is negative or
-    leaves nothing to train on.
+    The split depends on ``labels`` and ``val_size`` alone, so that runs with different seeds use the same images. Every
+    class gives the same number (to within one, as long as it has enough), and a smaller validation set is part of every
+    larger one. Raises ConfigError if ``val_size`` is negative or leaves nothing to train on.
     """
     if not 0 <= val_size < len(labels):
         raise ConfigError(f"val_size {val_size} must be at least 0 and less than the {len(labels)} training images")

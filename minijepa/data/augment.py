@@ -1,8 +1,8 @@
 """Random flips and shifts, drawn on the host and applied to a whole batch by one gather; and random resized crops.
 
-A shift is the usual "pad by 4, crop at random". The border is filled by mirroring the image (…2 1 | 0 1 2…) and not
-with a constant: a constant border would give whole patches that the network can predict without looking, and the
-mirror needs neither a fill colour nor a padded copy, since it is only another index.
+A shift is the usual "pad by 4, crop at random". The border mirrors the image (…2 1 | 0 1 2…): a constant one would give
+whole patches that the network can predict without looking, and the mirror needs neither a fill colour nor a padded
+copy, since it is only another index.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ def augment(images, augmentation):
     """``images`` (B, C, H, W) of either array library, flipped and shifted; same shape and dtype.
 
     y[b, c, i, j] = x[b, c, row(top_b + i − padding), col(left_b + j − padding)], where ``row`` and ``col`` mirror an
-    index that has left the image, and col(j) is W − 1 − col(j) in a flipped one. Returns ``images`` itself if nothing
-    is to be done. Raises ShapeError if the batch has another size or the padding is no smaller than the image.
+    index outside the image, and a flipped image has W − 1 − col(j) for col(j). Returns ``images`` itself if there is
+    nothing to do. Raises ShapeError if the batch has another size or the padding is not smaller than the image.
     """
     flip, padding = augmentation.flip, augmentation.padding
     batch_size, channels, height, width = images.shape
@@ -58,7 +58,7 @@ def augment(images, augmentation):
     cols = _mirror(augmentation.left[:, None] - padding + np.arange(width), width)
     cols = np.where(flip[:, None], width - 1 - cols, cols)
 
-    # Only the short index vectors travel to a GPU; the index of every pixel is made where the images are.
+    # Only the short index vectors are copied to a GPU; the index of every pixel is computed where the images are.
     xp = xp_of(images)
     planes = xp.arange(batch_size * channels).reshape(batch_size, channels, 1, 1) * (height * width)
     pixels = xp.asarray(rows * width)[:, None, :, None] + xp.asarray(cols)[:, None, None, :]
@@ -66,10 +66,10 @@ def augment(images, augmentation):
 
 
 def draw_windows(batch_size, rng, scale):
-    """Windows (B, 4) = top, left, height, width in parts of the image, for :func:`resized_crop`.
+    """Windows (B, 4) = top, left, height, width as fractions of the image, for :func:`resized_crop`.
 
-    Area uniform in ``scale``, ln(width/height) uniform between ln(3/4) and ln(4/3), sides cut to 1, place uniform over
-    all that fit (torchvision's RandomResizedCrop, with parts of pixels instead of whole ones).
+    Area uniform in ``scale``, ln(width/height) uniform between ln(3/4) and ln(4/3), sides clipped to 1, place uniform
+    over all that fit (torchvision's RandomResizedCrop, with fractional pixels).
     """
     area = rng.uniform(*scale, batch_size)
     ratio = np.exp(rng.uniform(*np.log([3 / 4, 4 / 3]), batch_size))
@@ -78,12 +78,11 @@ def draw_windows(batch_size, rng, scale):
 
 
 def resized_crop(images, windows):
-    """The part of each float image (B, C, H, W) that its window names, at the whole image's size.
+    """The window of each float image (B, C, H, W), enlarged to the size of the whole image.
 
-    Output pixel i looks at the place x = H (top + (i + ½) height / H) − ½ of the rows, between two pixels, and takes
-    (1 − f) of the one and f of the other, f being what x is beyond a whole number; columns likewise. So rows and
-    columns are each mixed by a matrix with two numbers in a line, and y = R x Cᵀ. The channels' mean and
-    deviation pass through, so it does not matter whether ``images`` are normalised already.
+    Output row i is at x = H (top + (i + ½) height / H) − ½, between two input rows, and takes (1 − f) of the first and
+    f of the second, f = x − ⌊x⌋; columns likewise. So rows and columns are each mixed by a matrix with two numbers per
+    row, and y = R x Cᵀ. The result is the same whether ``images`` are normalised before or after.
     """
     xp = xp_of(images)
     if images.dtype.kind != "f":

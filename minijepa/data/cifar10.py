@@ -1,4 +1,4 @@
-"""CIFAR-10: load the official files, and unpack or download them if need be.
+"""CIFAR-10: load the official files, and unpack or download them if needed.
 
 A record is 1 label byte and 3,072 pixel bytes: the red, the green and the blue plane of a 32x32 image, row by row. The
 official archive holds 10,000 records in each of six files, five of training images and one of test images.
@@ -28,7 +28,7 @@ ARCHIVE = "cifar-10-binary.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 ARCHIVE_BYTES = 170_052_171
-SLOWEST = 10_000  # bytes a second: at that speed the download takes five hours
+SLOWEST = 10_000  # bytes a second; the download would take five hours
 
 IMAGE_SHAPE = (3, 32, 32)
 RECORD_BYTES = 1 + 3 * 32 * 32
@@ -59,7 +59,7 @@ def load_cifar10(data_dir, split):
     images, labels = np.empty((count, RECORD_BYTES - 1), np.uint8), np.empty(count, np.uint8)
     start = 0
     while parts:
-        records = parts.pop(0)  # popped, so that each file's copy is freed once it is taken over
+        records = parts.pop(0)  # popped, so that each file's copy is freed once copied
         stop = start + len(records)
         labels[start:stop], images[start:stop] = records[:, 0], records[:, 1:]
         start = stop
@@ -67,30 +67,30 @@ def load_cifar10(data_dir, split):
 
 
 def has_cifar10(data_dir):
-    """Whether all six files lie in ``data_dir``, or in its ``cifar-10-batches-bin`` or ``cifar-10-batches-py``."""
+    """Whether all six files are in ``data_dir``, or in its ``cifar-10-batches-bin`` or ``cifar-10-batches-py``."""
     return len(_present(*_find(data_dir))) == len(ALL_FILES)
 
 
 def has_some_cifar10(data_dir):
-    """Whether at least one of the six files, or their archive, lies there: then the user means CIFAR-10."""
+    """Whether at least one of the six files, or their archive, is there: then the user means CIFAR-10."""
     return bool(_present(*_find(data_dir))) or (Path(data_dir) / ARCHIVE).is_file()
 
 
 def _present(folder, suffix):
-    """The names of the six files that lie in ``folder``."""
+    """Those of the six files that are in ``folder``."""
     return tuple(name for name in ALL_FILES if (folder / name).with_suffix(suffix).is_file())
 
 
 def _find(data_dir):
     """The folder of the six files and their suffix: ".bin", or "" for those of the Python version.
 
-    Where all lie, else where some do, else the official subfolder of ``data_dir``.
+    The folder that has the most of them; the official subfolder of ``data_dir`` if none has any.
     """
     home = Path(data_dir)
     if home.is_file():
         folder = shell_word(home.parent)
         raise DataError(
-            f"{home} is a file: give the folder that it lies in, --data-dir {folder}, or train on drawn shapes: "
+            f"{home} is a file: give the folder that it is in, --data-dir {folder}, or train on drawn shapes: "
             "train.py --dataset shapes"
         )
     places = [(home / FOLDER, ".bin"), (home, ".bin"), (home / PYTHON_FOLDER, ""), (home, "")]
@@ -115,7 +115,7 @@ def _read_records(path):
         raise DataError(f"{path} is empty: {_remedy(path.parent)}")
     if data.size % RECORD_BYTES:
         raise DataError(
-            f"{path} is truncated: {data.size:,} bytes are no whole number of {RECORD_BYTES}-byte records: "
+            f"{path} is truncated: {data.size:,} bytes are not a whole number of {RECORD_BYTES}-byte records: "
             f"{_remedy(path.parent)}"
         )
     records = data.reshape(-1, RECORD_BYTES)
@@ -142,7 +142,7 @@ def _remedy(folder):
 
 
 def unpack_cifar10(data_dir, archive_bytes=ARCHIVE_BYTES, md5=ARCHIVE_MD5):
-    """Unpack the official archive if it lies in ``data_dir``, and nothing else of CIFAR-10: whether it does.
+    """Unpack the official archive if ``data_dir`` has it and nothing else of CIFAR-10; return whether it did.
 
     Raises DataError for an archive that is not the official one.
     """
@@ -170,9 +170,8 @@ def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_B
     """Download and unpack CIFAR-10 into ``data_dir/cifar-10-batches-bin``; do nothing if it is there.
 
     ``url`` must give the official .tar.gz: ``archive_bytes`` bytes whose checksum is ``md5``, which is compared before
-    the archive is opened. ``timeout``: so many seconds the server may stay silent, or slower than SLOWEST. The finished
-    folder gets its name in one step: a download that breaks off leaves nothing, and two at once do not disturb each
-    other.
+    the archive is opened. ``timeout``: seconds that the server may stay silent, or slower than SLOWEST. The finished
+    folder gets its name in one step: an interrupted download leaves nothing, and two at once do not disturb each other.
 
     Returns the folder. Raises DataError if there is no network, the archive is not the expected one, or the folder
     exists but is incomplete (it is the user's, so it is left alone).
@@ -203,7 +202,7 @@ def _check_complete(folder, suffix):
 
 
 def _fetch(url, path, md5, archive_bytes, timeout, folder):
-    """Stream ``url`` into the file ``path``; refuse what has another size or checksum."""
+    """Stream ``url`` into the file ``path``; refuse another size or checksum."""
     checksum, received = hashlib.md5(usedforsecurity=False), 0
     progress = tqdm(total=archive_bytes, desc="CIFAR-10", unit="B", unit_scale=True, disable=None)  # None: off in files
     with open(path, "wb") as file, progress:
@@ -228,7 +227,7 @@ def _receive(url, timeout, folder):
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             since, received = time.monotonic(), 0
-            while chunk := response.read1(1 << 18):  # what has arrived: read would wait for all of so many
+            while chunk := response.read1(1 << 18):  # read1 returns what has arrived; read would wait for all of it
                 yield chunk
                 received += len(chunk)
                 if (seconds := time.monotonic() - since) > timeout:
@@ -249,5 +248,5 @@ def _unpack(archive, unpacked, folder):
                 if member.isreg() and member.name in wanted:
                     with tar.extractfile(member) as content, open(wanted[member.name], "wb") as target:
                         shutil.copyfileobj(content, target)
-    except (tarfile.TarError, EOFError, zlib.error) as error:  # the disk has changed it
+    except (tarfile.TarError, EOFError, zlib.error) as error:  # damaged on disk after the checksum
         raise DataError(f"the archive is damaged ({error}): {_remedy(folder)}") from error

@@ -1,8 +1,8 @@
 """The files of CIFAR-10's Python version, which torchvision leaves in a data folder: read without running a pickle.
 
 Each is a pickled dictionary that Python 2 wrote: ``data``, a NumPy array uint8 (n, 3072), and ``labels``, a list.
-Unpickling calls what the file names. So the three names in such a file get stand-ins here, which keep what they are
-given; another name is refused, and so is an operation that such a file has no use for.
+Unpickling calls whatever the file names. So the three names in such a file get stand-ins here, which keep what they are
+given; other names are refused, and so are operations that such a file does not use.
 """
 
 import pickle
@@ -23,7 +23,7 @@ class _Array:
 
 
 class _Dtype:
-    """Stands in for a dtype: ``name`` is its letters."""
+    """Stands in for a dtype: ``name`` is its type string."""
 
     def __init__(self, name, *args):
         self.name = name
@@ -32,7 +32,7 @@ class _Dtype:
         pass
 
 
-class _Reader(pickle._Unpickler):  # the one in Python, which has a table of its operations
+class _Reader(pickle._Unpickler):  # the pure-Python one, which has a table of its operations
     OPERATIONS = (
         b"\x80}])(.N\x88\x89JKM\x8aTUX"  # protocol, {}, [], (), mark, stop, None, True, False, integers, strings
         b"easut\x85\x86\x87qrhjcRb"  # into lists, dicts and tuples; into the memo and from it; name, call, set state
@@ -44,25 +44,25 @@ class _Reader(pickle._Unpickler):  # the one in Python, which has a table of its
 
     def find_class(self, module, name):
         if (module, name) not in self.NAMES:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which CIFAR-10 has no use for")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which CIFAR-10 does not use")
         return self.NAMES[module, name]
 
 
 def read_records(file):
-    """The records of an open file as those of the binary version, uint8 (n, 3073): label, then pixels.
+    """The records of an open file, as in the binary version: uint8 (n, 3073), label, then pixels.
 
-    Raises ValueError for what is not such a file.
+    Raises ValueError for any other file.
     """
     try:
         content = _Reader(file, encoding="bytes").load()
         labels, (_, shape, dtype, fortran, pixels) = content[b"labels"], content[b"data"].state
         fits = shape == (len(labels), PIXELS) and len(pixels) == len(labels) * PIXELS and not fortran
         if not fits or dtype.name not in (b"u1", "u1") or {type(label) for label in labels} - {int}:
-            raise ValueError("its data are not uint8 of images with a label each")
+            raise ValueError("its data are not uint8 images with one label each")
         images = np.frombuffer(pixels, np.uint8).reshape(shape)
         return np.concatenate([np.array(labels, np.uint8)[:, None], images], axis=1)
     except ValueError:
         raise
-    except Exception as error:  # whatever a pickle that is none, or another one, leads to
+    except Exception as error:  # a damaged or different pickle can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"it is not a pickle of CIFAR-10 ({reason})") from None

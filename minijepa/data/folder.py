@@ -1,4 +1,4 @@
-"""Pictures of the user's own: any size and any format that Pillow reads, as the network takes them."""
+"""The user's own pictures, of any size and any format that Pillow reads, as the network takes them."""
 
 import contextlib
 import warnings
@@ -22,8 +22,8 @@ TURNS = {  # what undoes EXIF's orientation
 
 @dataclass(frozen=True)
 class OwnPictures:
-    """Pictures of a folder: their names, uint8 ``images`` (n, 3, size, size), how many ``more`` files there are, and
-    ``skipped``, [(name, why)], that could not be read."""
+    """Pictures of a folder: their names, uint8 ``images`` (n, 3, size, size), the number of ``more`` files, and
+    ``skipped``, [(name, why)], the files that could not be read."""
 
     names: list
     images: np.ndarray
@@ -31,7 +31,7 @@ class OwnPictures:
     skipped: list
 
     def told(self):
-        """What was skipped, in a line; "" if nothing was."""
+        """The skipped files, in a line; "" if there are none."""
         files = ", ".join(f"{name} ({why})" for name, why in self.skipped[:5])
         rest = f" and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
         return f"skipped {files}{rest}" if self.skipped else ""
@@ -40,10 +40,10 @@ class OwnPictures:
 def read_folder(folder, size):
     """The first MOST pictures of a folder, by name -> OwnPictures.
 
-    Files are tried that have a suffix of Pillow's; others, hidden files and subfolders are left alone. Pillow registers
-    suffixes of films and of other files that it can't decode: these are skipped like a picture that breaks off. Each is
-    turned as its camera says, put on white where it is transparent, cut to the square in its middle and shrunk. Raises
-    DataError for a folder without a picture that can be read.
+    Only files with a suffix that Pillow knows are tried, no hidden files or subfolders. Pillow registers suffixes of
+    films and of other files that it can't decode: these are skipped like damaged pictures. Each picture is rotated as
+    its EXIF says, put on white where it is transparent, cut to its central square and shrunk. Raises DataError for a
+    folder without a readable picture.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -63,13 +63,13 @@ def read_folder(folder, size):
             skipped.append((path.name, str(error)))
     if not images:
         name, why = skipped[0] if skipped else ("", "")
-        found = f"no pictures that can be read ({len(skipped)} tried; {name}: {why})" if skipped else "no pictures"
+        found = f"no readable pictures ({len(skipped)} tried; {name}: {why})" if skipped else "no pictures"
         raise DataError(f"{folder} holds {found}: give a folder with files such as .jpg, .png or .webp")
     return OwnPictures(names, np.stack(images), len(paths), skipped)
 
 
 def _read(path, size):
-    """uint8 (3, size, size). Raises DataError with the reason, for whatever Pillow's decoders stumble over."""
+    """uint8 (3, size, size). Raises DataError with the reason if Pillow can't decode the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, odd palettes, odd EXIF
@@ -78,14 +78,14 @@ def _read(path, size):
                 white = _white(picture)
                 square = _rgb(_square(_upright(picture)), white).resize((size, size), Image.Resampling.LANCZOS)
     except Image.UnidentifiedImageError:
-        raise DataError("no picture that Pillow can read") from None
+        raise DataError("not a picture that Pillow can read") from None
     except Exception as error:
         raise DataError(str(error) or type(error).__name__) from None
     return np.asarray(square).transpose(2, 0, 1)
 
 
 def _upright(picture):
-    """Turned as its EXIF says; as it is, if that can't be read."""
+    """Rotated as its EXIF says; unchanged if that can't be read."""
     picture.load()
     with contextlib.suppress(Exception):
         if (turn := TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))) is not None:
@@ -100,10 +100,10 @@ def _square(picture):
 
 
 def _white(picture):
-    """The number that means white in a picture of one channel and more than 8 bits; None for all others."""
+    """The value of white in a picture of one channel and more than 8 bits; None for all others."""
     if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
         kind = "floats" if picture.mode == "F" else "signed or 32-bit numbers"
-        raise ValueError(f"{kind}, whose scale only their maker knows: save it with 8 or 16 bits")
+        raise ValueError(f"{kind} of unknown scale: save it with 8 or 16 bits")
     if not picture.mode.startswith("I"):
         return None
     bits = getattr(picture, "tag_v2", {}).get(ExifTags.Base.BitsPerSample)  # of a TIFF

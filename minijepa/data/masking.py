@@ -1,4 +1,4 @@
-"""Multi-block masks: which patches the context encoder sees, and which ones the predictor must predict.
+"""Multi-block masks: which patches the context encoder sees and which ones the predictor must predict.
 
 Patches are numbered row by row: the patch in row r and column c of an (H, W) grid is number r·W + c.
 """
@@ -14,7 +14,7 @@ from minijepa.ops.rows import offsets_of, ranges
 TRIALS = 64  # masks that a new masker draws to see whether its settings are possible
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches
 MAX_ROUNDS = 1000  # settings that passed the trials need far fewer
-_possible = set()  # settings that passed: they are tried once a process
+_possible = set()  # settings that passed: tried once per process
 REMEDY = "lower target_scale, num_targets or min_context, or raise context_scale"
 
 
@@ -29,7 +29,7 @@ class Masks:
         target_lengths   (B, M)   patches of each target block
         target_index     (sum,)   their numbers, image by image, block by block, ascending in each block
 
-    Blocks of an image may overlap. `len(masks)` is B. The constructor trusts its arguments, `Masks.from_lists` checks.
+    Blocks of an image may overlap. `len(masks)` is B. The constructor trusts its arguments; `Masks.from_lists` checks.
     """
 
     context_lengths: np.ndarray
@@ -84,7 +84,7 @@ class Masks:
 
     @cached_property
     def target_offsets(self):
-        """(B·M + 1,): block m of image b starts in `target_index` at `target_offsets[b * M + m]`, ends at the next."""
+        """(B·M + 1,): block m of image b starts in `target_index` at `target_offsets[b * M + m]`."""
         return offsets_of(self.target_lengths)
 
     @property
@@ -103,7 +103,7 @@ class Masks:
         images = np.arange(len(self))[images]
         context_lengths, target_lengths = self.context_lengths[images], self.target_lengths[images]
         context_rows = ranges(self.context_offsets[images], context_lengths)
-        # The blocks of an image stand one behind the other, so its targets are one range as well.
+        # The blocks of an image are contiguous, so its targets are one range too.
         target_rows = ranges(self.target_offsets[images * self.num_targets], target_lengths.sum(axis=1))
         return Masks(context_lengths, self.context_index[context_rows], target_lengths, self.target_index[target_rows])
 
@@ -119,7 +119,7 @@ def _patch_numbers(block, name):
     """`block` as an ascending int64 array, or ConfigError."""
     array = np.asarray(block)
     if array.size == 0:
-        raise ConfigError(f"the {name} is empty: every image needs context, and every target block a patch")
+        raise ConfigError(f"the {name} is empty: every image needs a context patch, and every target block too")
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0:
         raise ConfigError(f"the {name} must be a flat list of whole patch numbers from 0 up, got {block!r}")
     unique = np.unique(array)
@@ -133,8 +133,8 @@ def block_size(scale, aspect_ratio, grid):
 
         n = ⌊H·W·scale⌋,   height = round(√(n / aspect)),   width = round(height · aspect),   both clamped to the grid
 
-    Width follows from the rounded height, so that a block keeps its shape rather than its area. `round` goes to the
-    even neighbour at a half. Works element by element on arrays.
+    Width follows from the rounded height, so that a block keeps its shape rather than its area. `round` rounds halves
+    to even. Works element by element on arrays.
     """
     num_patches = np.floor(grid[0] * grid[1] * np.asarray(scale))
     height = np.rint(np.sqrt(num_patches / aspect_ratio))
@@ -146,9 +146,9 @@ class MultiBlockMasker:
     """Draws I-JEPA's masks: for each image, M target blocks and the context, one large block without their patches.
 
     Scales are fractions of the grid's area, aspect ratios width / height; both are drawn uniformly and independently
-    for each block. The context block has aspect ratio 1. A corner is uniform over all places where its block fits. An
-    image whose context has fewer than `min_context` patches gets new masks altogether (target blocks can cover the
-    grid).
+    for each block. The context block has aspect ratio 1. A corner is uniform over all places where its block fits. If
+    fewer than `min_context` context patches are left (target blocks can cover the grid), all of the image's masks are
+    drawn again.
 
     Raises ConfigError for settings that are out of range or that nearly always miss `min_context`.
 
@@ -196,7 +196,7 @@ class MultiBlockMasker:
         )  # fmt: skip
 
     def _try(self):
-        """ConfigError if hardly any of some trial masks has the context that it must have."""
+        """Raise ConfigError if hardly any of some trial masks leaves enough context."""
         context, _ = self._draw(TRIALS, np.random.default_rng(0))
         reached = np.count_nonzero(context.sum(axis=1) >= self.min_context)
         if reached < TRIALS_NEEDED:
@@ -220,14 +220,14 @@ class MultiBlockMasker:
         )
 
     def _draw(self, batch_size, rng):
-        """One draw for each image, whatever is left of its context: membership (B, N) and (B, M, N), bool."""
+        """One draw per image, however little context is left: membership (B, N) and (B, M, N), bool."""
         targets = self._blocks((batch_size, self.num_targets), self.target_scale, self.target_aspect_ratio, rng)
         context = self._blocks((batch_size,), self.context_scale, (1.0, 1.0), rng)
         context &= ~targets.any(axis=1)
         return context, targets
 
     def _blocks(self, shape, scale, aspect_ratio, rng):
-        """`shape` many blocks as membership, bool, `shape` + (N,)."""
+        """An array of `shape` blocks, as membership: bool, `shape` + (N,)."""
         height, width = block_size(rng.uniform(*scale, shape), rng.uniform(*aspect_ratio, shape), self.grid)
         rows = _runs(height, self.grid[0], rng)
         columns = _runs(width, self.grid[1], rng)
@@ -235,7 +235,7 @@ class MultiBlockMasker:
 
 
 def _runs(length, size, rng):
-    """Membership (..., size) of runs of `length` (...) neighbours, each at a place uniform over all where it fits."""
+    """Membership (..., size) of runs of `length` (...) neighbours, each at a uniformly random place where it fits."""
     start = rng.integers(0, size - length, endpoint=True)[..., None]
     place = np.arange(size)
     return (place >= start) & (place < start + length[..., None])

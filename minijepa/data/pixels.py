@@ -13,14 +13,14 @@ def normalise(images, mean=MEAN, std=STD):
     """What models take: y = (x / 255 − mean) / std for each channel.
 
     ``images``: uint8 (..., C, H, W) of either array library; ``mean``, ``std``: C numbers, for pixels in [0, 1].
-    Returns float32 of the same shape. It is computed as y = x · 1/(255 std) + (−mean/std), one product and one sum.
+    Returns float32 of the same shape, computed as y = x · 1/(255 std) − mean/std.
     """
     if images.dtype != np.uint8:
         raise DtypeError(f"normalise takes uint8 images (0 to 255), got {images.dtype}: is it normalised already?")
     _check_channels("normalise", images, mean, std)
     xp = xp_of(images)
     y = xp.empty(images.shape, np.float32)
-    for c in range(len(mean)):  # Python floats are float32 here and, on a GPU, need no transfer
+    for c in range(len(mean)):  # Python floats keep float32 and need no transfer to a GPU
         channel = y[..., c, :, :]
         xp.multiply(images[..., c, :, :], 1.0 / (255.0 * float(std[c])), out=channel, dtype=np.float32)
         channel -= float(mean[c]) / float(std[c])

@@ -1,10 +1,10 @@
-"""A built-in data set that needs no file and no network: ten shapes, drawn anew from a seed.
+"""A built-in data set that needs no file and no network: ten shapes, drawn from a seed.
 
-Every image shows one shape, turned, scaled and moved at random, on a smooth random background. Foreground and
-background colours come from the same distribution, so colour says nothing about the class: a model has to see the form.
+Every image shows one shape, rotated, scaled and moved at random, on a smooth random background. Foreground and
+background colours come from the same distribution, so colour says nothing about the class: a model must see the shape.
 
-A shape is its signed distance function d(x, y), negative inside and with slope at most 1, in units in which the shape
-fits the circle of radius 1. Where d passes through zero, the edge is blended over about a pixel: that is all the
+A shape is defined by its signed distance function d(x, y), negative inside and with slope at most 1, in units in which
+it fits the unit circle. Where d passes through zero, the edge is blended over about a pixel: that is all the
 anti-aliasing.
 
 Source: Quilez, "2D distance functions", https://iquilezles.org/articles/distfunctions2d/
@@ -19,10 +19,10 @@ _CHUNK = 250  # images drawn from one generator: image i depends on (seed, i) al
 
 
 def make_shapes(count, seed=0):
-    """The first ``count`` images of the set that ``seed`` names.
+    """The first ``count`` images of the set with this ``seed``.
 
     Returns uint8 images (count, 3, 32, 32) and uint8 labels (count,), which index :data:`CLASSES`. Image i is the same
-    for every ``count``. Each ten consecutive images starting at a multiple of ten show each class once.
+    for every ``count``. Images 10k to 10k + 9 show each class once.
     """
     images, labels = np.empty((count, 3, SIDE, SIDE), np.uint8), np.empty(count, np.uint8)
     for start in range(0, count, _CHUNK):
@@ -68,7 +68,7 @@ def _colours(generator):
 
 
 def _texture(generator):
-    """A smooth field to add to a colour, float32 (_CHUNK, 3, 32, 32): two long waves, each with a tint of its own."""
+    """A smooth field to add to a colour, float32 (_CHUNK, 3, 32, 32): two long waves, each with its own tint."""
     field = np.zeros((_CHUNK, 3, SIDE, SIDE), np.float32)
     grid = np.arange(SIDE, dtype=np.float32) / SIDE
     for _ in range(2):
@@ -117,7 +117,7 @@ def _cross(x, y):
 
 
 def _star(x, y):
-    """Five points: the plane is folded into half a point, where one straight edge remains."""
+    """Five points: the plane is folded onto half a point, whose edge is straight."""
     step = 2.0 * np.pi / 5
     angle = np.arctan2(x, y)
     angle = np.abs(angle - step * np.rint(angle / step))  # from a tip (0) to a notch (step / 2)

@@ -1,4 +1,4 @@
-"""python -m minijepa.gradcheck [OP ...]: check the backward pass of every operation, or of those that are named."""
+"""python -m minijepa.gradcheck [OP ...]: check the backward pass of every operation, or of those named."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ def main(argv=None):
 
 
 def check_all(names, device="cpu"):
-    """Print the table and the reports for some operations; the exit status."""
+    """Print the table and the reports for some operations. Returns the exit status."""
     todo = [(name, case) for name in names for case in cases_of(name)]
     start, largest, failures = time.perf_counter(), 0.0, []
     tell(LINE.format("op", "input", "largest error", "verdict"))
@@ -48,7 +48,7 @@ def check_all(names, device="cpu"):
 
 
 def check(case, device="cpu"):
-    """(largest error, report) of a case. No report: it passed. No error: nothing could be compared."""
+    """(largest error, report) of a case. Report None: it passed. Error None: nothing could be compared."""
     try:
         comparisons = compare_gradients(case.fn, *(to_device(a, device) for a in case.arrays))
     except MinijepaError as error:  # a backward of the wrong shape, an input written into

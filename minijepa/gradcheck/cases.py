@@ -1,7 +1,7 @@
-"""Inputs on which operations go wrong: broadcast, non-contiguous, repeated, of length 1, very small and very large.
+"""Inputs that tend to break operations: broadcast, non-contiguous, repeated, of length 1, very small and very large.
 
-``CASES[op]`` lists the cases of ``ops.op``; the first one is small and plain, and serves ``minijepa.explain`` as its
-example. A new operation needs a line here: a test asks for it.
+``CASES[op]`` lists the cases of ``ops.op``; the first one is small and plain: ``minijepa.explain`` uses it as its
+example. A new operation needs an entry here; a test checks that.
 """
 
 import difflib
@@ -26,7 +26,7 @@ def case(name, fn, *arrays):
 
 
 def cases_of(op):
-    """The cases of an operation. Raises ConfigError, with the names that are close, for one that does not exist."""
+    """The cases of an operation. Raises ConfigError, suggesting similar names, for one that does not exist."""
     if op in CASES:
         return CASES[op]
     close = difflib.get_close_matches(op, CASES, n=3)
@@ -43,7 +43,7 @@ def beside(array, x):
 
 
 def unary(fn, draw=normal):
-    """Of an operation on (..., n): shapes, memory layouts and scales."""
+    """For an operation on (..., n): shapes, memory layouts and scales."""
     return [
         case("(2, 3)", fn, draw(2, 3)),
         case("one row (5,)", fn, draw(5)),
@@ -59,7 +59,7 @@ def unary(fn, draw=normal):
 
 
 def binary(fn, draw=normal):
-    """Of an element-by-element operation on two inputs: every way to broadcast."""
+    """For an element-by-element operation on two inputs: every way to broadcast."""
     a = np.array([[0.5, -1.0, 2.0]])
     return [
         case("(2, 3), (2, 3)", fn, draw(2, 3), draw(2, 3)),
@@ -72,10 +72,10 @@ def binary(fn, draw=normal):
         case("new axes", fn, draw(2, 3, 4), draw(4)),
         case("new and stretched", fn, draw(4, 1), draw(2, 3, 1, 5)),
         case("lengths 1", fn, draw(1, 1), draw(1)),
-        case("a number behind", lambda x: fn(x, 3.0), draw(2, 3)),
-        case("a number in front", lambda x: fn(3.0, x), draw(2, 3)),
-        case("an array in front", lambda x: fn(beside(a, x), x), draw(2, 3)),
-        case("twice the same", lambda x: fn(x, x), draw(2, 3)),
+        case("number on the right", lambda x: fn(x, 3.0), draw(2, 3)),
+        case("number on the left", lambda x: fn(3.0, x), draw(2, 3)),
+        case("array on the left", lambda x: fn(beside(a, x), x), draw(2, 3)),
+        case("same input twice", lambda x: fn(x, x), draw(2, 3)),
         case("transposed, strided", fn, transposed(draw(3, 4)), strided(draw(3, 4))),
         case("negative strides", fn, backwards(draw(3, 4)), backwards(draw(4))),
         case("scale 1e-2", fn, 1e-2 * draw(3, 4), 1e-2 * draw(3, 4)),
@@ -84,7 +84,7 @@ def binary(fn, draw=normal):
 
 
 def reduction(fn, draw=normal):
-    """Of an operation fn(x, axis, keepdims)."""
+    """For an operation fn(x, axis, keepdims)."""
 
     def over(axis, keepdims=False):
         return lambda x: fn(x, axis=axis, keepdims=keepdims)
@@ -312,7 +312,7 @@ def concat_cases():
         case("one alone", along(0), normal(2, 3)),
         case("with an empty one", along(0), normal(2, 3), normal(0, 3), normal(1, 3)),
         case("vectors", along(0), normal(2), normal(1)),
-        case("twice the same", lambda x: ops.concat([x, x * x, x], axis=1), normal(2, 2)),
+        case("same input twice", lambda x: ops.concat([x, x * x, x], axis=1), normal(2, 2)),
         case("transposed, strided", along(1), transposed(normal(2, 3)), strided(normal(2, 2))),
         case("negative strides", along(1), backwards(normal(2, 3)), backwards(normal(2, 2))),
     ]
@@ -373,7 +373,7 @@ def attention_cases():
 
 
 def loss(fn, prediction_error):
-    """Of fn(predictions, targets), whose difference is drawn by ``prediction_error``."""
+    """For fn(predictions, targets), whose difference is drawn by ``prediction_error``."""
 
     def pair(*shape, scale=1.0):
         q = normal(*shape)
@@ -462,7 +462,7 @@ CASES = {
     "transpose": transpose_cases(),
 }
 
-# Later than all others, so that theirs, which docs/backward shows, stay what they were.
+# Drawn after all others, so that their numbers, which docs/backward shows, stay the same.
 CASES["matmul"] += [
     case("matrix by vector", ops.matmul, normal(2, 3), normal(3)),
     case("vector by matrix", ops.matmul, normal(3), normal(3, 2)),

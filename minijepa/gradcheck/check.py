@@ -1,4 +1,4 @@
-"""Analytic gradients, by the tape, against numeric ones, by finite differences."""
+"""Analytic gradients, from the tape, against numeric ones, from finite differences."""
 
 import functools
 from dataclasses import dataclass, replace
@@ -19,27 +19,27 @@ EPS = float(np.finfo(np.float64).eps)
 def gradcheck(fn, *arrays, seed=0, tolerance=TOLERANCE, h=None, max_entries=None):
     """Check the gradient of ``fn`` for each of its inputs; return the largest error.
 
-    With a random cotangent c of y's shape, L(x) = <c, fn(x)> = Σ c y is a scalar, whose gradient the tape computes
-    by backward passes seeded with c, and which forward passes alone give as
+    With a random cotangent c of y's shape, L(x) = <c, fn(x)> = Σ c y is a scalar. The tape computes its gradient by
+    backward passes that start from c; forward passes alone give
 
-        dL/dx[i] ≈ (8 [L(x + h eᵢ) − L(x − h eᵢ)] − [L(x + 2h eᵢ) − L(x − 2h eᵢ)]) / 12h     wrong by h⁴ L⁽⁵⁾ / 30
+        dL/dx[i] ≈ (8 [L(x + h eᵢ) − L(x − h eᵢ)] − [L(x + 2h eᵢ) − L(x − 2h eᵢ)]) / 12h     off by h⁴ L⁽⁵⁾ / 30
         error    = max |analytic − numeric| / max(max |analytic|, 1e-3)                      of one input
 
-    The floor of 1e-3 is for gradients that are zero (that of a key's bias, which softmax does not see). A cotangent of
-    ones would be blind: the outputs of softmax sum to 1, L would be constant, and a backward that returns zeros right.
+    The floor of 1e-3 is for gradients that are zero (a key's bias, which softmax does not see). A cotangent of ones
+    would be blind: softmax's outputs sum to 1, so L would be constant and a backward that returns zeros would pass.
 
     ``fn``: takes one Tensor for each array and returns a Tensor of any shape. It must be smooth within 2h of ``arrays``
     (no ties under max) and a function of its inputs alone.
     ``arrays``: converted to float64; a float64 array is used as it lies in memory, strides and all.
     ``seed``: of the cotangent.
-    ``h``: the step; by default 1e-3 times the largest |x| of an array, but at most 1e-3. (LayerNorm and ln bend on the
-    scale of their input, softmax and GELU on the scale 1, however large the input.) Beside large numbers, such as those
-    of x² at 1e7, it may be lost in float64's rounding: then steps ten, a hundred ... times as large are tried as well.
-    ``max_entries``: difference only so many elements of each array, drawn at random.
+    ``h``: the step; by default 1e-3 times the largest |x| of an array, but at most 1e-3. (LayerNorm and ln curve on the
+    scale of their input, softmax and GELU on the scale 1, however large the input.) Next to large numbers, such as x²
+    at 1e7, it may be lost in float64's rounding: then steps 10, 100 ... times as large are tried too.
+    ``max_entries``: check only so many elements of each array, drawn at random.
 
-    Raises GradcheckError for an error above ``tolerance``, naming the worst element with both of its numbers, and
-    saying so where rounding alone can explain it; for an input that received no gradient; for an input, output or
-    cotangent that was written into; for outputs that are not float64 or differ between two calls.
+    Raises GradcheckError for an error above ``tolerance``, naming the worst element and both of its numbers, and saying
+    so if rounding alone can explain it; for an input that received no gradient; for an input, output or cotangent that
+    was written into; for outputs that are not float64 or differ between two calls.
     """
     comparisons = compare_gradients(fn, *arrays, seed=seed, h=h, max_entries=max_entries)
     worst = max(comparisons, key=lambda comparison: comparison.error)
@@ -53,7 +53,7 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
     arrays = [xp_of(a).asarray(as_float_array(a, np.empty(0)), dtype=np.float64) for a in arrays]
     for i, array in enumerate(arrays):
         if not bool(xp_of(array).isfinite(array).all()):
-            raise GradcheckError(f"input {i} {array.shape} holds a nan or an infinity, where there is no difference")
+            raise GradcheckError(f"input {i} {array.shape} holds a nan or an infinity, so no difference can be taken")
     if (h is not None and not h > 0) or (max_entries is not None and max_entries < 1):
         raise GradcheckError(f"h must be above 0 and max_entries at least 1; got h = {h}, max_entries = {max_entries}")
     copies = [a.copy() for a in arrays]
@@ -78,7 +78,7 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
     if not (cotangent == kept_cotangent).all():
         raise GradcheckError(f"the cotangent {cotangent.shape} was written into by backward: it belongs to the engine")
     if not ((y.data == output) | (output != output)).all():
-        raise GradcheckError(f"the output {output.shape} was written into by backward: whoever called fn has it, too")
+        raise GradcheckError(f"the output {output.shape} was written into by backward: fn's caller has it too")
 
     tensors = [Tensor(copy) for copy in copies]  # contiguous, whatever the strides of the arrays
 
@@ -102,7 +102,7 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
 
 
 def _wider(first, differences):
-    """``first``; or, where its error may be rounding, a comparison by a wider step that passes, if there is one."""
+    """``first``; or, if its error may be rounding, a comparison with a wider step that passes, if there is one."""
     tried = first
     while tried.error > TOLERANCE and tried.may_be_rounding(TOLERANCE):
         tried = replace(tried, h=10 * tried.h, numeric=differences(h=10 * tried.h))
@@ -110,8 +110,8 @@ def _wider(first, differences):
 
 
 class _MeasuringTape(WatchingTape):
-    """Adds up how far rounding may move L = <cotangent, fn(x)>: each operation as if the elements that it takes and
-    those that it gives, each of which L depends on by its gradient, were off by eps times their size."""
+    """Adds up how far rounding may move L = <cotangent, fn(x)>: by gradient times error for each element that an
+    operation takes or returns, as if all were off by eps times their size."""
 
     rounding = 0.0
 
@@ -126,12 +126,12 @@ class _MeasuringTape(WatchingTape):
 def numeric_gradient(value, array, cotangent=1.0, h=None, entries=None):
     """d <cotangent, value()> / d array by the differences of :func:`gradcheck`, as a NumPy array.
 
-    ``value``: a function without arguments whose result depends on ``array``: what lies in a model's parameter, say.
-    ``array``: float64; each element is changed in place, and put back.
+    ``value``: a function without arguments whose result depends on ``array``, such as the data of a model's parameter.
+    ``array``: float64; each element is changed in place and restored.
     ``entries``: positions in the flattened array; the result is then (len(entries),), and of array's shape if None.
     """
     if array.dtype != np.float64:
-        raise GradcheckError(f"a difference of {array.dtype} has too few digits: give float64, IJEPA(dtype=np.float64)")
+        raise GradcheckError(f"differences of {array.dtype} have too few digits: use float64, IJEPA(dtype=np.float64)")
     h = _step(array) if h is None else h
     positions = np.arange(array.size) if entries is None else entries
     slopes = np.empty(len(positions))
@@ -143,7 +143,7 @@ def numeric_gradient(value, array, cotangent=1.0, h=None, entries=None):
             far = _value_at(value, array, index, kept + 2 * h) - _value_at(value, array, index, kept - 2 * h)
         finally:
             array[index] = kept
-        slope = (8 * near - far) / (12 * h)  # of each output: subtracted before they are summed, few digits are lost
+        slope = (8 * near - far) / (12 * h)  # of each output: subtracting before summing loses fewer digits
         slopes[i] = float(xp_of(slope).sum(slope * cotangent))
     return slopes.reshape(array.shape) if entries is None else slopes
 
@@ -184,7 +184,7 @@ class Comparison:
         return (self.rounding + EPS * np.abs(self.x.reshape(-1)[self.entries] * self.compared)) / self.h
 
     def may_be_rounding(self, tolerance):
-        """Whether an error above ``tolerance`` may be that of the differences, all of it."""
+        """Whether the rounding of the differences alone may explain an error above ``tolerance``."""
         largest = max(np.abs(self.compared).max(initial=0), FLOOR)
         return bool((np.abs(self.compared - self.numeric) <= tolerance * largest + self.noise).all())
 
@@ -233,7 +233,7 @@ def _step(array):
 
 def _value_at(value, array, index, x):
     array[index] = x
-    return value() + 0.0  # a copy: reshape and its like return a view of the array, which changes under our hands
+    return value() + 0.0  # a copy: reshape and the like return a view of the array, which is about to change
 
 
 def _check_output(y, tape):

@@ -1,4 +1,4 @@
-"""Numbers for the cases, and ways to lay them out in memory: the same at every import, for all come from one stream."""
+"""Numbers for the cases, the same at every import because all come from one stream; and memory layouts."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def positive(*shape):
 
 
 def signed(*shape):
-    """Of both signs, and away from 0."""
+    """Of both signs and away from 0."""
     return positive(*shape) * generator.choice([-1.0, 1.0], shape)
 
 
@@ -26,12 +26,12 @@ def distinct(*shape):
 
 
 def transposed(x):
-    """The same values in Fortran order: the first axis is the one that lies together in memory."""
+    """The same values in Fortran order: contiguous along the first axis."""
     return np.ascontiguousarray(x.T).T
 
 
 def strided(x):
-    """The same values, each second element of a longer row."""
+    """The same values, every second element of a longer row."""
     return np.repeat(x, 2, axis=-1)[..., ::2]
 
 

@@ -1,4 +1,4 @@
-"""A tape for debugging: it notices arrays that are changed in place between forward and backward."""
+"""A tape for debugging: it detects arrays that are changed in place between forward and backward."""
 
 import zlib
 
@@ -10,12 +10,12 @@ from minijepa.errors import TapeError
 
 
 class WatchingTape(Tape):
-    """A :class:`Tape` that refuses gradients made of arrays that are no longer what forward saw.
+    """A :class:`Tape` that refuses to compute gradients from arrays that changed after forward.
 
-    Backward passes use the arrays that forward kept, not copies of them. Writing into one in between (``w.data -= 1``,
-    a buffer that is filled again, ``y.data[...] = 0``) gives wrong gradients with a :class:`Tape`, and with this one a
-    TapeError that names the operation. Every kept array is read twice more, so this is for tests and for looking for a
-    fault; gradcheck and explain use it.
+    Backward passes use the arrays that forward kept, not copies of them. Writing to one in between (``w.data -= 1``, a
+    reused buffer, ``y.data[...] = 0``) gives wrong gradients with a :class:`Tape`, and with this one a TapeError that
+    names the operation. Every kept array is read twice more, so this is for tests and debugging; gradcheck and explain
+    use it.
     """
 
     def __init__(self, into=None):
@@ -31,13 +31,13 @@ class WatchingTape(Tape):
             if _checksum(array) != checksum:
                 raise TapeError(
                     f"{entry.op.op_name()}: {_which(array, entry)}, of shape {array.shape}, was changed in place after "
-                    "forward, and backward needs what it was: write into a copy, or wait until after backward"
+                    "forward, but backward needs its old values: write to a copy, or only after backward"
                 )
         return super()._gradients(entry, dy)
 
 
 def _arrays(value):
-    """The arrays in what an operation keeps: in tuples, lists and dicts, and in objects such as a RowIndex."""
+    """The arrays that an operation keeps, also in tuples, lists, dicts and objects such as a RowIndex."""
     if is_array(value):
         yield value
     elif isinstance(value, (tuple, list, dict)):

@@ -1,15 +1,15 @@
-"""Many images through a network, a chunk at a time, so that memory does not grow with them."""
+"""Many images through a network, a chunk at a time, so that memory use does not grow with their number."""
 
 import numpy as np
 
 from minijepa.backend import to_device, to_numpy
 from minijepa.backend.threads import on_threads, worker_threads
 
-CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the card
+CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the GPU's memory
 
 
 def chunks(count, device):
-    """Slices of so many images that a chunk has on the device ("cpu" or "cuda")."""
+    """Slices of the chunk size of the device ("cpu" or "cuda")."""
     return [slice(start, start + CHUNK[device]) for start in range(0, count, CHUNK[device])]
 
 
@@ -18,11 +18,11 @@ def map_images(model, images, function, shape, threads=None):
     result = np.empty((len(images), *shape), np.float32)
 
     def run(part):
-        with np.errstate(all="ignore"):  # whoever asked sees what is not finite
+        with np.errstate(all="ignore"):  # the caller sees what is not finite
             result[part] = to_numpy(function(to_device(images[part], model.device)))
 
     parts = chunks(len(images), model.device)
-    if model.device == "cuda":  # in this thread, whose stream has made the weights
+    if model.device == "cuda":  # in this thread, whose stream computed the weights
         list(map(run, parts))
     else:
         on_threads(run, parts, worker_threads(threads))

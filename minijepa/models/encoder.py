@@ -1,4 +1,4 @@
-"""An encoder for images: all that features need. I-JEPA trains one; an exported file holds one alone."""
+"""An image encoder: all that features need. I-JEPA trains one; an exported file holds just that."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Classifier:
     classes: tuple
 
     def probabilities(self, x):
-        """How likely each class is: features (N, D) -> (N, C)."""
+        """The probability of each class: features (N, D) -> (N, C)."""
         z = x.astype(np.float64) @ self.weight.T + self.bias
         p = np.exp(z - z.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True)
@@ -35,22 +35,22 @@ class ImageEncoder:
 
     ``config``: a Config. ``seed``: of the initial weights. ``device``: "cpu" or "cuda". ``dtype``: float32, or float64
     for checks. Images are float arrays (B, 3, S, S), normalised (``normalise``), on the same device. ``classifier``: a
-    Classifier of its features, where one came with the file; otherwise None. The parameters are views into one vector,
+    Classifier of its features if the file has one, else None. The parameters are views into one vector,
     ``target_flat.data``: those with weight decay first.
     """
 
     def __init__(self, config, seed=0, device="cpu", dtype=np.float32):
         self.config, self.device, self.dtype = config, device, np.dtype(dtype)
-        self.mean, self.std = MEAN, STD  # of the images' channels, for ``normalise``; checkpoints carry them
+        self.mean, self.std = MEAN, STD  # of the images' channels, for ``normalise``; checkpoints store them
         self.classifier = None
         self.target_encoder = ViTEncoder(config, rng(seed, "initial encoder"))
         named = without_decay(self.target_encoder.named_parameters("target_encoder."), last=True)
         self.target_flat = FlatParameters(named, dtype, device, with_grad=False)
         for parameter in self.target_flat.parameters.values():
-            parameter.requires_grad = False  # changed by the EMA alone
+            parameter.requires_grad = False  # only the EMA changes it
 
     def __getattr__(self, name):
-        """Called only for what is not there."""
+        """Called only for missing attributes."""
         if name in ("context_encoder", "predictor", "flat", "targets", "predictions", "loss", "gradients"):
             raise MissingPartError(f"no {name}: this is {ALONE}")
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
@@ -76,7 +76,7 @@ class ImageEncoder:
     def encode(self, images, encoder="target"):
         """Features of every patch of whole images: (B, 3, S, S) -> (B, N, D). ``encoder``: "target" or "context".
 
-        Any number of images will do: without a tape, they go through the network in chunks.
+        Any number of images: without a tape, they go through the network in chunks.
         """
         network, images = self.network(encoder), self._checked(images)
         if current_tape() is not None:
@@ -90,7 +90,7 @@ class ImageEncoder:
     def features(self, images, encoder="target", threads=None):
         """A vector for each image, its patches' features averaged: uint8 (N, 3, S, S) -> float32 NumPy array (N, D).
 
-        The images are as a data set has them, not normalised, on the host, and any number. ``threads``: on a CPU; all
+        The images are as in a data set: not normalised, on the host, and any number of them. ``threads``: on a CPU; all
         cores if None.
         """
 
@@ -105,7 +105,7 @@ class ImageEncoder:
         return network.encode(patches, Packing([n] * b)).reshape(b, n, -1)
 
     def network(self, encoder):
-        """The encoder of that name, "target" or "context". Raises ConfigError for one that is not there."""
+        """The encoder of that name, "target" or "context". Raises ConfigError if the model does not have it."""
         if encoder not in ("target", "context"):
             raise ConfigError(f"unknown encoder {encoder!r}: choose target or context")
         if not hasattr(self, f"{encoder}_encoder"):
@@ -113,11 +113,11 @@ class ImageEncoder:
         return getattr(self, f"{encoder}_encoder")
 
     def patches(self, images):
-        """The pixels of each patch: (B, 3, S, S) -> (B, N, 3p²). Raises an error for images of another kind."""
+        """The pixels of each patch: (B, 3, S, S) -> (B, N, 3p²). Raises an error for unsuitable images."""
         return patchify(self._checked(images), self.config.patch_size)
 
     def _checked(self, images):
-        """The array of images that the networks can take, or an error."""
+        """``images`` as an array that the networks can take, or an error."""
         if isinstance(images, Tensor):
             if images.requires_grad:
                 raise TapeError("the network does not differentiate with respect to its images: use images.detach()")
@@ -133,7 +133,7 @@ class ImageEncoder:
     # ------------------------------------------------------------------------------------------------- the parameters
 
     def named_parameters(self):
-        """Yield (dotted name, Parameter) of all its networks, the names being those of ``state_dict``."""
+        """Yield (dotted name, Parameter) of all its networks, with the names of ``state_dict``."""
         yield from self.target_flat.parameters.items()
 
     def num_parameters(self):
@@ -149,9 +149,9 @@ class ImageEncoder:
         load_state(state, dict(self.named_parameters()))
 
 
-ALONE = "an exported target encoder alone; its run's checkpoint has the context encoder and the predictor too"
+ALONE = "an exported target encoder; the run's checkpoint has the context encoder and the predictor too"
 
 
 def without_decay(named_parameters, last):
-    """Parameters without weight decay after (or before) those with it, otherwise in their order."""
+    """The parameters without weight decay last, or first; otherwise in their order."""
     return sorted(named_parameters, key=lambda item: item[1].decay != last)

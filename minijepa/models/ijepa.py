@@ -1,4 +1,4 @@
-"""I-JEPA: context encoder, target encoder and predictor, and the loss between the latter two.
+"""I-JEPA: context encoder, target encoder and predictor, and the loss between predictions and targets.
 
 Assran et al., "Self-supervised learning from images with a joint-embedding predictive architecture", CVPR 2023,
 arXiv:2301.08243.
@@ -16,21 +16,21 @@ from minijepa.models.predictor import Predictor
 from minijepa.models.vit import ViTEncoder
 from minijepa.nn import FlatParameters, standardise_rows
 
-LOSSES = {  # the function, and whether it adds up the D dimensions of a row (else it is their mean)
+LOSSES = {  # the function, and whether it sums over the D dimensions (else it is their mean)
     "l2": (ops.l2_loss, True),
     "smooth_l1": (ops.smooth_l1_loss, False),
 }
 
 
 class IJEPA(ImageEncoder):
-    """The three networks: the target encoder that ImageEncoder describes, the context encoder and the predictor.
+    """The three networks: ImageEncoder's target encoder, the context encoder and the predictor.
 
     The trained parameters (context encoder and predictor) are views into one vector, ``flat.data``, laid out as
 
         [ encoder with weight decay | encoder without | predictor without | predictor with ]
 
-    so that ``flat.data[:encoder_size]`` is what the EMA follows and decay applies to the first and the last part. The
-    target encoder's vector ``target_flat.data`` has the order of the first two.
+    so that the EMA follows ``flat.data[:encoder_size]``, and decay applies to the first and the last part. The target
+    encoder's vector ``target_flat.data`` is in the order of the first two.
     """
 
     def __init__(self, config, seed=0, device="cpu", dtype=np.float32):
@@ -50,41 +50,41 @@ class IJEPA(ImageEncoder):
     def targets(self, images, masks):
         """Features of the target patches, (Tt, D): the target encoder sees the full image, then the blocks are taken.
 
-        No gradient is recorded, whether a tape is running or not.
+        Nothing is recorded, even under a tape.
         """
         return self.targets_of(*self.prepare(images, masks))
 
     def predictions(self, images, masks):
-        """What the predictor expects at the target patches, (Tt, D); the context encoder sees context patches alone."""
+        """The predictor's features of the target patches, (Tt, D); the context encoder sees only context patches."""
         return self.predictions_of(*self.prepare(images, masks))
 
     def loss(self, images, masks, count=None):
         """The scalar loss between predictions and targets.
 
-        ``count``: the number of target patches to divide by, these images' own if None (a part of a batch passes the
-        whole batch's).
+        ``count``: the number of target patches to divide by; by default that of these images (a part of a batch passes
+        the whole batch's).
         """
         patches, layout = self.prepare(images, masks)
         return self.distance(self.predictions_of(patches, layout), self.targets_of(patches, layout), count)
 
     def prepare(self, images, masks):
-        """What both branches start from: the images' patches, (B, N, 3p²), and the TokenLayout of their masks."""
+        """The input of both branches: the images' patches, (B, N, 3p²), and the TokenLayout of their masks."""
         patches = self.patches(images)
         if len(masks) != len(patches):
             raise ShapeError(f"the network was given {len(patches)} images, but masks of {len(masks)}")
         return patches, TokenLayout.of(masks, patches.shape[1], self.device)
 
     def targets_of(self, patches, layout):
-        """:meth:`targets`, of what :meth:`prepare` gave."""
+        """:meth:`targets`, from the results of :meth:`prepare`."""
         with no_tape():
             features = self.target_encoder.encode(patches, layout.image_packing, layout.target_rows)
-            targets = ops.rows(features, layout.target_features)  # a patch is in as many blocks as cover it
+            targets = ops.rows(features, layout.target_features)  # blocks may share patches
             if self.config.target_norm == "layer_norm":
                 targets = standardise_rows(targets)
         return targets
 
     def predictions_of(self, patches, layout):
-        """:meth:`predictions`, of what :meth:`prepare` gave."""
+        """:meth:`predictions`, from the results of :meth:`prepare`."""
         pixels = ops.rows(patches.reshape(-1, patches.shape[-1]), layout.context_pixels)
         context = self.context_encoder(pixels, layout.context_positions, layout.context_packing)
         return self.predictor(context, layout)
@@ -95,14 +95,14 @@ class IJEPA(ImageEncoder):
         return function(predictions, targets, count=count)
 
     def loss_per_dim(self, loss):
-        """A value of the loss as a mean over the D dimensions too, so that networks of any width can be compared."""
+        """``loss`` as a mean over the D dimensions too, so that networks of different widths can be compared."""
         _, sums = LOSSES[self.config.loss]
         return loss / self.config.encoder_embed_dim if sums else loss
 
     # ------------------------------------------------------------------------------------------------- the parameters
 
     def zero_grad(self):
-        """Set every gradient to zero. Raises TrainingError if a parameter has left the vector of all of them."""
+        """Set every gradient to zero. Raises TrainingError if a parameter's array is not in the flat vector."""
         self.flat.check_tied()
         self.flat.grad[...] = 0
 

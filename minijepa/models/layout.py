@@ -15,8 +15,8 @@ class TokenLayout:
     """The row numbers that turn a batch's masks into packed sequences.
 
     B images of N patches have Tc context patches and Tt target patches in all. Targets and predictions are in the order
-    of the masks: image by image, block by block. Sequences, whose order nobody sees, are sorted by length, so that
-    attention meets long runs of equal length.
+    of the masks: image by image, block by block. Sequences are sorted by length, so that attention gets long runs of
+    equal length; their order affects no result.
     """
 
     batch: int  # B
@@ -27,7 +27,7 @@ class TokenLayout:
     context_positions: RowIndex  # (Tc,) their places in the image
     context_packing: Packing  # a sequence for each image
 
-    target_rows: RowIndex  # (≤ B N,) the patches, of all B N, that are in at least one target block
+    target_rows: RowIndex  # (≤ B N,) those of the B N patches that are in at least one target block
     target_features: RowIndex  # (Tt,) which of these
     target_positions: RowIndex  # (Tt,) their places in the image
 
@@ -44,13 +44,13 @@ class TokenLayout:
 
 
 def row_numbers(masks, num_patches, context_capacity=None):
-    """The arrays of a TokenLayout on the host; of packings, the lengths.
+    """The arrays of a TokenLayout on the host; for packings, the lengths.
 
-    ``context_capacity``: how many rows the context takes in [context ; mask tokens], where that is more than Tc.
+    ``context_capacity``: rows that the context takes in [context ; mask tokens], if more than Tc.
     """
     for index in (masks.context_index, masks.target_index):
         if not 0 <= index.min() <= index.max() < num_patches:
-            raise ShapeError(f"the masks name patches {index.min()} to {index.max()} of {num_patches}, from 0 up")
+            raise ShapeError(f"the masks name patches {index.min()} to {index.max()} of 0 to {num_patches - 1}")
     lengths, blocks = masks.context_lengths.astype(np.int64), masks.target_lengths.astype(np.int64)
     batch, per_image = blocks.shape
     image = np.arange(batch)
@@ -75,7 +75,7 @@ def row_numbers(masks, num_patches, context_capacity=None):
     contexts, blocks = lengths[of_image], blocks.ravel()
     order = np.argsort(contexts + blocks, kind="stable")
     n.predictor_packing = (contexts + blocks)[order]
-    mask_start = (context_capacity or lengths.sum()) + starts_of(blocks)  # mask tokens stand behind all context tokens
+    mask_start = (context_capacity or lengths.sum()) + starts_of(blocks)  # mask tokens come after all context tokens
     starts = np.stack([context_start[of_image], mask_start], axis=1)[order]
     pieces = np.stack([contexts, blocks], axis=1)[order]
     n.predictor_rows = ranges(starts.ravel(), pieces.ravel())

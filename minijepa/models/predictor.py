@@ -1,4 +1,4 @@
-"""The predictor: a narrow transformer that guesses a target block's features from the context (specification, 4)."""
+"""The predictor: a narrow transformer from context to a target block's features (specification, section 4)."""
 
 from minijepa import ops
 from minijepa.autograd import Parameter
@@ -9,7 +9,7 @@ class Predictor(Module):
     """Context features and the positions of target blocks -> predicted features of the blocks.
 
     A sequence is [context tokens of an image ; mask tokens of ONE of its target blocks]; a mask token is one shared
-    vector plus the position it stands for. Blocks of one image are separate sequences: their tokens never meet.
+    vector plus its patch's position embedding. Blocks of one image are separate sequences: their tokens never meet.
     """
 
     def __init__(self, config, rng):

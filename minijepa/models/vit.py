@@ -12,8 +12,8 @@ from minijepa.nn import Block, LayerNorm, Module, normal
 def patchify(images, patch_size):
     """Cut images (B, C, S, S) into patches: (B, N, C p²), patches row by row, each with its channels in order.
 
-    A convolution whose kernel and stride are both p sees every patch once and none together with its neighbour: it is
-    this array times the kernel as a (D, C p²) matrix.
+    A convolution with kernel size and stride p sees each patch on its own: it is this array times the kernel as a
+    (D, C p²) matrix.
     """
     b, c, size, _ = images.shape
     g = size // patch_size
@@ -22,7 +22,7 @@ def patchify(images, patch_size):
 
 
 class PatchProjection(Module):
-    """The patch embedding's kernel, in the shape that a convolution has."""
+    """The patch embedding's kernel, in a convolution's shape."""
 
     def __init__(self, dim, patch_size, std, rng):
         self.weight = Parameter(normal(rng, (dim, 3, patch_size, patch_size), std), decay=True)
@@ -33,7 +33,7 @@ class PatchEmbed(Module):
     """Patches to tokens: pixels (..., 3p²) -> (..., D)"""
 
     def __init__(self, dim, patch_size, gain, rng):
-        # Scale: with `gain` 1 a patch of white noise of variance 1 becomes a token of variance 1.
+        # With gain 1, a patch of white noise of variance 1 becomes a token of variance 1.
         self.proj = PatchProjection(dim, patch_size, gain / math.sqrt(3 * patch_size**2), rng)
 
     def forward(self, pixels):
@@ -59,8 +59,8 @@ class ViTEncoder(Module):
 
         ``keep`` (K,): the rows whose tokens are wanted, as (K, D); all if None.
 
-        Embedding and position are added to each patch alone, so adding them before or after the choice of patches is
-        the same; doing it after does not embed patches that nobody looks at.
+        Embedding and position act on each patch alone, so they may be applied before or after choosing the patches;
+        after, no unused patch is embedded.
         """
         positions = ops.rows(ops.reshape(self.pos_embed, self.pos_embed.shape[1:]), positions)
         return self._transform(self.patch_embed(pixels) + positions, packing, keep)

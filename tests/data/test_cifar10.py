@@ -157,9 +157,9 @@ class Planted:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (pickle.dumps(Planted(), protocol=2), "mkdir, which CIFAR-10 has no use for"),
-        (pickle.dumps({"labels": [Planted()], "data": 1}, protocol=2), "mkdir, which CIFAR-10 has no use for"),
-        (pickle.dumps({b"labels": [1], b"data": np.zeros((1, 3072), np.uint8)}, protocol=2), "has no use for"),
+        (pickle.dumps(Planted(), protocol=2), "mkdir, which CIFAR-10 does not use"),
+        (pickle.dumps({"labels": [Planted()], "data": 1}, protocol=2), "mkdir, which CIFAR-10 does not use"),
+        (pickle.dumps({b"labels": [1], b"data": np.zeros((1, 3072), np.uint8)}, protocol=2), "does not use"),
         (pickle.dumps({"labels": [1]}, protocol=2), "it is not a pickle of CIFAR-10"),
         (pickle.dumps(Planted()), "it is not a pickle of CIFAR-10"),  # an operation of a later protocol
         (pickle.dumps([1, 2], protocol=2), "it is not a pickle of CIFAR-10"),
@@ -168,7 +168,7 @@ class Planted:
         (b"no pickle", "it is not a pickle of CIFAR-10"),
         (b"", "it is not a pickle of CIFAR-10"),
         (python_2_pickle(np.zeros((2, 3073), np.uint8))[:-100], "it is not a pickle of CIFAR-10"),
-        (python_2_pickle(np.zeros((2, 3073), np.uint8)).replace(b"\x02u1", b"\x02i1"), "its data are not uint8 of"),
+        (python_2_pickle(np.zeros((2, 3073), np.uint8)).replace(b"\x02u1", b"\x02i1"), "its data are not uint8 images"),
         (python_2_pickle(np.full((2, 3073), 10, np.uint8)), "record 0 has label 10, not 0 to 9"),
         (python_2_pickle(np.zeros((0, 3073), np.uint8)), "is empty"),
     ],
@@ -486,7 +486,7 @@ def test_a_file_as_data_dir_names_its_folder(tmp_path):
     (tmp_path / cifar10.ARCHIVE).write_bytes(ARCHIVE)
     for call in (has_cifar10, has_some_cifar10, unpack_cifar10, lambda path: load_cifar10(path, "test")):
         message = refusal(call, tmp_path / cifar10.ARCHIVE)
-        assert f" is a file: give the folder that it lies in, --data-dir {tmp_path}, or" in message
+        assert f" is a file: give the folder that it is in, --data-dir {tmp_path}, or" in message
 
 
 def test_the_archive_of_the_python_version_is_named(tmp_path):

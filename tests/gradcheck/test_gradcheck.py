@@ -144,7 +144,7 @@ def test_numeric_gradient_of_a_known_function():
 
 def test_numeric_gradient_of_float32_is_refused():
     x = np.ones(2, np.float32)
-    with pytest.raises(GradcheckError, match="^a difference of float32 has too few digits: give float64"):
+    with pytest.raises(GradcheckError, match="^differences of float32 have too few digits: use float64"):
         numeric_gradient(lambda: x.sum(), x)
 
 

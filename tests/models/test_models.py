@@ -632,7 +632,7 @@ def test_masks_must_belong_to_the_images(model):
             function(images_of(4), masks_of(2))
         with pytest.raises(ShapeError, match="given 2 images, but masks of 4"):
             function(images_of(2), masks_of(4))
-    with pytest.raises(ShapeError, match="the masks name patches 2 to 16 of 16, from 0 up"):
+    with pytest.raises(ShapeError, match="the masks name patches 2 to 16 of 0 to 15"):
         model.loss(images_of(1), Masks.from_lists([[0, 1]], [[[16], [2]]]))
 
 
