@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import blas
+
 from minijepa import ops
 from minijepa.autograd import Function
 from minijepa.cli import exit_status, parse, tell
@@ -127,7 +129,7 @@ def profile_steps(trainer, steps):
         ]:  # fmt: skip
             replace(owner, method, profile.phase(name, getattr(owner, method)))
         replace(lanes.Tape, "backward", profile.counted(lanes.Tape.backward))
-        replace(trainer.lanes, "pool", _SameThread())
+        replace(trainer.lanes, "threads", 1)
         for step in range(1, steps + 1):
             trainer.train_step(step)
     return profile
@@ -142,10 +144,6 @@ def _operations():
             if op.__module__.startswith(ops.__name__):
                 found.append(op)
     return found
-
-
-class _SameThread:
-    map = staticmethod(map)
 
 
 @contextmanager
@@ -174,6 +172,7 @@ def main(argv=None):
 
     def run():
         config = Config.preset(args.preset, **parse_changes((f"--set {text}", text) for text in args.changes))
+        tell(blas.line())
         tell(profile_steps(Trainer(config, load_dataset("shapes", "data")), args.steps))
         return 0
 

@@ -146,6 +146,7 @@ def test_a_profile_adds_up(monkeypatch, capsys):
     config = Config.preset("smoke", **changes)
     assert profile_step.main(["--preset=smoke", *(f"--set={name}={value}" for name, value in changes.items())]) == 0
     out = capsys.readouterr().out
+    assert out.startswith("BLAS: ")
     for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):
         assert f"\n{name} " in out, name
     phases, operations = out[out.index("phase") :].split("\n\n")
