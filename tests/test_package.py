@@ -98,7 +98,8 @@ def test_the_requirements_files_say_what_pyproject_says():
     pytest_itself = {line for line in extras["test"] if line.startswith("pytest")}
     assert requirements("requirements.txt") == (set(project["dependencies"]) | pytest_itself, set())
     assert requirements("requirements-test.txt") == (set(extras["test"]) - pytest_itself, {"requirements.txt"})
-    assert requirements("requirements-cuda.txt") == (set(extras["cuda"]), {"requirements.txt"})
+    for extra in ("cuda", "mpi"):
+        assert requirements(f"requirements-{extra}.txt") == (set(extras[extra]), {"requirements.txt"})
     assert {re.match(r"\w+", line)[0] for line in project["dependencies"]} == set(REQUIRED.values())
     setuptools = {f"setuptools>={OLDEST}"}
     assert setuptools == set(PYPROJECT["build-system"]["requires"]) and setuptools <= set(extras["test"])

@@ -111,6 +111,7 @@ class Ranks(Alone):
             traceback.print_exception(error)
         sys.stderr.flush()
         self.comm.Abort(status)
+        os._exit(status)  # where Abort returns
 
     def _all_fail(self):
         request, until = self.failing.Ibarrier(), time.monotonic() + PATIENCE
