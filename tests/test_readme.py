@@ -11,6 +11,7 @@ import pytest
 import probe
 import train
 from minijepa.config import PRESETS, Config, parse_assignment
+from minijepa.gradcheck.cases import CASES, cases_of
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -35,6 +36,11 @@ def test_the_operation_of_ones_own_passes_its_check(capsys):
     (example,) = (block for block in code_blocks() if "class Swish" in block)
     exec(example, {})
     assert 0 < float(capsys.readouterr().out) < 1e-6
+
+
+def test_the_number_of_gradient_checks_is_told_as_it_is():
+    told = re.findall(r"(\d+)\W+finite-difference checks of all\s(\d+)", TEXT)
+    assert told == [(str(sum(len(cases_of(op)) for op in CASES)), str(len(CASES)))] * 2
 
 
 def test_the_training_step_is_quoted_from_the_source():

@@ -11,6 +11,10 @@ from minijepa.exercise.diagnosis import diagnosis, same
 
 USUAL = "none of the usual mistakes. Compare it line by line with the derivation, or take the next hint."
 NOT_HERE = "right as such, but not here, where a value is used more than once. Is something kept outside of ctx?"
+UNSUMMED = (
+    "the sum over the rows was left to the engine, which sums over axes that were broadcast "
+    "(docs/backward/broadcasting.md). On paper the sum is yours: write it, too."
+)
 
 
 def judge(lesson, path):
@@ -27,7 +31,7 @@ def judge(lesson, path):
 
 def check(desk, op, path, printed):
     """Judge an operation on every input. Raises NotYet at the first on which it is not right."""
-    count, largest = 0, 0.0
+    count, largest, unsummed = 0, 0.0, {}
     for number, case in enumerate(desk.cases):
         so_far = f"\n(Right on {number} input{'s' if number > 1 else ''} before this one.)" if number else ""
         printed.clear()  # what is printed on the input of which the answer speaks
@@ -35,7 +39,7 @@ def check(desk, op, path, printed):
             with told_with_line(path):
                 slots = desk.slots(op, case)
         except NotYet as not_yet:
-            more = elsewhere(desk, op) or leads(desk, case, str(not_yet))
+            more = leads(desk, case, str(not_yet)) + elsewhere(desk, op)
             raise NotYet("\n\n".join([f"{not_yet}\n{shapes(desk, case)}{so_far}", *more])) from None
         check_form(desk, op, case, slots, path)
         findings = {}
@@ -46,10 +50,14 @@ def check(desk, op, path, printed):
             if report:
                 findings[name] = report
         if findings:
-            raise NotYet(told(desk, case, slots, findings, path) + so_far)
+            raise NotYet("\n\n".join([told(desk, case, slots, findings, path), *leads(desk, case)]) + so_far)
+        for name, j, array in zip(desk.names(case), desk.numbers(case) or (), case.arrays):
+            if slots[j].shape != array.shape:
+                unsummed[name] = True
         count += len(case.arrays)
     check_float32(desk, op, path)
-    return f"Right: {count} gradients on {len(desk.cases)} inputs, largest error {largest:.1e}."
+    right = f"Right: {count} gradients on {len(desk.cases)} inputs, largest error {largest:.1e}."
+    return right + "\n" + textwrap.fill(f"{', '.join(unsummed)}: {UNSUMMED}", 80) if unsummed else right
 
 
 def check_form(desk, op, case, slots, path):
@@ -109,16 +117,16 @@ def shapes(desk, case):
     return f"(on input {case.name!r}: {', '.join(inputs)}, dy {y.shape})"
 
 
-def leads(desk, case, text):
-    """What an error about shapes usually means."""
+def leads(desk, case, text=""):
+    """What usually goes wrong on such an input, and what an error about shapes usually means."""
     plain, here = (max(array.ndim for array in c.arrays) for c in (desk.cases[0], case))
-    found = []
-    if here > plain:
+    found, rows = [], "(..., " in desk.lesson.op.shapes
+    if rows and here > plain:
         found.append(
             "There are more axes here: those in front of the last one are rows, all alike. axis=-1 is the last axis, "
             "however many there are, and a.reshape(-1, a.shape[-1]) is a matrix of all rows."
         )
-    elif here < plain:
+    elif rows and here < plain:
         found.append(
             "There is a single row here, without an axis for rows. axis=-1 is its axis as well, and "
             "a.reshape(-1, a.shape[-1]) a matrix of one row."

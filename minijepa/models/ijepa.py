@@ -76,7 +76,7 @@ class IJEPA(ImageEncoder):
 
     def targets_of(self, patches, layout):
         """:meth:`targets`, from the results of :meth:`prepare`."""
-        with no_tape():
+        with no_tape():  # the stop-gradient
             features = self.target_encoder.encode(patches, layout.image_packing, layout.target_rows)
             targets = ops.rows(features, layout.target_features)  # blocks may share patches
             if self.config.target_norm == "layer_norm":

@@ -109,7 +109,7 @@ class Lanes:
     def _chunk(self, patches, layout, count, tape):
         """One chunk forward and backward; its part of the loss."""
         model = self.model
-        targets = model.targets_of(patches, layout)  # no tape here: no gradient can flow
+        targets = model.targets_of(patches, layout)  # the stop-gradient: no tape runs here
         with tape:
             loss = model.distance(model.predictions_of(patches, layout), targets, count)
         tape.backward(loss)

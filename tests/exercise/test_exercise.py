@@ -251,6 +251,21 @@ ATTEMPTS = {
         "xhat, r, w = ctx.saved\ng = w * dy\nreturn r * (g - g.mean(-1) - xhat * (g * xhat).mean(-1)), dy * xhat, dy",
         ["ValueError: operands could not be broadcast together with shapes (2,3) (2,)", "keepdims=True keeps it"],
     ),
+    "no keepdims, and rows that are axis 0": (
+        "layer_norm",
+        """
+        xhat, r, w = ctx.saved
+        g = w * dy
+        return r * (g - g.mean(-1) - xhat * (g * xhat).mean(-1)), (dy * xhat).sum(axis=0), dy.sum(axis=0)
+        """,
+        ["keepdims=True keeps it, with length 1. On input 'one row (5,)' it runs, and there dw: axis 0 was summed"],
+    ),
+    "rows that are axis 0": (
+        "layer_norm",
+        LESSONS["layer_norm"].backward_source().replace(".reshape(-1, len(w))", ""),
+        ["on input 'one row (5,)'", "dx  right", "db: axis 0 was summed", "a single row here, without an axis for rows",
+         "(Right on 1 input before this one.)"],
+    ),
     "a product that does not fit": (
         "attention",
         "q, k, v, p = ctx.saved\nreturn dy @ v, None, None",
@@ -305,6 +320,17 @@ def test_an_attempt_is_told_what_it_lacks(attempted, capsys):
         assert words(words_) in words(out)
     assert f"python -m minijepa.exercise {name} --hint" in out
     assert "Traceback" not in out
+
+
+@pytest.mark.parametrize(("backward", "told"), [("dw, db", False), ("dy * xhat, db", True), ("dy * xhat, dy", True)])
+def test_a_sum_that_the_engine_did_is_told(backward, told, capsys):
+    """The engine sums gradients of broadcast inputs, so the attempt is right; but whoever learns should know of it."""
+    source = LESSONS["layer_norm"].backward_source()
+    attempt("layer_norm", source.replace("return dx, dw, db", f"return dx, {backward}"))
+    status, out = run(capsys, "layer_norm")
+    assert (status, out[:6]) == (0, "Right:")
+    assert ("the sum over the rows was left to the engine" in words(out)) == told
+    assert (f"{'dw, db' if backward.endswith('dy') else 'dw'}: the sum" in out) == told
 
 
 RIGHT = "(y,) = ctx.saved\ndx = y * (dy - (dy * y).sum(-1, keepdims=True))\n"
