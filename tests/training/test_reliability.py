@@ -28,8 +28,8 @@ from minijepa.training.metrics import COLUMNS
 from minijepa.training.trainer import Trainer
 
 LOSSES = ROOT / "tests" / "reference" / "losses.json"
-KILLS = int(os.environ.get("MINIJEPA_KILLS", "12"))  # a longer campaign: MINIJEPA_KILLS=500
-STEPS = int(os.environ.get("MINIJEPA_STEPS", "120"))  # MINIJEPA_STEPS=2000 for more
+KILLS = int(os.environ.get("MINIJEPA_KILLS", "9"))  # a longer campaign: MINIJEPA_KILLS=500
+STEPS = int(os.environ.get("MINIJEPA_STEPS", "80"))  # MINIJEPA_STEPS=2000 for more
 
 
 # ------------------------------------------------------------------------------------------------- killed at any moment
@@ -96,7 +96,7 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path):
     Every third kill comes at a random time, the others before a random one of the calls that change files.
     """
     data = write_cifar(tmp_path, 8, 20, spread=30)
-    settings = DEEPER | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
+    settings = DEEPER | dict(batch_size=20, epochs=2, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
     def arguments(folder):
         changes = [f"--set={key}={value}" for key, value in settings.items()]
