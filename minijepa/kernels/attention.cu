@@ -7,15 +7,15 @@
 //
 // qkv, dqkv (rows, 3, heads, d), y, dy (rows, heads, d), lse, delta (rows, heads), offsets (sequences + 1): sequence n is
 // rows offsets[n] to offsets[n + 1], none if these are equal. Rows from offsets[sequences] on are spare: they get zeros.
-// d is HEAD_DIM, which is set when the file is compiled, like PARTS (below). L has no limit.
+// d is HEAD_DIM, a compile-time constant like PARTS (below). L has no limit.
 //
-// No (L, L) matrix is stored: backward makes the scores again from q, k and lse. Forward moves 16 d bytes a row and head,
-// backward 36 d (not counting that blocks of one sequence meet the same k and v again, in the cache).
+// No (L, L) matrix is stored: backward recomputes the scores from q, k and lse. Forward moves 16 d bytes a row and head,
+// backward 36 d (not counting that blocks of one sequence read the same k and v again, from the cache).
 //
 // A block takes a sequence and a head; grid (sequences + a few for the spare rows, heads), block (a multiple of 32).
 // A row (a query; or, for dk and dv, a key) belongs to PARTS neighbouring lanes, each with HEAD_DIM/PARTS of its
-// elements: every PARTS-th float4. The other side of the products passes by in shared memory, TILE rows at a time. Each
-// lane runs through every loop, for its partners' and the barriers' sake, also where it has no row of its own.
+// elements: every PARTS-th float4. The other factor's rows go through shared memory, TILE at a time. Lanes without a
+// row run every loop too, because of shuffles and barriers.
 
 constexpr int QUADS = HEAD_DIM / 4 / PARTS;  // float4s that a lane holds of its row
 constexpr int TILE = 32;
@@ -76,7 +76,7 @@ __device__ void add_scaled(Part &a, float f, const float4 *b, int part)
     }
 }
 
-// Rows 0 to count − 1, which lie `stride` floats apart, into shared memory, by all threads of the block.
+// Load rows 0 to count − 1, which are `stride` floats apart, into shared memory, with all threads of the block.
 __device__ void load_tile(float4 (*tile)[HEAD_DIM / 4], const float *rows, size_t stride, int count)
 {
     for (int i = threadIdx.x; i < count * (HEAD_DIM / 4); i += blockDim.x) {
@@ -85,8 +85,8 @@ __device__ void load_tile(float4 (*tile)[HEAD_DIM / 4], const float *rows, size_
     }
 }
 
-// Zeros for the spare rows, dealt out to the blocks behind the sequences' own: `copies` times HEAD_DIM floats a row,
-// `apart` floats from each other.
+// Zeros for the spare rows, by the blocks after those of the sequences: `copies` times HEAD_DIM floats a row, `apart`
+// floats from each other.
 __device__ void clear_spare_rows(float *x, int first, int rows, int sequences, size_t stride, int copies, size_t apart)
 {
     for (int t = first + blockIdx.x - sequences; t < rows; t += gridDim.x - sequences)
@@ -94,7 +94,7 @@ __device__ void clear_spare_rows(float *x, int first, int rows, int sequences, s
             x[t * stride + i / HEAD_DIM * apart + i % HEAD_DIM] = 0;
 }
 
-// Whether none of the warp's rows, from base on, is one of the sequence's: then it has nothing to compute in this turn.
+// Whether none of the warp's rows, from base on, is in the sequence: then it has nothing to compute in this round.
 __device__ bool warp_is_idle(int base, int length) { return base + ((int)threadIdx.x & ~31) / PARTS >= length; }
 
 extern "C" __global__ void attention_forward(const float *__restrict__ qkv, const int *__restrict__ offsets,
@@ -150,7 +150,7 @@ extern "C" __global__ void attention_forward(const float *__restrict__ qkv, cons
     }
 }
 
-// delta: room for (rows, heads), which this kernel fills and reads.
+// delta: scratch (rows, heads), which this kernel fills and reads.
 extern "C" __global__ void attention_backward(const float *__restrict__ qkv, const int *__restrict__ offsets,
                                               const float *__restrict__ y, const float *__restrict__ lse,
                                               const float *__restrict__ dy, float *dqkv, float *delta, int rows,
@@ -172,7 +172,7 @@ extern "C" __global__ void attention_backward(const float *__restrict__ qkv, con
     const int part = threadIdx.x % PARTS, seats = blockDim.x / PARTS;
     const float s = 1 / sqrtf(HEAD_DIM);
 
-    // A lane's row is a query i; keys and values pass by.
+    // A lane's row is a query i; it loops over keys and values.
     for (int base = 0; base < length; base += seats) {
         const int i = base + threadIdx.x / PARTS;
         const bool exists = i < length, idle = warp_is_idle(base, length);
@@ -203,7 +203,7 @@ extern "C" __global__ void attention_backward(const float *__restrict__ qkv, con
         if (exists) store_part(dq + i * stride, part, dq_i, s);
     }
 
-    // A lane's row is a key j; queries pass by. The barriers of the loop show it what other threads wrote to delta.
+    // A lane's row is a key j; it loops over queries. The loop's barriers make other threads' writes to delta visible.
     for (int base = 0; base < length; base += seats) {
         const int j = base + threadIdx.x / PARTS;
         const bool exists = j < length, idle = warp_is_idle(base, length);

@@ -1,8 +1,8 @@
-// What several kernels need; launcher.py puts this text in front of every .cu file.
+// What several kernels need; launcher.py puts this text before every .cu file.
 //
 // Sums use no atomic additions: who adds what, and in which order, depends on the shapes alone, so the same input gives
-// the same bits every time. What goes down a column over many rows is summed in two stages: each block leaves the sum
-// of its own rows in a row of `partials`, and sum_partials (sums.cu) adds these.
+// the same bits every time. Sums down a column of many rows have two stages: each block writes the sum of its own rows
+// to a row of `partials`, and sum_partials (sums.cu) adds these.
 
 #define ALL_LANES 0xffffffffu
 
@@ -27,7 +27,7 @@ __device__ float sum_over_y(float v)
     return sum;
 }
 
-// The rows of this block where a matrix's rows are dealt out to gridDim.y blocks: first ≤ row < last.
+// The rows of this block if a matrix's rows are divided among gridDim.y blocks: first ≤ row < last.
 struct Chunk {
     int first, last;
 };

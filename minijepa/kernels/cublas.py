@@ -1,8 +1,7 @@
-"""cuBLAS by ctypes: the one matrix product that can stand in a CUDA graph, at a precision of our choice.
+"""cuBLAS through ctypes: matrix products that a CUDA graph can record, at a chosen precision.
 
-CuPy refuses its own products while a stream is captured. cuBLAS itself allows them (its manual, "CUDA Graphs Support"),
-if it has a workspace of the caller's: setting the stream resets that, so the stream is set once and the workspace after
-it.
+CuPy refuses its own products while a stream is captured. cuBLAS itself allows them (its manual, "CUDA Graphs Support")
+if the caller provides its workspace. Setting the stream resets the workspace, so the stream is set first and only once.
 """
 
 import ctypes
@@ -19,32 +18,32 @@ WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for sm_90
 NAMES = "libcublas.so.13", "libcublas.so.12", "cublas64_13.dll", "cublas64_12.dll"
 
 
-_handles = {}  # {stream: handle, or None where the library is not to be had}
+_handles = {}  # {stream: handle, or None if the library can't be loaded}
 
 
 def product(a, b):
-    """a b for matrices (n, k), (k, m) on a GPU, or None where cuBLAS can't do it: then CuPy's product has to."""
+    """a b for matrices (n, k), (k, m) on a GPU, or None if cuBLAS can't do it: then CuPy must."""
     if not takes(a, b) or (handle := _handle(xp_of(a))) is None:
         return None
     return handle.matmul(a, b, xp_of(a).empty((a.shape[0], b.shape[1]), a.dtype))
 
 
 def _handle(cupy):
-    """A handle of cuBLAS for the current stream, or None: then CuPy's products do, but for CUDA graphs."""
+    """A cuBLAS handle for the current stream, or None: then CuPy's products are used, but no CUDA graph can be."""
     stream = cupy.cuda.get_current_stream().ptr
     if stream not in _handles:
         try:
             _handles[stream] = Cublas(load_library(), stream, cupy.empty(WORKSPACE, "uint8"))
         except (OSError, DeviceError) as error:
-            tell(f"cuBLAS can't be used, so CuPy's own products are: {error}")
+            tell(f"cuBLAS can't be used ({error}); using CuPy's own products")
             _handles[stream] = None
     return _handles[stream]
 
 
 def load_library():
-    """cuBLAS as a ctypes library: the one that CuPy's packages bring, or the system's. OSError if there is none."""
+    """cuBLAS as a ctypes library: the one that comes with CuPy, or the system's. OSError if there is none."""
     try:
-        from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy 14
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # part of CuPy 14's packages
     except ImportError:
         for name in NAMES:
             try:
@@ -54,14 +53,14 @@ def load_library():
         raise OSError(f"none of {', '.join(NAMES)} was found") from None
     try:
         return ctypes.CDLL(str(load_nvidia_dynamic_lib("cublas").abs_path))
-    except Exception as error:  # the finder has errors of its own
+    except Exception as error:  # the finder raises its own errors
         raise OSError(" ".join(str(error).split())) from None
 
 
 class Cublas:
     """A handle for one stream. ``workspace``: a device array of WORKSPACE bytes, kept as long as the handle."""
 
-    compute = COMPUTE["fp32"]  # of all handles, until backend.set_precision sets it
+    compute = COMPUTE["fp32"]  # for all handles; backend.set_precision changes it
 
     def __init__(self, library, stream, workspace):
         self.blas, self.workspace = library, workspace
@@ -81,8 +80,8 @@ class Cublas:
     def matmul(self, a, b, out):
         """out = a b for float32 matrices (n, k), (k, m) -> (n, m) that :func:`takes` allows; ``out`` in C order.
 
-        cuBLAS counts by columns: what it calls a matrix with leading dimension l is, row by row, its transpose. So it
-        is asked for outᵀ = bᵀ aᵀ, and sees bᵀ where b's rows lie one behind another.
+        cuBLAS is column-major: it reads a row-major matrix as its transpose. So it is asked for outᵀ = bᵀ aᵀ, and reads
+        a row-major b as bᵀ.
         """
         (n, k), m = a.shape, b.shape[1]
         (op_a, ld_a), (op_b, ld_b) = _order(a), _order(b)
@@ -95,12 +94,12 @@ class Cublas:
 
 
 def takes(*matrices):
-    """Whether :meth:`Cublas.matmul` can work on these: not empty, float32, 2-D, rows or columns without gaps inside."""
+    """Whether :meth:`Cublas.matmul` takes these: not empty, float32, 2-D, rows or columns without gaps inside."""
     return all(x.ndim == 2 and x.size and x.dtype == "float32" and _order(x) is not None for x in matrices)
 
 
 def _order(x):
-    """(operation, leading dimension) of a matrix: rows one behind another, or columns; None for anything else."""
+    """(operation, leading dimension) of a row-major or column-major matrix; None for anything else."""
     rows, cols = x.shape
     down, right = (stride // 4 for stride in x.strides)
     if (right == 1 or cols == 1) and (down >= cols or rows == 1):

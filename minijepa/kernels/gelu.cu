@@ -1,14 +1,14 @@
 // GELU in its tanh form, with the bias of the linear layer before it (ops/gelu.py):
 //
 //     z = x + bias,   u = C (z + A z³),   s = ½ (1 + tanh u),   y = z s
-//     g = dy/dz = s + 2u' (z − y) s   with   u' = C (1 + 3A z²);   (z − y) s first: far to the left it is 0
+//     g = dy/dz = s + 2u' (z − y) s   with   u' = C (1 + 3A z²);   (z − y) s first: for very negative z it is 0
 //     dx = g dy,   dbias = Σ dx over all rows
 //
-// x, y, g, dy, dx (rows, n), bias, dbias (n,). Forward moves 12 bytes an element (8 where no gradient is wanted),
-// backward 12 as well: the column sums are taken on the way.
+// x, y, g, dy, dx (rows, n), bias, dbias (n,). Forward moves 12 bytes an element (8 if no gradient is wanted),
+// backward also 12, including the column sums.
 // Block (32, 8), grid (⌈n/32⌉, chunks): a thread goes down its column, 8 rows at a time.
 
-// has_bias, wants_g: 0 where that array is not there (another stands in its place and is not touched).
+// has_bias, wants_g: 0 if that array is missing (another is passed in its place and is not touched).
 extern "C" __global__ void gelu_forward(const float *__restrict__ x, const float *__restrict__ bias,
                                         float *__restrict__ y, float *__restrict__ g, int rows, int n, int has_bias,
                                         int wants_g)

@@ -1,16 +1,16 @@
 """A training step on a GPU as one CUDA graph: recorded once, replayed for every batch that fits.
 
-A step of the specification's network is about 640 launches. Each costs the host some microseconds, together more than
-the card needs for the work; a graph is launched as a whole. What it replays is frozen: addresses, shapes, and every
-number that was an argument. So
+A step of the specification's network is about 640 launches. Each costs the host some microseconds, in total more than
+the GPU needs for the work; a graph is launched as a whole. It replays frozen addresses, shapes, and numbers passed as
+arguments. So
 
-- whatever differs from step to step lies in arrays that stay (``FixedLayout``, ``images``, ``scalars``), which are
-  filled before the graph is launched;
-- every batch has the same number of rows: a capacity that nearly all batches stay below, with spare rows at the end.
-  Nothing that is wanted is computed from a spare row, so each brings a gradient of zero;
-- temporary arrays come from a memory pool of their own, whose blocks nobody else is given.
+- whatever differs from step to step is in arrays that stay (``FixedLayout``, ``images``, ``scalars``), which are filled
+  before the graph is launched;
+- every batch has the same number of rows: a capacity that nearly all batches stay below, with spare rows at the end. No
+  result is computed from a spare row, so its gradient is zero;
+- temporary arrays come from their own memory pool, whose blocks are given to nothing else.
 
-A batch beyond the capacity, and all batches where no graph can be recorded, are computed launch by launch.
+A batch beyond the capacity is computed launch by launch, and so are all batches if no graph can be recorded.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from minijepa.ops import Packing, RowIndex
 from minijepa.ops.rows import offsets_of
 
 WARM_UP = 3  # steps before recording: they compile kernels, fill the pool, and let libraries allocate what they need
-DRAWN = 2048  # images whose masks tell how many rows a batch will have
+DRAWN = 2048  # images whose masks are used to estimate a batch's rows
 
 enabled = os.environ.get("MINIJEPA_GRAPH", "1") != "0"
 
@@ -38,8 +38,8 @@ enabled = os.environ.get("MINIJEPA_GRAPH", "1") != "0"
 def capacity(masker, batch, num_patches):
     """(rows of the context, target patches, distinct ones, rows of the predictor), (longest context, longest sequence).
 
-    Rows are the sum of ``batch`` images' own numbers, with mean B μ and deviation √B σ: B μ + 4 √B σ is exceeded once
-    in 30,000 batches.
+    A batch's rows are a sum over B images, with mean B μ and deviation √B σ: B μ + 4 √B σ is exceeded once in 30,000
+    batches.
     """
     masks = masker.sample(DRAWN, rng(0, "capacity of a CUDA graph"))
     context, target = masks.context_lengths, masks.target_lengths.sum(axis=1)
@@ -54,10 +54,10 @@ def capacity(masker, batch, num_patches):
 
 
 class FixedLayout(TokenLayout):
-    """A TokenLayout whose arrays lie at the same addresses, with the same lengths, for batch after batch.
+    """A TokenLayout whose arrays keep their addresses and lengths from batch to batch.
 
-    ``load(masks)`` fills them, by one copy. Spare rows name row 0 of what they are taken from, are members of no list
-    and belong to no sequence. ``count`` is an array on the device, as the losses' kernels take it.
+    ``load(masks)`` fills them with one copy. Spare rows name row 0 of their source, are members of no list and belong
+    to no sequence. ``count`` is an array on the device, as the losses' kernels take it.
     """
 
     def __init__(self, masker, batch, num_patches, xp):
@@ -65,7 +65,7 @@ class FixedLayout(TokenLayout):
         self.rows, longest = capacity(masker, batch, num_patches)
         context, target, distinct, predictor = self.rows
         sequences = batch * masker.num_targets
-        spans = {  # name: (rows, rows of what they are taken from, if backward sums over them)
+        spans = {  # name: (rows, rows of their source, if backward sums over them)
             "context_pixels": (context, None), "context_positions": (context, num_patches),
             "target_rows": (distinct, None), "target_features": (target, None),
             "target_positions": (target, num_patches),
@@ -93,7 +93,7 @@ class FixedLayout(TokenLayout):
         )  # fmt: skip
 
     def fits(self, masks):
-        """Whether a batch has as many images and at most as many rows; :meth:`load` asks for that."""
+        """Whether a batch has the same number of images and few enough rows; :meth:`load` requires it."""
         if len(masks) != self.batch:
             return False
         context, target = len(masks.context_index), len(masks.target_index)
@@ -122,7 +122,7 @@ class FixedLayout(TokenLayout):
 
 
 class _FixedIndex(RowIndex):
-    """Row numbers that are on the device already."""
+    """Row numbers that are already on the device."""
 
     def __init__(self, array, lists):
         self.array = self.int32 = array
@@ -130,7 +130,7 @@ class _FixedIndex(RowIndex):
 
 
 class _FixedPacking(Packing):
-    """What attention's kernels want to know of a packing. ``longest`` suits nearly all sequences."""
+    """What attention's kernels need of a packing. ``longest`` suits nearly all sequences."""
 
     total = None  # a property of Packing's
 
@@ -139,7 +139,7 @@ class _FixedPacking(Packing):
 
 
 class StepGraph:
-    """A step on the device, as a graph from the fourth call on. ``fits`` tells which batches it takes."""
+    """A step on the device, as a graph from the fourth call on. ``fits`` says which batches it takes."""
 
     def __init__(self, trainer):
         model, config = trainer.model, trainer.config
@@ -152,12 +152,12 @@ class StepGraph:
         self.scalars = xp.empty(5, np.float32)  # AdamW's three and the EMA's two
         self.results = xp.empty(2, np.float32)  # loss, norm of the gradient
         self.calls, self.graph, self.usable = 0, None, True
-        # CuPy's pools don't give back what they hold when they go
+        # CuPy's pools don't free their memory when they are deleted
         weakref.finalize(self, self.pool.free_all_blocks).atexit = False
 
     @classmethod
     def of(cls, trainer):
-        """A StepGraph, or None where kernels alone can't do the step."""
+        """A StepGraph, or None if the kernels can't do the whole step."""
         config, flat = trainer.config, trainer.model.flat
         widths = config.encoder_embed_dim, config.predictor_embed_dim
         heads = config.encoder_num_heads, config.predictor_num_heads
@@ -185,24 +185,24 @@ class StepGraph:
         return results[0], results[1]
 
     def _step(self, step):
-        """What is recorded: a step on the arrays that stay."""
+        """The recorded step, on the arrays that stay."""
         with self.xp.cuda.using_allocator(self.pool.malloc):
             loss = self.lanes.in_one_chunk(self.model.patches(self.images), self.layout)
             self.results[0] = loss
             self.results[1] = self.update(step, loss, self.scalars[:3], self.scalars[3:])
 
     def _record(self, step):
-        """Record the graph; nothing is computed by that. False, with a line to the user, if it can't be done."""
+        """Record the graph, without computing anything. False, with a message to the user, if that fails."""
         stream = self.xp.cuda.get_current_stream()
         try:
             stream.begin_capture()
             self._step(step)
             self.graph = stream.end_capture()
-        except Exception as error:  # of CuPy's many, or cuBLAS's: whatever it is, the steps can be done without
+        except Exception as error:  # from CuPy or cuBLAS; whatever it is, steps work without a graph
             with contextlib.suppress(Exception):
                 stream.end_capture()
             self.usable = False
-            tell(f"no CUDA graph, which makes steps slower: {type(error).__name__}: {error}")
+            tell(f"no CUDA graph, so steps are slower: {type(error).__name__}: {error}")
         if not self.usable:
-            self.pool.free_all_blocks()  # here, where the error's traceback keeps no arrays any more
+            self.pool.free_all_blocks()  # here, when the error's traceback no longer holds arrays
         return self.usable

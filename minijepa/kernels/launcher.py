@@ -1,4 +1,4 @@
-"""The one place where kernels are compiled and launched, and the question which arrays they take."""
+"""The one place where kernels are compiled and launched, and the check of which arrays they take."""
 
 import os
 import re
@@ -19,16 +19,16 @@ enabled = os.environ.get("MINIJEPA_KERNELS", "1") != "0"
 
 
 def takes(*arrays):
-    """Whether the kernels can work on these arrays; None, a missing input, is fine.
+    """Whether the kernels take these arrays; None, a missing input, is fine.
 
-    They can on a GPU, on float32 arrays in C order that are not empty and begin at a multiple of 16 bytes. All else is
-    for the reference, as is everything where the environment variable MINIJEPA_KERNELS is 0.
+    They take nonempty float32 arrays on a GPU, in C order, that begin at a multiple of 16 bytes. Everything else is for
+    the reference, as is everything if the environment variable MINIJEPA_KERNELS is 0.
     """
     return enabled and all(a is None or _takes(a) for a in arrays)
 
 
 def fitted(a):
-    """``a``, a float32 array on a GPU, itself or as a copy in the form that the kernels take."""
+    """``a``, a float32 array on a GPU, or a copy of it that the kernels take."""
     return a if _takes(a) else a.copy()
 
 
@@ -45,8 +45,8 @@ def _takes(a):
 def launch(file, name, grid, block, args, **constants):
     """Run kernel ``name`` of ``file``.cu with ``args``: arrays and numbers, as the kernel declares them.
 
-    ``constants``: what the file leaves open until it is compiled, such as HEAD_DIM. Raises DtypeError for arguments
-    that do not fit; a GPU would not notice.
+    ``constants``: compile-time constants of the file, such as HEAD_DIM. Raises DtypeError for arguments that do not
+    fit; a GPU would not notice.
     """
     parameters = declarations(source(file))[name]
     if len(args) != len(parameters):
@@ -67,9 +67,9 @@ def _argument(name, i, kind, pointer, const, value):
 
 @cache
 def source(file):
-    """The CUDA text of a file of this folder, with common.cuh in front.
+    """The CUDA source of a file in this folder, after common.cuh.
 
-    Letters that ASCII lacks stand in comments alone. They become blanks, because CuPy writes the text to a file in the
+    Non-ASCII letters, which occur only in comments, become blanks, because CuPy writes the source to a file in the
     encoding of the user's locale.
     """
     common, own = ((FOLDER / name).read_text(encoding="utf-8") for name in ("common.cuh", f"{file}.cu"))
@@ -93,5 +93,5 @@ def options(**constants):
 
 @cache
 def _kernel(xp, file, name, options):
-    """A kernel, compiled at its first use."""
+    """A kernel, compiled on first use."""
     return xp.RawModule(code=source(file), options=options).get_function(name)

@@ -1,13 +1,13 @@
-"""A function for each kernel: how it is launched. The text on top of each .cu file has formulas and shapes.
+"""A function to launch each kernel. Each .cu file begins with its formulas and shapes.
 
-Arrays are float32 in C order on a GPU, int32 where they hold numbers of rows (``launcher.takes`` tells); the results
-are written into the arrays that come last. Matrices may have any number of leading axes.
+Arrays are float32 in C order on a GPU (``launcher.takes``), or int32 if they hold row numbers; the last arrays receive
+the results. Matrices may have any number of leading axes.
 """
 
 from minijepa import backend
 from minijepa.kernels.launcher import launch
 
-HEAD_DIMS = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 2, 48: 4, 64: 4}  # head dim: how many lanes share a row of it
+HEAD_DIMS = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 2, 48: 4, 64: 4}  # head dim: how many lanes share a row
 WIDEST = 512  # features that LayerNorm's kernels take: a lane holds a 32nd of them in registers
 
 
@@ -17,7 +17,7 @@ def _over(n, per):
 
 
 def _chunks(rows, per_chunk=32, most=256):
-    """Into how many parts the rows are dealt out: many enough to keep a GPU busy, few enough to be added up quickly."""
+    """The number of parts to divide rows into: enough to keep a GPU busy, few enough to add up quickly."""
     return min(most, _over(rows, per_chunk))
 
 
@@ -88,13 +88,13 @@ def attention_forward(qkv, offsets, num_heads, longest, y, lse):
     """Attention within the sequences of packed rows: qkv (T, 3D) -> y (T, D), lse (T, heads).
 
     ``offsets`` (S + 1): sequence s is rows offsets[s] to offsets[s + 1]; y's rows from offsets[S] on become 0.
-    ``longest``: about the longest sequence's length. It chooses the blocks' size; longer sequences take more rounds.
+    ``longest``: about the longest sequence's length, which sets the block size; longer sequences take more rounds.
     """
     _attention("attention_forward", (qkv, offsets, y, lse), num_heads, longest)
 
 
 def attention_backward(qkv, offsets, num_heads, longest, y, lse, dy, dqkv):
-    """dqkv from dy and what ``attention_forward`` was given and has made; 0 in the spare rows."""
+    """dqkv from dy and the arguments and results of ``attention_forward``; 0 in the spare rows."""
     delta = backend.xp_of(qkv).empty(lse.shape, lse.dtype)
     _attention("attention_backward", (qkv, offsets, y, lse, dy, dqkv, delta), num_heads, longest)
 
@@ -141,7 +141,7 @@ def loss_backward(p, q, counts, beta, dy, dp):
 
 
 def adamw(data, grad, m, v, scalars, beta1, beta2, decay_until, decay_from):
-    """A step of AdamW, in place. ``scalars`` (3,): rate, eps and decay; decay applies before and from two places on."""
+    """An AdamW step, in place. ``scalars`` (3,): rate, eps, decay; it decays before one place and from another on."""
     args = (data, grad, m, v, scalars, beta1, 1 - beta1, beta2, 1 - beta2, decay_until, decay_from, data.size)
     launch("update", "adamw", (_over(data.size, 256),), (256,), args)
 

@@ -4,13 +4,13 @@
 //     g = w dy,   dx = r (g − mean(g) − x̂ mean(g x̂)),   dw = Σ dy x̂,   db = Σ dy over all rows
 //
 // x, y, xhat, dy, dx (rows, WIDTH), r (rows,), w, b (WIDTH,). A warp takes a row: lane i holds its elements i, i + 32 ...
-// in registers, for which their number must be known to the compiler: WIDTH is set when the file is compiled, up to 512.
-// Forward moves 12 bytes an element (8 where no gradient is wanted), backward 12. Block (32, WARPS).
+// in registers, so the compiler must know their number: WIDTH is a compile-time constant, up to 512.
+// Forward moves 12 bytes an element (8 if no gradient is wanted), backward 12. Block (32, WARPS).
 
 constexpr int WARPS = 4;
 constexpr int PER_LANE = (WIDTH + 31) / 32;
 
-// Grid (⌈rows/WARPS⌉). keep: whether xhat and r are wanted; if not, other arrays stand in their places, untouched.
+// Grid (⌈rows/WARPS⌉). keep: whether xhat and r are wanted; if not, other arrays are passed in their place, untouched.
 extern "C" __global__ void layer_norm_forward(const float *__restrict__ x, const float *__restrict__ w,
                                               const float *__restrict__ b, float *__restrict__ y,
                                               float *__restrict__ xhat, float *__restrict__ r, int rows, float eps,
@@ -43,7 +43,7 @@ extern "C" __global__ void layer_norm_forward(const float *__restrict__ x, const
     if (keep && lane == 0) r[t] = scale;
 }
 
-// Grid (1, chunks): the block's warps go down the rows of its chunk, WARPS at a time, and sum what goes to dw and db.
+// Grid (1, chunks): the block's warps go down the rows of its chunk, WARPS at a time, and sum for dw and db.
 // partials (chunks, 2 WIDTH): a row is the chunk's part of dw, then that of db.
 extern "C" __global__ void layer_norm_backward(const float *__restrict__ dy, const float *__restrict__ xhat,
                                                const float *__restrict__ r, const float *__restrict__ w,

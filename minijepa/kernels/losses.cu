@@ -4,10 +4,10 @@
 //     y = (1/(c n)) Σ h(e),       dp = clip(e/β, −1, 1) dy / (c n)              else
 //     h(e) = ½ e²/β where |e| < β, |e| − ½ β elsewhere
 //
-// p, q, dp (rows, n), dy (1,), y (1,). counts (2,): the rows that count, of which those behind have loss 0 and gradient
-// 0 whatever stands in them, and c, the number that the sum is divided by. Both stay on the device, for they differ from
-// step to step. Forward moves 8 bytes an element, backward 12. Block (32, 8), grid (blocks); all threads of all blocks
-// stride through the matrix together. y is sum_partials of partials (blocks,).
+// p, q, dp (rows, n), dy (1,), y (1,). counts (2,): the number of valid rows (the rest is padding, with loss 0 and
+// gradient 0), and c, the divisor. Both are on the device, because they differ from step to step. Forward moves 8 bytes
+// an element, backward 12. Block (32, 8), grid (blocks); all threads of all blocks stride through the matrix together.
+// y is sum_partials of partials (blocks,).
 
 extern "C" __global__ void loss_forward(const float *__restrict__ p, const float *__restrict__ q,
                                         const int *__restrict__ counts, float *__restrict__ partials, int n, float beta)

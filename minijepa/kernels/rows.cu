@@ -1,4 +1,4 @@
-// Rows gathered by number, and their way back (ops/rows.py):
+// Rows gathered by number, and the backward of that (ops/rows.py):
 //
 //     gather       y[t] = x[index[t]]
 //     gather_sum   dx[i] = Σ dy[t] over the t with index[t] = i
@@ -6,8 +6,8 @@
 // x (n_x, n), y, dy (rows, n), index (rows,).
 //
 // gather_sum is given, for each i, the list of these t: members[starts[i]] to members[starts[i + 1] − 1], made on the
-// host by a stable sort. So nothing is added atomically, rows that nobody took get 0, and rows t that stand in no list
-// (the spare ones) give nothing.
+// host by a stable sort. So nothing is added atomically, unused rows get 0, and rows t in no list (the spare ones) add
+// nothing.
 //
 // Each moves 8 bytes an element of y.
 
@@ -21,7 +21,7 @@ extern "C" __global__ void gather(const float *__restrict__ x, const int *__rest
     for (int j = threadIdx.x; j < n; j += 32) y[to + j] = x[from + j];
 }
 
-// Block (32, 1 to 32), grid (n_x, ⌈n/32⌉): the threads of a column share the list's members out.
+// Block (32, 1 to 32), grid (n_x, ⌈n/32⌉): the threads of a column share the list's members.
 extern "C" __global__ void gather_sum(const float *__restrict__ dy, const int *__restrict__ starts,
                                       const int *__restrict__ members, float *__restrict__ dx, int n)
 {

@@ -1,6 +1,6 @@
-"""The fused twins of the hot operations: the same ``forward`` and ``backward`` as in ops/, by one or two launches each.
+"""The fused twins of the hot operations: the same ``forward`` and ``backward`` as in ops/, in one or two launches each.
 
-A twin registers itself with :func:`twin_of` and says by ``takes`` for which inputs it can stand in.
+A twin registers itself with :func:`twin_of`; its ``takes`` says for which inputs it can replace the operation.
 ``Function.apply`` asks it, and the tape's entry remembers whether it ran. Its formulas are those of the operation.
 """
 
@@ -21,7 +21,7 @@ from minijepa.training.optim import AdamW, squared_norm
 def twin_of(reference):
     """Register a class with ``takes``, ``forward`` and ``backward`` as the twin of an operation.
 
-    Of a function that ``backend.has_twin`` prepared: a class with ``takes`` and ``run``.
+    For a function decorated with ``backend.has_twin``: a class with ``takes`` and ``run``.
     """
 
     def register(twin):
@@ -87,7 +87,7 @@ class FusedLayerNorm:
 
 @twin_of(Attention)
 class FusedAttention:
-    """It saves lse = ln Σⱼ e^A[:, j] in place of E: the backward kernel computes P = e^(A − lse) anew."""
+    """It saves lse = ln Σⱼ e^A[:, j] instead of E: the backward kernel recomputes P = e^(A − lse)."""
 
     @staticmethod
     def takes(qkv, packing, num_heads):
@@ -136,9 +136,9 @@ class FusedRows:
 
 
 class FusedLoss:
-    """Both losses by one kernel, which takes ``beta`` 0 for the squared distance. p − q is computed anew in backward.
+    """Both losses in one kernel, with ``beta`` 0 for the squared distance. Backward recomputes p − q.
 
-    ``count`` may lie on the GPU, int32 (2,): how many rows are valid, the others being padding, and the divisor.
+    ``count`` may be on the GPU, int32 (2,): the number of valid rows (the rest is padding), and the divisor.
     """
 
     @staticmethod
@@ -190,11 +190,11 @@ class FusedSquaredNorm:
 
 @twin_of(AdamW.update)
 class FusedAdamW:
-    """``scalars`` may lie on the GPU, as an array (3,)."""
+    """``scalars`` may be on the GPU, as an array (3,)."""
 
     @staticmethod
     def takes(adamw, scalars):
-        """If decay applies to a part from the start and to one to the end, as IJEPA lays its parameters out."""
+        """If decay applies to a part at the start and one at the end, as IJEPA lays out its parameters."""
         parts = adamw.decayed
         at_the_ends = len(parts) == 2 and parts[0].start == 0 and parts[1].stop == adamw.data.size
         return at_the_ends and takes(adamw.data, adamw.grad)
@@ -208,7 +208,7 @@ class FusedAdamW:
 
 @twin_of(update_ema)
 class FusedEma:
-    """``momentum`` may lie on the GPU, as an array (2,) of momentum and 1 − momentum."""
+    """``momentum`` may be on the GPU, as an array (2,) of momentum and 1 − momentum."""
 
     @staticmethod
     def takes(target, source, momentum):
@@ -233,11 +233,11 @@ def column_sums(x):
     return y
 
 
-# ------------------------------------------------------- what kernels need to know of a packing or an index, made once
+# -------------------------------------------------- what kernels need to know about a packing or an index, made once
 
 
 def device_offsets(packing):
-    """Where each sequence begins, and where the last one ends, on the card: int32 (S + 1,)."""
+    """Where each sequence begins, and where the last one ends, on the GPU: int32 (S + 1,)."""
     if not hasattr(packing, "device_offsets"):
         packing.device_offsets = to_device(packing.offsets.astype(np.int32), "cuda")
     return packing.device_offsets
@@ -251,7 +251,7 @@ def int32_rows(index):
 
 
 def device_lists(index, n):
-    """:func:`row_lists` of a RowIndex on the card; None if building them would force the host to wait for the GPU."""
+    """:func:`row_lists` of a RowIndex on the GPU; None if building them would force a sync."""
     lists = vars(index).setdefault("lists", {})
     if n not in lists and index.on_host:
         lists[n] = [to_device(a, "cuda") for a in row_lists(index.host, n)]

@@ -1,4 +1,4 @@
-// What ends a step, over flat vectors (training/optim.py, ema.py). What changes from step to step is read from device memory.
+// The end of a step, on flat vectors (training/optim.py, ema.py). What differs from step to step is in device memory.
 //
 //     adamw:  θ ← decay θ   for elements before `decay_until` and from `decay_from` on
 //             m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²

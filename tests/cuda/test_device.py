@@ -322,8 +322,8 @@ def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, mon
     capsys.readouterr()
     found = state_after(t, STEPS)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "cuBLAS can't be used, so CuPy's own products are: none was found"
-    assert said[1].startswith("no CUDA graph, which makes steps slower: ") and len(said) == 2
+    assert said[0] == "cuBLAS can't be used (none was found); using CuPy's own products"
+    assert said[1].startswith("no CUDA graph, so steps are slower: ") and len(said) == 2
     assert t.graph.graph is None
     for name in wanted:
         if not name.endswith("qkv.bias"):
