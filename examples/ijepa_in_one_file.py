@@ -205,7 +205,7 @@ def adamw(params, moments, step, lr, b1=0.9, b2=0.999, eps=1e-8):
         if name.endswith("weight") and w.ndim == 2:  # matrices decay; biases, norms and positions do not
             w *= 1 - lr * WEIGHT_DECAY
         w -= lr * (m / (1 - b1**step)) / (np.sqrt(v / (1 - b2**step)) + eps)
-        g[...] = 0
+        g[...] = 0  # gradients are only ever added to, so the next batch must find none
 
 def train_step(params, moments, batch, masks, step, lr, momentum):
     """Gradients of one image after the other, AdamW with their sum, then the EMA. Returns the loss of the batch."""

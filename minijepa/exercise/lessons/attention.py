@@ -81,6 +81,10 @@ LESSON = Lesson(
             "softmax's second term, − P Σⱼ dP P, is missing: raising one score lowers the other weights of its row.",
         ),
         Mistake(
+            "(dp * p).sum(axis=1, keepdims=True)", "dp * p",
+            "softmax's sum is missing: a score moves every weight of its row, so sum dP P over axis 1, keepdims=True.",
+        ),
+        Mistake(
             "(dp * p).sum(axis=1, keepdims=True)", "(dp * p).sum(axis=0)",
             "softmax's sum runs down the columns. A row of P sums to 1: sum over axis 1, keepdims=True.",
         ),

@@ -90,6 +90,10 @@ LESSON = Lesson(
             "in the third term dy stands where g = w dy belongs.",
         ),
         Mistake(
+            "(g * xhat).mean(axis=-1, keepdims=True)", "(g * xhat)",
+            "the third term lacks its mean: x[i] moves r, and r moves every x̂[j] of the row. Sum over j.",
+        ),
+        Mistake(
             ".mean(axis=-1, keepdims=True)", ".sum(axis=-1, keepdims=True)",
             "sums where means belong: the 1/n of μ and of the variance are missing.",
         ),

@@ -81,6 +81,10 @@ LESSON = Lesson(
             "the second term has the wrong sign: r falls as the row grows, ∂r/∂x[i] = −(r²/n) x̂[i].",
         ),
         Mistake(
+            "(g * xhat).mean(axis=-1, keepdims=True)", "(g * xhat)",
+            "the second term lacks its mean: x[i] moves r, and r moves every x̂[j] of the row. Sum over j.",
+        ),
+        Mistake(
             ".mean(axis=-1, keepdims=True)", ".sum(axis=-1, keepdims=True)",
             "a sum where a mean belongs: the 1/n of mean(x²) is missing.",
         ),
