@@ -24,7 +24,7 @@ def diagnosis(desk, case, slots, j):
     try:
         mine = np.asarray(slots[j], np.float64)
     except (TypeError, ValueError):
-        return "this is no array of numbers."
+        return "this is not an array of numbers."
     if slots[j] is None:
         return "still None."
     if mine.shape == entry.gradient_shapes[j]:  # which the engine would sum
@@ -76,7 +76,7 @@ def in_general(mine, rights, j, of_ones, names):
         if same(unbroadcast(mine, right.shape), right):
             return (
                 f"the sum over the copies is missing: {x} {right.shape} was repeated to {mine.shape}, each copy "
-                "reaches L, and the ways add."
+                "reaches L, and the paths add."
             )
     for axis in range(right.ndim):
         if mine.ndim < right.ndim and same(mine, right.sum(axis=axis)):

@@ -239,7 +239,7 @@ ATTEMPTS = {
         rows = lambda z: z.reshape(-1, z.shape[-1])
         return dh @ w1, rows(dh).T @ rows(x), rows(dy).T @ rows(a)
         """,
-        ["dx  not yet", "dw1  right", "the way past the branch is missing", "Both ways add"],
+        ["dx  not yet", "dw1  right", "the path past the branch is missing", "Both paths add"],
     ),
     "half of it": (
         "rms_norm",
@@ -398,7 +398,7 @@ def test_a_file_without_the_operation(change, capsys):
 @pytest.mark.parametrize(
     ("dx", "told"),
     [
-        ("'dx'", "dx: this is no array of numbers"),
+        ("'dx'", "dx: this is not an array of numbers"),
         ("dx[..., :1]", "backward returned shape (2, 1) for input 0, whose shape is (2, 3)"),
     ],
 )

@@ -92,7 +92,7 @@ def broadcasting():
     d.matrix(524, 308, db, color=GRADIENT)
     d.text(512, 290, "Σ over t", GRADIENT, anchor="end")
     d.text(512, 320, "db (n)", GRADIENT, anchor="end", bold=True)
-    d.text(24, 346, "b[j] is in every row, so it reaches L by every row: the ways add.", MUTED, 12, "start")
+    d.text(24, 346, "b[j] is in every row, so it reaches L along every row: the paths add.", MUTED, 12, "start")
     return d
 
 

@@ -1,4 +1,4 @@
-"""Figures of the later pages: slopes, a Jacobian, three ways to the loss, attention's shapes, who gets a gradient."""
+"""Figures of the later pages: slopes, a Jacobian, three paths to the loss, attention's shapes, who gets a gradient."""
 
 import numpy as np
 from engine import draws, gradients
@@ -98,7 +98,7 @@ def cross_entropy():
 
 
 def layer_norm():
-    d, normal = Drawing(760, 408, "LayerNorm: three ways from x to the loss, and what each adds to dx"), draws("norm")
+    d, normal = Drawing(760, 408, "LayerNorm: three paths from x to the loss, and what each adds to dx"), draws("norm")
     x, w, dy = normal(6), normal(6), normal(6)
     _, dx, _, _ = gradients(lambda x, w, b: ops.layer_norm(x, w, b), dy, x, w, np.zeros(6))
     r = 1 / np.sqrt(x.var() + 1e-6)

@@ -63,11 +63,11 @@ LESSON = Lesson(
         ),
         Mistake(
             "gradient.sum(axis=added)", "gradient.mean(axis=added)",
-            "the mean over the copies instead of their sum. Each copy reaches L on its own, and the ways add.",
+            "the mean over the copies instead of their sum. Each copy reaches L on its own, and the paths add.",
         ),
         Mistake(
             "gradient.sum(axis=stretched, keepdims=True)", "gradient.mean(axis=stretched, keepdims=True)",
-            "the mean over the copies instead of their sum. Each copy reaches L on its own, and the ways add.",
+            "the mean over the copies instead of their sum. Each copy reaches L on its own, and the paths add.",
         ),
         Mistake(
             "gradient = gradient.sum(axis=stretched, keepdims=True)", "pass",

@@ -1,4 +1,4 @@
-"""LayerNorm: one input, three ways to the loss."""
+"""LayerNorm: one input, three paths to the loss."""
 
 import numpy as np
 
@@ -47,9 +47,9 @@ LESSON = Lesson(
         "row: dw is the sum of dy x̂. Run the judge: two of three are right.",
         "For dx, first the gradient of x̂: call it g. y = w x̂ + b gives g = w dy. Then "
         "dx[i] = Σⱼ g[j] ∂x̂[j]/∂x[i], and x̂[j] = (x[j] − μ) r has x[i] in three places: x[j] itself (for j = i), μ, r.",
-        "First way, x[j] itself: r g[i]. Second way, μ: ∂μ/∂x[i] = 1/n, and every x̂[j] falls by r times that: "
+        "First path, x[j] itself: r g[i]. Second path, μ: ∂μ/∂x[i] = 1/n, and every x̂[j] falls by r times that: "
         "− r (1/n) Σⱼ g[j] = − r mean(g).",
-        "Third way, r: with v the variance, r = (v + eps)^(−1/2) gives ∂r/∂x[i] = −½ r³ ∂v/∂x[i], and "
+        "Third path, r: with v the variance, r = (v + eps)^(−1/2) gives ∂r/∂x[i] = −½ r³ ∂v/∂x[i], and "
         "∂v/∂x[i] = (2/n) (x[i] − μ). So ∂r/∂x[i] = −(r²/n) x̂[i].",
         "Its sum: Σⱼ g[j] (x[j] − μ) ∂r/∂x[i], where x[j] − μ = x̂[j]/r. That is − r x̂[i] (1/n) Σⱼ g[j] x̂[j] "
         "= − r x̂[i] mean(g x̂).",
@@ -58,7 +58,7 @@ LESSON = Lesson(
     mistakes=(
         Mistake(
             " - xhat * mean_g_xhat", "",
-            "the third term, − x̂ mean(g x̂), is missing: r depends on x too. Each x[i] reaches L by three ways: its "
+            "the third term, − x̂ mean(g x̂), is missing: r depends on x too. Each x[i] reaches L by three paths: its "
             "own x̂[i], the mean μ, and the scale r.",
         ),
         Mistake(
@@ -67,7 +67,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "(g - mean_g - xhat * mean_g_xhat)", "g",
-            "only the first of three ways: μ and r were treated as constants, but both depend on x.",
+            "only the first of three paths: μ and r were treated as constants, but both depend on x.",
         ),
         Mistake(
             "g = w * dy", "g = dy",

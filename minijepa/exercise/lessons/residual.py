@@ -52,18 +52,18 @@ LESSON = Lesson(
         "Walk back from y. y is a sum of two parts, and dy goes to both unchanged. One of them is the linear layer "
         "a w2ᵀ: as in the exercise `linear`, da = dy w2 and dw2 = dyᵀ a (rows together, if there are more axes).",
         "a = tanh(h), element by element: dh = da (1 − a²).",
-        "h = x w1ᵀ is a linear layer again: dw1 = dhᵀ x, and dh w1 is what comes back to x on this way.",
-        "x is used twice: in h, and as it is in y. Both ways add: dx = dy + dh w1.",
+        "h = x w1ᵀ is a linear layer again: dw1 = dhᵀ x, and dh w1 is what comes back to x along this path.",
+        "x is used twice: in h, and as it is in y. Both paths add: dx = dy + dh w1.",
     ),
     mistakes=(
         Mistake(
             "dy + dh @ w1", "dh @ w1",
-            "the way past the branch is missing: x is used twice, and y = x + … hands dy to x directly. Both ways add.",
+            "the path past the branch is missing: x is used twice, and y = x + … hands x its dy. Both paths add.",
         ),
         Mistake(
             "dy + dh @ w1", "dy",
-            "the way through the branch is missing: x is used twice, and h = x w1ᵀ brings a second gradient. "
-            "Both ways add.",
+            "the path through the branch is missing: x is used twice, and h = x w1ᵀ brings a second gradient. "
+            "Both paths add.",
         ),
         Mistake(
             " * (1 - a * a)", "",

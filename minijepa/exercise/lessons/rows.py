@@ -60,7 +60,7 @@ LESSON = Lesson(
             "np.add.at(dx, index, dy)",
             "np.add.at(dx, index, dy); dx /= np.maximum(np.bincount(index, minlength=len(dx)), 1)"
             ".reshape(-1, *[1] * (dx.ndim - 1))",
-            "the mean over the copies of a row instead of their sum. Each copy reaches L on its own, and the ways add.",
+            "the mean over the copies of a row instead of their sum. Each copy reaches L, and the paths add.",
         ),
         Mistake(
             "np.add.at(dx, index, dy)", "np.add.at(dx, index, 1)",
