@@ -184,9 +184,10 @@ def test_masked_arrays_are_refused(op):
         tape.backward(y, arrays[0])
 
 
-def test_masked_row_numbers_labels_and_lengths_are_refused():
+def test_masked_row_numbers_labels_lengths_and_lists_are_refused():
     numbers = np.ma.masked_array([0, 1], [0, 1])
     for call in (
+        lambda: Tensor([numbers, numbers]), lambda: Tensor([[1.0], (numbers[1],)]), lambda: ops.exp([numbers]),
         lambda: ops.rows(np.ones((2, 2)), numbers), lambda: ops.cross_entropy(np.ones((2, 2)), numbers),
         lambda: ops.Packing(numbers + 1),
     ):  # fmt: skip

@@ -41,12 +41,16 @@ def plain(data):
     Subclasses redefine arithmetic: ``*`` of an np.matrix is a matrix product. Raises DtypeError for a masked array,
     whose mask would be lost silently.
     """
-    if isinstance(data, np.ma.MaskedArray):
+    if _is_masked(data):
         raise DtypeError("a masked array would lose its mask: use array.filled(value), and multiply by a 0/1 array")
     if xp_of(data) is not np:
         return data
     array = np.asarray(data)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _is_masked(data):
+    return isinstance(data, np.ma.MaskedArray) or (isinstance(data, (list, tuple)) and any(map(_is_masked, data)))
 
 
 def device_of(array):
@@ -133,6 +137,8 @@ def matmul(a, b, out=None):
 
         if (y := product(a, b)) is not None:
             return y
+    if xp is np and (0 in a.strides[-2:] or 0 in b.strides[-2:]):
+        a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)  # else NumPy may add one by one, which stops at 2²⁴
     if out is None or xp is np or out.flags.c_contiguous:
         return xp.matmul(a, b, out=out)
     out[...] = xp.matmul(a, b)  # CuPy does not document matmul into a strided ``out``

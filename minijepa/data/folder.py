@@ -12,7 +12,6 @@ from minijepa.errors import DataError
 
 MOST = 24  # pictures that fit on a sheet
 
-
 TURNS = {  # what undoes EXIF's orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from minijepa.backend import plain
 from minijepa.backend.threads import available_cores, on_threads
-from minijepa.errors import DataError
+from minijepa.errors import DataError, DtypeError, ShapeError
+from minijepa.tensor import as_float_array
 
 MAX_THREADS = min(available_cores(), 16)  # each holds a block of kNN similarities, up to 100 MB
 
@@ -29,10 +31,11 @@ def checked(x, y, num_classes, name):
 
 
 def checked_features(x, name):
-    """x as float32 (float64 stays), after checking that it is a non-empty finite matrix."""
-    x = np.asarray(x)
-    if x.dtype != np.float64:
-        x = x.astype(np.float32, copy=False)
+    """x as float32 (float64 stays), after checking that it is a non-empty finite matrix of real numbers."""
+    try:
+        x = as_float_array(x)
+    except (DtypeError, ShapeError) as error:  # complex, masked, ragged ...
+        raise DataError(f"{name} features: {error}") from None
     if x.ndim != 2 or x.size == 0:
         raise DataError(f"{name} features have shape {x.shape}: expected (samples, features), at least one of each")
     bad = np.count_nonzero(~np.isfinite(x).all(axis=1))
@@ -45,7 +48,10 @@ def checked_features(x, name):
 
 def checked_labels(y, rows, num_classes, name):
     """y as integers, after checking that there is one for each row and that all lie in 0 ... num_classes − 1."""
-    y = np.asarray(y)
+    try:
+        y = plain(y)
+    except DtypeError as error:
+        raise DataError(f"{name}: {error}") from None
     if y.shape != (rows,):
         raise DataError(f"{name} have shape {y.shape} for {rows} rows of features: expected ({rows},)")
     if not np.issubdtype(y.dtype, np.integer):

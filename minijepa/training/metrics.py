@@ -3,6 +3,7 @@
 import csv
 
 from minijepa.backend import is_array, rng, to_numpy, xp_of
+from minijepa.cli import counted
 from minijepa.data import MultiBlockMasker
 from minijepa.errors import ConfigError
 from minijepa.files import open_plain
@@ -61,7 +62,7 @@ def read_metrics(folder, epochs=None):
         raise ConfigError(f"{path} has other columns than this program writes")
     rows = rows[:epochs]
     if len(rows) < (epochs or 0):
-        raise ConfigError(f"{path} is damaged: it lacks rows of the {epochs} epochs done")
+        raise ConfigError(f"{path} is damaged: it lacks rows of the {counted(epochs, 'epoch')} done")
     for epoch, row in enumerate(rows, start=1):
         if not _is_whole(epoch, row):
             raise ConfigError(f"{path} is damaged: its row {epoch} is not that of epoch {epoch}")

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 
 from minijepa.backend import rng, to_device, use_own_stream, xp_of
+from minijepa.cli import counted
 from minijepa.data import (
     MultiBlockMasker,
     augment,
@@ -168,7 +169,7 @@ class Trainer:
 
     def _check_all_reached(self):
         if missing := self.lanes.missing():
-            raise TrainingError(f"{len(missing)} parameters received no gradient, such as {missing[0]}")
+            raise TrainingError(f"{counted(len(missing), 'parameter')} received no gradient, such as {missing[0]}")
 
 
 def _step_graph(trainer):

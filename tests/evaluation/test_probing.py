@@ -468,11 +468,19 @@ def test_bad_data_is_named_in_one_line(evaluate):
         ((x, y, x[:, :3], y, 2), "training rows have 4 features, others 3"),
         ((x[0], y, x, y, 2), r"training features have shape \(4,\)"),
         ((x[:0], y[:0], x, y, 2), r"training features have shape \(0, 4\)"),
+        ((x, y, x + 1j, y, 2), "test features: a Tensor holds real numbers; got ndarray of dtype complex"),
+        ((x, y, np.ma.masked_array(x, x > 0), y, 2), "test features: a masked array would lose its mask"),
+        ((x, np.ma.masked_array(y, y > 0), x, y, 2), "training labels: a masked array would lose its mask"),
     ]
     for arguments, message in cases:
         with pytest.raises(DataError, match=message) as caught:
             evaluate(*arguments)
         assert "\n" not in str(caught.value)
+
+
+def test_features_in_another_byte_order_keep_their_digits():
+    x = 1e8 + np.random.default_rng(0).normal(size=(50, 4))
+    assert feature_std(x.astype(x.dtype.newbyteorder())) == feature_std(x) > 0.5
 
 
 def test_too_few_rows_to_choose_a_penalty():

@@ -565,6 +565,9 @@ def test_what_has_no_differences_is_refused():
     for value in (np.nan, np.inf):
         with pytest.raises(GradcheckError, match=r"^input 1 \(2,\) holds a nan or an infinity"):
             gradcheck(ops.mul, np.ones(2), np.array([1.0, value]))
+    for fn, x in ((ops.log, 0.0), (ops.sqrt, -1.0), (lambda x: x * x, 1e200)):
+        with pytest.raises(GradcheckError, match=r"^the output \(2,\) holds a nan or an"), np.errstate(all="ignore"):
+            gradcheck(fn, np.array([1.0, x]))
     for options in ({"h": 0.0}, {"h": -1e-3}, {"h": np.nan}, {"max_entries": 0}):
         with pytest.raises(GradcheckError, match="h must be above 0 and max_entries at least 1; got"):
             gradcheck(ops.exp, np.ones(2), **options)

@@ -269,6 +269,7 @@ def test_sums_over_many_rows_do_not_stop_at_sixteen_million():
     assert ops.sum(dy, axis=0).data.tolist() == backend.column_sums(dy).tolist() == [MANY]
     assert ops.mean(dy, axis=(0,)).data.tolist() == [1]
     assert backend.row_sums(dy.T).tolist() == backend.row_dots(dy.T, dy.T).tolist() == [[MANY]]
+    assert backend.matmul(dy.T, np.ones_like(dy)).tolist() == [[MANY]]  # a weight's gradient, after a sum
 
 
 def test_no_operation_is_forgotten():

@@ -29,7 +29,7 @@ from minijepa.training import clock as clock_module
 from minijepa.training import run as run_module
 from minijepa.training.clock import Clock, duration
 from minijepa.training.lanes import Lanes, LeanTape, chunks_of
-from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves
+from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves, read_metrics
 from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
 
@@ -268,7 +268,7 @@ def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
     trainer.lanes.gradients = lambda *_: trainer.lanes.reached.update(
         p for p in trainer.model.flat.parameters.values() if p is not lost
     ) or 1.0  # fmt: skip
-    with pytest.raises(TrainingError, match=r"1 parameters received no gradient, such as predictor\.mask_token"):
+    with pytest.raises(TrainingError, match=r"1 parameter received no gradient, such as predictor\.mask_token"):
         trainer.train_step(0)
 
 
@@ -690,6 +690,12 @@ def test_as_a_program(cifar_folder, tmp_path):
 def test_a_config_error_before_training_is_a_config_error(dataset):
     with pytest.raises(ConfigError, match="val_size"):
         Trainer(Config(**(SETTINGS | dict(val_size=90))), dataset)
+
+
+def test_metrics_that_lack_a_row_are_one_line(tmp_path):
+    (tmp_path / "metrics.csv").write_text(",".join(COLUMNS) + "\n")
+    with pytest.raises(ConfigError, match=r"metrics\.csv is damaged: it lacks rows of the 1 epoch done$"):
+        read_metrics(tmp_path, 1)
 
 
 @pytest.mark.parametrize("new", ["1.0,4,", ",4,", "2,4,", "1,4x,", "1,,"])
