@@ -1,49 +1,95 @@
-"""Numbers over time: a panel each, with round numbers on the axes."""
+"""Numbers over time: a panel each, with round numbers on the axes; of one run, or of several over each other."""
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from minijepa.errors import ShapeError
-from minijepa.pictures.canvas import BLUE, GREY, INK, LINE, Sheet
+from minijepa.pictures.canvas import BLOCK_COLOURS, BLUE, GREY, INK, LABEL, LINE, ORANGE, Sheet
 
 PANEL = (330, 212)  # a curve with its labels
 PLOT = (52, 34, 312, 164)  # ... and the box inside that holds the line itself
 SMOOTH = 4  # lines are drawn this many times larger, then shrunk: Pillow's own are jagged
 ACROSS = 3  # panels in a row
 PAD = 6  # room around a plot for the line's width and the last value's dot
+COLOURS = [BLUE, ORANGE, *BLOCK_COLOURS[2:], INK, GREY]  # of runs, in turn
+LEGEND = 24  # height of a line of it
 
 
-def curves_picture(columns, x, path=None, title="Training", caption=""):
-    """A panel for each of `columns` ({name: numbers}) over `x`, with its last value.
+@dataclass(frozen=True)
+class Curves:
+    """The numbers of a run: ``columns`` {panel: numbers} over ``x``.
+
+    ``fine`` {panel: (x, numbers)}: the same at every step. ``levels`` {panel: {name: number}}: what to compare with.
+    Raises ShapeError for numbers of another length than their x.
+    """
+
+    columns: dict
+    x: np.ndarray
+    fine: dict = field(default_factory=dict)
+    levels: dict = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self):
+        pairs = {name: (self.x, values) for name, values in self.columns.items()}
+        for name, (x, values) in [*pairs.items(), *self.fine.items()]:
+            if np.shape(values) != np.shape(x) or np.ndim(x) != 1:
+                shapes = f"has shape {np.shape(values)}, x has {np.shape(x)}"
+                raise ShapeError(f"curves_picture: column {name!r} {shapes}")
+
+    def of(self, panel):
+        """(x, numbers), those that are finite, of the column and of the finer one: four arrays."""
+        coarse = self.x, self.columns.get(panel, np.full(len(self.x), np.nan))
+        return [values for pair in (coarse, self.fine.get(panel, ((), ()))) for values in finite(*pair)]
+
+
+def finite(x, values):
+    """The points whose value is finite, as float arrays."""
+    x, values = np.asarray(x, float), np.asarray(values, float)
+    known = np.isfinite(values)
+    return x[known], values[known]
+
+
+def curves_picture(runs, path=None, title="Training", caption="", note="", x_name="epoch"):
+    """A panel for each column of ``runs``, a Curves or up to six of them, one over the other.
 
     Values that are not finite (a metric that is not measured every epoch) are left out; the line goes on to the next.
-
-    Raises ShapeError for a column of another length than x.
     """
-    x = np.asarray(x, float)
-    across = min(ACROSS, max(1, len(columns)))
-    sheet = Sheet(across * PANEL[0], math.ceil(len(columns) / across) * PANEL[1], title, caption)
-    for i, (name, values) in enumerate(columns.items()):
-        values = np.asarray(values, float)
-        if values.shape != x.shape or x.ndim != 1:
-            raise ShapeError(f"curves_picture: column {name!r} has shape {values.shape}, x has {x.shape}")
-        corner = sheet.left + i % across * PANEL[0], sheet.top + i // across * PANEL[1]
-        _panel(sheet, corner, name, values, x)
+    runs = [runs] if isinstance(runs, Curves) else list(runs)
+    panels = list(dict.fromkeys(name for run in runs for name in run.columns))
+    across, legend = min(ACROSS, max(1, len(panels))), LEGEND * len(runs) if len(runs) > 1 else 0
+    height = legend + math.ceil(len(panels) / across) * PANEL[1]
+    sheet = Sheet(across * PANEL[0], height, title, caption, note)
+    for i, run in enumerate(runs if legend else ()):
+        y = sheet.top + LEGEND * i + 12
+        sheet.draw.line((sheet.left, y, sheet.left + 24, y), fill=COLOURS[i], width=3)
+        sheet.text((sheet.left + 32, y), f"{_letter(i)}  {run.name}", LABEL, COLOURS[i], "lm")
+    for i, name in enumerate(panels):
+        corner = sheet.left + i % across * PANEL[0], sheet.top + legend + i // across * PANEL[1]
+        _panel(sheet, corner, name, runs, x_name)
     return sheet.saved(path)
 
 
-def _panel(sheet, corner, name, values, x):
-    left, top, right, bottom = (PLOT[i] + corner[i % 2] for i in range(4))
+def _letter(i):
+    return "ABCDEF"[i]
+
+
+def _panel(sheet, corner, name, runs, x_name):
+    left, top, right, bottom = box = tuple(PLOT[i] + corner[i % 2] for i in range(4))
     sheet.text((left, top - 12), name, 15, INK)
-    finite = np.isfinite(values)
-    if not finite.any():
+    numbers = [run.of(name) for run in runs]
+    known = np.concatenate([values for x, y, fine_x, fine_y in numbers for values in (y, fine_y)])
+    if not len(known):
         sheet.text(((left + right) // 2, (top + bottom) // 2), "not measured", 13, GREY, "mm")
         return
-    marks = ticks(values[finite].min(), values[finite].max(), 4)
+    levels = {label: value for run in runs[:1] for label, value in run.levels.get(name, {}).items()}
+    known = np.append(known, list(levels.values()))
+    marks = ticks(known.min(), known.max(), 4)
     low, high = marks[0], marks[-1]
-    first, last = x[0], x[-1] if x[-1] > x[0] else x[0] + 1
+    ends = [float(x) for run in runs for x in (*run.x[:1], *run.x[-1:], *run.of(name)[2][:1])]
+    first, last = min(ends), max(ends) if max(ends) > min(ends) else min(ends) + 1
 
     def place(value_x, value_y):
         return left + (right - left) * (value_x - first) / (last - first), (
@@ -54,26 +100,71 @@ def _panel(sheet, corner, name, values, x):
         _, y = place(first, tick)
         sheet.draw.line((left, round(y), right, round(y)), fill=LINE)
         sheet.text((left - 8, round(y)), text, 12, GREY, "rm")
-    for tick in _whole_numbers(x[0], x[-1], 5):
+    for tick in _whole_numbers(math.ceil(first), max(ends), 5):
         position, _ = place(tick, low)
         sheet.draw.line((round(position), bottom, round(position), bottom + 4), fill=GREY)
         sheet.text((round(position), bottom + 17), f"{tick:g}", 12, GREY, "ms")
-    sheet.text((right, bottom + 33), "epoch", 12, GREY, "rs")
-    sheet.text((right, top - 12), _number(values[finite][-1]), 15, BLUE, "rs")
-    _line(sheet, (left, top, right, bottom), [place(*p) for p in zip(x[finite].tolist(), values[finite].tolist())])
+    sheet.text((right, bottom + 33), x_name, 12, GREY, "rs")
+    for i, (label, value) in enumerate(levels.items()):
+        _level(sheet, box, round(place(first, value)[1]), label, at_left=i % 2 == 1)
+    ends = []
+    for (x, y, fine_x, fine_y), colour in zip(numbers, COLOURS):
+        if len(fine_x):
+            _line(sheet, box, envelope([place(*p) for p in zip(fine_x, fine_y)]), _pale(colour), 1, dots=False)
+        if len(x):
+            points = [place(*p) for p in zip(x, y)]
+            _line(sheet, box, points, colour, 2, dots=len(points) <= 20)
+        ends.append(place(x[-1], y[-1])[1] if len(x) else None)
+    if len(runs) == 1 and len(numbers[0][1]):
+        sheet.text((right, top - 12), _number(numbers[0][1][-1]), 15, BLUE, "rs")
+    if len(runs) > 1:
+        _letters(sheet, right + 8, ends)
 
 
-def _line(sheet, box, points):
-    """A smooth blue line through points of the screen, inside of ``box``, with a dot at its end."""
+def _level(sheet, box, y, label, at_left):
+    """A broken line across the panel, and its name above it."""
+    left, top, right, _ = box
+    for x in range(left, right, 8):
+        sheet.draw.line((x, y, min(x + 4, right), y), fill=GREY)
+    y = y - 4 if y > top + 16 else y + 14
+    sheet.text((left + 4 if at_left else right - 4, y), label, 11, GREY, "ls" if at_left else "rs")
+
+
+def _letters(sheet, x, ends):
+    """The letter of each run beside its line's end, pushed down where another is there."""
+    lowest = -math.inf
+    for y, i in sorted((y, i) for i, y in enumerate(ends) if y is not None):
+        lowest = max(y, lowest + 12)
+        sheet.text((x, round(lowest)), _letter(i), 11, COLOURS[i], "lm")
+
+
+def _pale(colour):
+    return tuple((2 * 255 + channel) // 3 for channel in colour)
+
+
+def envelope(points, most=1):
+    """Points (x, y) of the screen, thinned to the lowest and the highest of each ``most`` pixels of x: spikes stay."""
+    columns = {}
+    for x, y in points:
+        columns.setdefault(math.floor(x / most), []).append((x, y))
+    thinned = []
+    for some in columns.values():
+        ends = {some[0], min(some, key=lambda p: p[1]), max(some, key=lambda p: p[1]), some[-1]}
+        thinned += [p for p in some if p in ends] if len(some) > 4 else some
+    return thinned
+
+
+def _line(sheet, box, points, colour, width, dots):
+    """A smooth line through points of the screen, inside of ``box``, with a dot at its end, or at all points."""
     left, top, right, bottom = box
     mask = Image.new("L", ((right - left + 2 * PAD) * SMOOTH, (bottom - top + 2 * PAD) * SMOOTH))
     pen = ImageDraw.Draw(mask)
     points = [((x - left + PAD) * SMOOTH, (y - top + PAD) * SMOOTH) for x, y in points]
-    pen.line(points, fill=255, width=2 * SMOOTH, joint="curve")
-    for x, y in points if len(points) <= 20 else points[-1:]:
+    pen.line(points, fill=255, width=width * SMOOTH, joint="curve")
+    for x, y in points if dots else points[-1:] if width > 1 else ():
         pen.circle((x, y), 3.5 * SMOOTH, fill=255)
     mask = mask.resize((mask.width // SMOOTH, mask.height // SMOOTH), Image.Resampling.BOX)
-    sheet.image.paste(BLUE, (left - PAD, top - PAD), mask)
+    sheet.image.paste(colour, (left - PAD, top - PAD), mask)
 
 
 def ticks(low, high, about):

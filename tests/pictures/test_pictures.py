@@ -10,6 +10,7 @@ from minijepa.data import cifar10, shapes
 from minijepa.data.masking import Masks, MultiBlockMasker
 from minijepa.errors import DtypeError, ShapeError
 from minijepa.pictures import (
+    Curves,
     canvas,
     confusion_picture,
     curves,
@@ -23,6 +24,7 @@ from minijepa.pictures import (
 from minijepa.pictures.canvas import (
     BLOCK_COLOURS,
     BLUE,
+    GREY,
     HIDDEN,
     INK,
     LABEL,
@@ -178,15 +180,15 @@ def line_heights(picture, corner=(28, 66)):
 
 def test_curves_picture_draws_the_line_where_the_values_are():
     x = np.arange(11)
-    heights = line_heights(curves_picture({"loss": 5.0 - 2 * x}, x))
+    heights = line_heights(curves_picture(Curves({"loss": 5.0 - 2 * x}, x)))
     np.testing.assert_allclose(heights[5:-8], np.linspace(0, 1, len(heights))[5:-8], atol=0.03)
-    heights = line_heights(curves_picture({"up": x**2}, x))
+    heights = line_heights(curves_picture(Curves({"up": x**2}, x)))
     assert heights[5] > 0.97 and abs(heights[len(heights) // 2] - 0.75) < 0.03 and heights[-3] < 0.08
 
 
 def test_curves_picture_leaves_out_values_that_are_not_finite():
     values = np.array([np.nan, 2, np.nan, np.inf, 2, 4, np.nan])
-    heights = line_heights(curves_picture({"knn": values}, np.arange(7)))
+    heights = line_heights(curves_picture(Curves({"knn": values}, np.arange(7))))
     sixth = len(heights) / 6
     assert np.isnan(heights[: int(sixth) - 4]).all()  # not measured yet, but the axis still starts at 0
     np.testing.assert_allclose(heights[int(sixth) + 5 : int(4 * sixth) - 3], 1, atol=0.02)
@@ -194,24 +196,56 @@ def test_curves_picture_leaves_out_values_that_are_not_finite():
 
 
 def test_curves_picture_of_constants_single_points_and_nothing(tmp_path):
-    np.testing.assert_allclose(line_heights(curves_picture({"wd": [0.05] * 3}, [1, 2, 3])), 0.5, atol=0.02)
-    point = line_heights(curves_picture({"loss": [3.0]}, [1]))
+    np.testing.assert_allclose(line_heights(curves_picture(Curves({"wd": [0.05] * 3}, [1, 2, 3]))), 0.5, atol=0.02)
+    point = line_heights(curves_picture(Curves({"loss": [3.0]}, [1])))
     assert abs(point[0] - 0.5) < 0.02 and np.isnan(point[6:]).all()
     for values in ([], [np.nan, np.nan]):
-        assert np.isnan(line_heights(curves_picture({"loss": values}, range(len(values))))).all()
-    curves_picture({}, [], tmp_path / "empty.png")
+        assert np.isnan(line_heights(curves_picture(Curves({"loss": values}, range(len(values)))))).all()
+    curves_picture(Curves({}, []), tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_curves_picture_shows_steps_under_epochs_and_levels_to_compare_with():
+    x, steps = np.arange(1, 5), np.linspace(0, 4, 4001)
+    spike = np.where(np.arange(4001) == 1000, 9.0, 1.0)
+    run = Curves({"loss": [1.0] * 4}, x, {"loss": (steps, spike)}, {"loss": {"chance": 10.0}})
+    plot = np.asarray(curves_picture(run))[66 + 34 : 66 + 164, 28 + 52 : 28 + 312].astype(int)
+    assert line_heights(curves_picture(run))[-3] == pytest.approx(0.9, abs=0.02)  # the axis reaches up to the level
+    pale = np.abs(plot - (170, 205, 234)).sum(axis=-1) < 40
+    columns = np.flatnonzero(pale[20:100].any(axis=0))  # one step of 4,001 is still to be seen, at x = 1
+    assert len(columns) and np.abs(columns - 65).max() <= 2
+    dashes = (np.abs(plot[0:3] - GREY).sum(axis=-1) < 30).any(axis=0)
+    assert 0.4 < dashes.mean() < 0.7
+
+
+def test_curves_of_several_runs_have_a_legend_and_their_own_colours():
+    runs = [Curves({"loss": [1.0, 1.0 + i]}, [1, 2], name=f"run {i}") for i in range(3)]
+    alone, together = curves_picture(runs[0]), curves_picture(runs)
+    assert together.height == alone.height + 3 * 24
+    pixels = np.asarray(together).reshape(-1, 3)
+    assert all((pixels == colour).all(axis=1).sum() > 100 for colour in curves.COLOURS[:3])
+    assert not (np.asarray(alone).reshape(-1, 3) == curves.COLOURS[1]).all(axis=1).any()
+
+
+def test_envelopes_keep_first_last_lowest_and_highest():
+    points = [(0.1 * i, float(i * 37 % 100)) for i in range(1000)]
+    thin = curves.envelope(points, 20)
+    assert len(thin) <= 4 * 5 and thin == sorted(thin)
+    for i in range(5):
+        all_, kept = ([p for p in some if i * 20 <= p[0] < i * 20 + 20] for some in (points, thin))
+        assert (kept[0], kept[-1]) == (all_[0], all_[-1])
+        assert {min(y for _, y in all_), max(y for _, y in all_)} <= {y for _, y in kept}
 
 
 def test_curves_picture_has_a_panel_for_each_column_three_to_a_row():
     columns = {f"metric_{i}": np.arange(5.0) * (-1) ** i for i in range(4)}
-    picture = curves_picture(columns, range(5), title="run")
+    picture = curves_picture(Curves(columns, range(5)), title="run")
     assert picture.size == (3 * 330 + 56, 66 + 2 * 212 + 28)
     rising = line_heights(picture, corner=(28 + 2 * 330, 66))
     falling = line_heights(picture, corner=(28, 66 + 212))
     assert rising[15] > 0.8 and falling[15] < 0.2
     with pytest.raises(ShapeError, match="'a' has shape"):
-        curves_picture({"a": [1, 2, 3]}, [0, 1])
+        curves_picture(Curves({"a": [1, 2, 3]}, [0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -273,9 +307,11 @@ def all_pictures(classes, note):
     return [
         masks_picture(images, masks, 4),
         confusion_picture(np.diag([0, *range(1000, 999 + c)]), classes, note=note),
-        *(curves_picture(dict.fromkeys(CURVES, values), [1, 200], None, "run", caption)
+        *(curves_picture(Curves(dict.fromkeys(CURVES, values), [1, 200]), None, "run", caption)
           for values in (nothing, tiny, huge, few)),
-        curves_picture({"loss": np.arange(300.0)}, np.arange(1, 301)),
+        curves_picture(Curves({"loss": np.arange(300.0)}, np.arange(1, 301))),
+        curves_picture([Curves({name: [1.0, i] for name in CURVES}, [1, 2], {"RankMe": ([0.0, 2.0], [3.0, 1.0])},
+                               {"RankMe": {"chance": 0.1, "untrained": 1.5}}, f"run {i}") for i in range(6)]),
         neighbours_picture(images, labels, images, labels, nearest, cosines, classes, None, caption, note),
         pca_picture(images, {"over all images": images, "within image": images}, None, caption, note),
         pca_picture(images[:1], {"over all images": images}, None, caption, note),
@@ -313,7 +349,7 @@ def overlap(one, other):
 @pytest.mark.parametrize("classes", [cifar10.CLASSES, shapes.CLASSES], ids=["cifar10", "shapes"])
 @pytest.mark.parametrize("note", ["", "laptop, step 4,686", "a-run-folder-with-a-long-name-12, step 1,234,567"])
 def test_text_stays_on_the_sheet_and_off_other_text_and_images(drawn, classes, note):
-    assert len(all_pictures(classes, note)) == len(drawn) == 13
+    assert len(all_pictures(classes, note)) == len(drawn) == 14
     for sheet, (texts, images) in drawn.items():
         width, height = sheet.image.size
         for i, (text, box) in enumerate(texts):
