@@ -11,6 +11,7 @@ from minijepa.data import read_folder
 from minijepa.evaluation.evaluate import evaluate, opened, probed_run, suffix_of
 from minijepa.evaluation.gallery import draw_all, draw_own, draw_own_without_data
 from minijepa.training.metrics import read_metrics
+from minijepa.training.report import write_report
 
 
 def parser():
@@ -62,6 +63,8 @@ def probe(args):
         path = probed.folder / f"own_images{probed.suffix}.png"
         draw_own(probed, own, path)
         tell(f"wrote {path}")
+    if report := write_report(probed.folder):
+        tell(f"wrote {report}: open it in a browser")
     return 0
 
 

@@ -16,6 +16,7 @@ from minijepa.files import shell_word
 from minijepa.training import mpi
 from minijepa.training.lanes import LANES
 from minijepa.training.provenance import bits_depend_on
+from minijepa.training.report import write_report
 from minijepa.training.run import FolderTaken, Helper, Run, check_free, read_run
 from minijepa.training.trainer import Trainer
 
@@ -189,7 +190,7 @@ def train(args):
 def trained(args, ranks):
     """The exit status of the run, once it has ended or was interrupted."""
     run = prepare(args, ranks)
-    stopped = run.train(then=lambda: draw_features(gallery_of_trainer(run)))
+    stopped = run.train(then=lambda: finish(run))
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"
     if stopped:
@@ -197,9 +198,15 @@ def trained(args, ranks):
         program = f"mpiexec -n {ranks.size} python train.py --mpi" if args.mpi else "python train.py"
         tell(f"    {program} --run-dir {folder} --resume{data}")
         return 128 + stopped
-    tell(f"done: {run.folder}/ holds checkpoint.npz, metrics.csv and pictures. How good are the features?")
+    tell(f"done: {run.folder}/ holds report.html, checkpoint.npz and pictures. How good are the features?")
     tell(f"    python probe.py {folder}{data}")
     return 0
+
+
+def finish(run):
+    """What is drawn and written when the last epoch has ended."""
+    draw_features(gallery_of_trainer(run))
+    write_report(run.folder)
 
 
 if __name__ == "__main__":

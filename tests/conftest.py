@@ -95,11 +95,11 @@ def finish(folder):
     about, arrays = checkpoint.read(folder)
     with open(folder / "metrics.csv", newline="") as file:
         rows = [{k: v for k, v in r.items() if k not in ("images_per_s", "seconds")} for r in csv.DictReader(file)]
-    return about, arrays, rows
+    return about, arrays, rows, (folder / "steps.csv").read_text()
 
 
 def assert_same_run(one, other):
-    (about, arrays, rows), (about2, arrays2, rows2) = finish(one), finish(other)
-    assert about == about2 and rows == rows2 and arrays.keys() == arrays2.keys()
+    (about, arrays, rows, steps), (about2, arrays2, rows2, steps2) = finish(one), finish(other)
+    assert about == about2 and (rows, steps) == (rows2, steps2) and arrays.keys() == arrays2.keys()
     for name, values in arrays.items():
         np.testing.assert_array_equal(values, arrays2[name], err_msg=name)

@@ -15,7 +15,7 @@ import pytest
 
 import probe
 import train
-from minijepa import Config, __version__, export
+from minijepa import Config, __version__, curves, export
 from minijepa import __main__ as listing
 from minijepa.cli import REQUIRED
 from minijepa.config import MEASURED, PRESETS
@@ -120,7 +120,7 @@ def test_where_a_package_is_missing_an_import_says_which():
     assert "ModuleNotFoundError: the package numpy is missing: pip install" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("main", [train.main, probe.main, export.main, listing.main])
+@pytest.mark.parametrize("main", [train.main, probe.main, curves.main, export.main, listing.main])
 def test_every_program_tells_its_version(main, capsys):
     with pytest.raises(SystemExit) as end:
         main(["--version"])

@@ -1,14 +1,19 @@
 """What a run writes of its progress: an epoch's sums, rows of metrics, and the pictures that need no features."""
 
 import csv
+import json
+import math
+
+import numpy as np
 
 from minijepa.backend import is_array, rng, to_numpy, xp_of
 from minijepa.cli import counted
 from minijepa.data import MultiBlockMasker
 from minijepa.errors import ConfigError
 from minijepa.files import open_plain
-from minijepa.pictures import curves_picture, masks_picture
+from minijepa.pictures import Curves, curves_picture, masks_picture
 from minijepa.pictures.canvas import TITLE, shortened
+from minijepa.training.steps import read_steps
 
 COLUMNS = tuple(
     "epoch step loss loss_per_dim lr weight_decay ema_momentum grad_norm images_per_s context_tokens target_tokens "
@@ -79,16 +84,54 @@ def _is_whole(epoch, row):
         return False
 
 
+def curves_of(folder, rows, name=""):
+    """What curves show of a run folder, whose metrics are ``rows``, and of its steps.csv and config.json: Curves."""
+    columns = {title: np.array([float(row[name] or "nan") for row in rows]) for title, name in CURVES.items()}
+    return Curves(columns, np.arange(1, len(rows) + 1), _fine(folder, rows), _levels(folder), name)
+
+
+def _fine(folder, rows):
+    """{panel: (epochs, numbers)} of steps.csv; {} without it."""
+    try:
+        steps = np.array(read_steps(folder), float)
+    except ConfigError:
+        return {}
+    if not rows or not len(steps):
+        return {}
+    step, loss, norm, rate = steps.T
+    first, x = {name: float(rows[0][name]) for name in ("step", "loss", "loss_per_dim")}, step / float(rows[0]["step"])
+    per_dim = first["loss_per_dim"] / first["loss"] if first["loss"] else 1
+    return {"loss a dimension": (x, loss * per_dim), "gradient norm": (x, norm), "learning rate": (x, rate)}
+
+
+def _levels(folder):
+    """{panel: {name: number}}: 0 and chance, and what config.json knows of the untrained network."""
+    levels = {"content R2": {"positions alone": 0.0}}
+    try:
+        with open_plain(folder / "config.json", encoding="utf-8") as file:
+            untrained = json.load(file)["untrained"]
+        found = {name: float(value) for name, value in untrained.items() if math.isfinite(value)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return levels
+    for title, name in CURVES.items():
+        if name in found:
+            levels.setdefault(title, {})["untrained"] = found[name]
+    if "chance" in found:
+        levels.setdefault("kNN accuracy", {})["chance"] = found["chance"]
+    return levels
+
+
+CAPTION = (
+    "Each point is an epoch, the number in blue the last value; pale: every step. The loss alone says little, for its "
+    "targets move: watch content R2 (above 0: the predictor knows more than positions), kNN (features tell classes "
+    "apart), RankMe and deviation (falling to 1 and 0: collapse)."
+)
+
+
 def draw_curves(folder, rows):
-    """curves.png: the columns of metrics.csv that tell how the run is doing."""
-    columns = {title: [float(row[name] or "nan") for row in rows] for title, name in CURVES.items()}
-    title = shortened(f"Training of {folder.name}", 800, TITLE)
-    caption = (
-        "Each point is an epoch, the number in blue the last value. The loss alone says little, for its targets move: "
-        "watch content R2 (above 0: the predictor knows more than positions), kNN (features tell classes apart), "
-        "RankMe and deviation (falling to 1 and 0: collapse)."
-    )
-    curves_picture(columns, [int(row["epoch"]) for row in rows], folder / "curves.png", title, caption)
+    """curves.png: the columns of metrics.csv that tell how the run is doing, and steps.csv."""
+    title = shortened(f"Training of {folder.resolve().name}", 800, TITLE)
+    curves_picture(curves_of(folder, rows), folder / "curves.png", title, CAPTION)
 
 
 def draw_masks(path, config, images):

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from minijepa.training import checkpoint, provenance
 from minijepa.training.clock import Clock
 from minijepa.training.lock import Lock
 from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_metrics
+from minijepa.training.steps import append_steps, read_steps, start_steps
 from minijepa.training.trainer import REMEDY
 
 
@@ -66,8 +68,9 @@ class Run:
 
     def _start(self, about):
         """config.json, metrics.csv without a row, masks.png and the first checkpoint."""
-        self._write_about(about | {"made": self._provenance()})
+        self._write_about(about | {"made": self._provenance(), "untrained": self._untrained()})
         self._write_rows()
+        start_steps(self.place)
         draw_masks(self.place / "masks.png", self.trainer.config, self.trainer.images)
         self._write_checkpoint()
 
@@ -85,6 +88,7 @@ class Run:
             done = t.progress.step // t.steps_per_epoch
             self.metrics = read_metrics(self.folder, done)
             self._write_rows()
+            start_steps(self.place, read_steps(self.folder, t.progress.step))
             if done:  # whatever a kill right behind the checkpoint has left undone
                 draw_curves(self.place, self.metrics)
                 if t.progress.step % t.steps_per_epoch == 0:
@@ -102,6 +106,14 @@ class Run:
         if changed := provenance.changes([about.get("made"), *earlier][-1], now):
             say(f"numbers go on in other last digits than without the interruption: {changed}")
         self._write_about(about | {"resumed": [*earlier, {"step": self.saved} | now]})
+
+    def _untrained(self):
+        """What the monitors say before the first step, and chance: to compare with."""
+        t = self.trainer
+        figures = {"chance": 1 / len(t.dataset.classes)}
+        with contextlib.suppress(DataError), np.errstate(all="ignore"):  # initial weights that are far too large
+            figures |= t.monitors.collapse() | ({"knn": t.monitors.knn()} if t.config.knn_every else {})
+        return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
     def _provenance(self):
         t = self.trainer
@@ -130,11 +142,16 @@ class Run:
             writer.writeheader()
             writer.writerows(self.metrics)
 
+    def _write_steps(self):
+        rows, self.trainer.steps = self.trainer.steps, []
+        append_steps(self.place, rows)
+
     def save(self):
         t = self.trainer
         t.read()  # a run that has gone wrong must not be saved
         t.check_weights()
         t.check_ranks()
+        self._write_steps()
         self._write_checkpoint()
 
     def _write_checkpoint(self):
@@ -213,6 +230,8 @@ class Run:
         except DataError as error:  # of the monitors, for features that are not finite
             raise TrainingError(f"{error}: {REMEDY}; {left} {self.saved}, before that") from None
         except TrainingError as error:
+            with contextlib.suppress(MinijepaError):  # steps.csv shows how it came to that
+                self._write_steps()
             raise TrainingError(f"{error}; {left} {self.saved}, before that") from None
 
     def _postfix(self, clock):
@@ -254,6 +273,9 @@ class Helper(Run):
     def _end_epoch(self, step, clock, show):
         self.save()
         self.trainer.progress.sums = {}
+
+    def _write_steps(self):
+        self.trainer.steps = []
 
     def _write_checkpoint(self):
         self.saved = self.trainer.progress.step

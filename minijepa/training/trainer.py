@@ -57,6 +57,7 @@ class Trainer:
         self.monitors = Monitors(self.model, self.masker, images, labels, val_images, val_labels, threads)
         self.progress = checkpoint.Progress()
         self.order = None, None  # an epoch and the order of its images
+        self.steps = []  # rows for steps.csv that are not written yet
         self.unread = Unread()  # what is not in progress.sums yet
 
     def train_step(self, step):
@@ -107,6 +108,7 @@ class Trainer:
         self._use_own_stream()
         sums = self.progress.sums
         for step, values in self.unread.take():
+            self.steps.append((step + 1, values["loss"], values["grad_norm"], self.learning_rate(step)))
             _check_finite(step, values["loss"], values["grad_norm"])
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value

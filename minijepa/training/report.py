@@ -1,0 +1,159 @@
+"""report.html: all that a run folder tells, on one page; it reads what lies there and computes nothing."""
+
+import contextlib
+import json
+from dataclasses import fields
+
+from minijepa.config import Config
+from minijepa.errors import ConfigError
+from minijepa.files import open_plain, replaced, shell_word
+from minijepa.pictures import report as page
+from minijepa.training.metrics import COLUMNS, curves_of, read_metrics
+
+FILE = "report.html"
+PROBES = ("probe.json", "probe-val-target.json", "probe-quick.json", "probe-val-target-quick.json")  # best first
+PICTURES = {
+    "masks": "What the context encoder sees of six images, and the blocks to be predicted.",
+    "neighbours": "Queries and their nearest training images: these should share what is shown, not its colours.",
+    "pca": "The first three principal components of patch features, as colours: parts should stand out.",
+    "predictions": "A hidden block, made of the patches that are nearest to what the predictor says.",
+    "confusion": "Which classes the linear probe takes for which.",
+    "own_images": "Your own pictures.",
+}
+EXPLAINED = {
+    "loss a dimension": "The targets move, so by itself it says little. Pale: every step.",
+    "content R2": "0: the predictor knows positions alone. It should stay well above.",
+    "kNN accuracy": "Of 20 neighbours among training images. It should rise.",
+    "RankMe": "Dimensions that the features use. Towards 1: collapse.",
+    "feature deviation": "Over images. Towards 0: collapse.",
+    "gradient norm": "Pale: every step. Spikes call for a lower rate.",
+    "learning rate": "Warm-up, then a cosine.",
+    "EMA momentum": "Of the target encoder; 1: it stands still.",
+    "images a second": "Of training alone.",
+}
+
+
+def write_report(folder):
+    """Write report.html into a run folder; its path, or None for a folder without config.json or metrics."""
+    try:
+        about, rows = _json(folder / "config.json"), read_metrics(folder)
+        config = Config.from_dict(about["config"])
+    except (ConfigError, TypeError, KeyError):
+        return None
+    probe = next(((name, found) for name in PROBES if (found := _json(folder / name))), None)
+    name = folder.resolve().name
+    sections = [
+        page.header(name, _chips(about, config, rows), *_headline(rows, probe)),
+        *_probe(probe),
+        *_curves(folder, rows),
+        *_pictures(folder),
+        page.heading("Settings"),
+        page.settings_list(config.to_dict(), _changed(config)),
+        page.heading("Where it comes from"),
+        page.facts_list(_facts(about)),
+        page.heading("Going on"),
+        page.commands_list(_commands(folder, len(rows) < config.epochs)),
+        page.footer("Bold settings differ from the specification's. Written by minijepa; this page needs no network."),
+    ]
+    with replaced(folder / FILE, "w", encoding="utf-8") as file:
+        file.write(page.report_page(f"{name}: report", sections))
+    return folder / FILE
+
+
+def _json(file):
+    """What a JSON file holds; {} for one that is not there or not whole."""
+    with contextlib.suppress(OSError, ValueError, RecursionError), open_plain(file, encoding="utf-8") as content:
+        found = json.load(content)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _chips(about, config, rows):
+    made = about.get("made") if isinstance(about.get("made"), dict) else {}
+    seconds = sum(float(row["seconds"]) for row in rows)
+    return [
+        f"preset {about.get('preset', 'unknown')}", f"data {about.get('dataset', 'unknown')}",
+        f"epoch {len(rows)} of {config.epochs}", f"{config.num_parameters:,} trained parameters",
+        f"{seconds / 60:.0f} minutes of training" if seconds >= 90 else f"{seconds:.0f} seconds of training",
+        *([f"on {made['device']}"] if "device" in made else []), f"seed {config.seed}",
+    ]  # fmt: skip
+
+
+def _headline(rows, probe):
+    """(figure, sentence, tone)"""
+    if probe:
+        results, verdict = probe[1]["results"], probe[1].get("verdict", "")
+        tone = "good" if "it has learnt" in verdict else "bad" if verdict else ""
+        return f"{100 * next(iter(results.values()))['linear_probe']:.1f}%", f"Linear probe: {verdict}.", tone
+    measured = [float(row["knn"]) for row in rows if row["knn"]]
+    figure = f"{100 * measured[-1]:.1f}%" if measured else "…"
+    text = "kNN on training images, during training. " if measured else ""
+    return figure, text + "Not probed yet: probe.py tells what the features are worth.", ""
+
+
+def _probe(probe):
+    if not probe:
+        return []
+    name, found = probe
+    rows = [(row, figures["linear_probe"], figures["knn"]) for row, figures in found["results"].items()]
+    split = found.get("split", "test")
+    what = {"val": "held-back training"}.get(split, split)
+    note = (
+        f"{found['training_images']:,} training and {found[f'{split}_images']:,} {what} images, the {found['encoder']} "
+        f"encoder of step {found['step']:,} ({name})."
+    )
+    if "quick" in name:
+        note += " One image in ten: a first impression."
+    return [page.heading("What the features are worth"), page.figures_table(rows, note)]
+
+
+def _curves(folder, rows):
+    if not rows:
+        return []
+    table = page.numbers_table(COLUMNS, rows, "All numbers, by epoch")
+    return [page.heading("Training, epoch by epoch"), page.curves_grid(curves_of(folder, rows), EXPLAINED), table]
+
+
+def _pictures(folder):
+    found = []
+    for name, caption in PICTURES.items():
+        with contextlib.suppress(OSError), open_plain(folder / f"{name}.png", "rb") as file:
+            found.append((f"{name}.png", file.read(), caption))
+    return [page.heading("Pictures"), page.pictures_grid(found)] if found else []
+
+
+def _changed(config):
+    standard = Config()
+    return {field.name for field in fields(Config) if getattr(config, field.name) != getattr(standard, field.name)}
+
+
+def _facts(about):
+    """Who made the run, and with what it went on."""
+    facts = []
+    resumed = about.get("resumed") if isinstance(about.get("resumed"), list) else []
+    for when, made in [("started", about.get("made")), *(("went on", entry) for entry in resumed)]:
+        if not isinstance(made, dict):
+            continue
+        blas = made.get("blas") if isinstance(made.get("blas"), dict) else {}
+        facts += [(when, made.get("date", "")), ("command", made.get("command", ""))]
+        facts += [("at step", made["step"])] if "step" in made else []
+        facts += [
+            ("minijepa", f"{made.get('version', '')} {made.get('commit') or ''}"),
+            ("Python, NumPy", f"{made.get('python', '')}, {made.get('numpy', '')}"),
+            ("BLAS", " ".join(str(blas[part]) for part in ("name", "version", "kernel") if blas.get(part))),
+            ("device", f"{made.get('device', '')}, {made.get('threads', '')} threads"),
+        ]
+    return facts or [("started", "before config.json kept this")]
+
+
+def _commands(folder, unfinished):
+    run = shell_word(folder)
+    return [
+        *([("train on", f"python train.py --run-dir {run} --resume")] if unfinished else []),
+        ("a first impression of the features, half a minute on 2 cores", f"python probe.py {run} --quick"),
+        ("the real figures", f"python probe.py {run}"),
+        ("and all pictures", f"python probe.py {run} --pictures"),
+        ("your own pictures", f"python probe.py {run} --images FOLDER"),
+        ("beside another run", f"python -m minijepa.curves {run} runs/OTHER"),
+        ("the encoder alone, for timm and others", f"python -m minijepa.export {run} encoder.npz"),
+    ]

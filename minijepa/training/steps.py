@@ -1,0 +1,68 @@
+"""steps.csv: a row for each step, so that warm-up and spikes are visible.
+
+Rows are added before each checkpoint is saved; a run that goes on drops those from after its checkpoint.
+"""
+
+import csv
+import os
+
+from minijepa.errors import CheckpointError, ConfigError
+from minijepa.files import open_plain, replaced
+
+FILE = "steps.csv"
+COLUMNS = ("step", "loss", "grad_norm", "lr")  # the learning rate
+
+
+def start_steps(folder, rows=()):
+    """A steps.csv with these rows alone."""
+    with replaced(folder / FILE, "w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
+def append_steps(folder, rows):
+    """Add rows (step, loss, norm, rate), and have them on the disk. Raises CheckpointError in one line."""
+    try:
+        with open(folder / FILE, "a", newline="") as file:
+            csv.writer(file).writerows((step, *(f"{value:.6g}" for value in values)) for step, *values in rows)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise CheckpointError(f"can't write {folder / FILE}: {error.strerror}") from None
+
+
+def read_steps(folder, last=None):
+    """The rows up to step ``last``, or all, as tuples of strings; [] where there is no such file.
+
+    What comes after ``last`` may be torn: the program was killed while it wrote that. Raises ConfigError for a file
+    that is not this program's, or lacks the row of ``last``.
+    """
+    path, rows = folder / FILE, []
+    try:
+        with open_plain(path, newline="") as file:
+            reader = csv.reader(file)
+            if tuple(next(reader, ())) != COLUMNS:
+                raise ConfigError(f"{path} has other columns than this program writes")
+            for row in reader:
+                if rows and rows[-1][0] == str(last):
+                    break
+                _check(row, int(rows[-1][0]) if rows else 0)
+                rows.append(tuple(row))
+    except FileNotFoundError:
+        return []
+    except (OSError, csv.Error, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} is damaged ({reason}): without it, the run goes on too") from None
+    if last and (not rows or rows[-1][0] != str(last)):
+        raise ConfigError(f"{path} is damaged (it ends before step {last}): without it, the run goes on too")
+    return rows
+
+
+def _check(row, before):
+    """Raise ValueError for what is not a row of four numbers, of a step after ``before``."""
+    step, *values = row
+    if len(row) != len(COLUMNS) or int(step) <= before:
+        raise ValueError(f"after step {before} comes {', '.join(row)[:50]}")
+    for value in values:
+        float(value)
