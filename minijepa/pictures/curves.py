@@ -105,8 +105,9 @@ def _panel(sheet, corner, name, runs, x_name):
         sheet.draw.line((round(position), bottom, round(position), bottom + 4), fill=GREY)
         sheet.text((round(position), bottom + 17), f"{tick:g}", 12, GREY, "ms")
     sheet.text((right, bottom + 33), x_name, 12, GREY, "rs")
+    last_y = [place(first, y[-1])[1] for _, y, _, _ in numbers if len(y)]
     for i, (label, value) in enumerate(levels.items()):
-        _level(sheet, box, round(place(first, value)[1]), label, at_left=i % 2 == 1)
+        _level(sheet, box, round(place(first, value)[1]), label, i % 2 == 1, last_y)
     ends = []
     for (x, y, fine_x, fine_y), colour in zip(numbers, COLOURS):
         if len(fine_x):
@@ -121,12 +122,13 @@ def _panel(sheet, corner, name, runs, x_name):
         _letters(sheet, right + 8, ends)
 
 
-def _level(sheet, box, y, label, at_left):
-    """A broken line across the panel, and its name above it."""
-    left, top, right, _ = box
+def _level(sheet, box, y, label, at_left, curves):
+    """A broken line across the panel, and its name above it, or below where a curve ends there (at these heights)."""
+    left, top, right, bottom = box
     for x in range(left, right, 8):
         sheet.draw.line((x, y, min(x + 4, right), y), fill=GREY)
-    y = y - 4 if y > top + 16 else y + 14
+    below = y <= top + 16 or (y < bottom - 16 and any(y - 18 < curve <= y for curve in curves))
+    y += 14 if below else -4
     sheet.text((left + 4 if at_left else right - 4, y), label, 11, GREY, "ls" if at_left else "rs")
 
 

@@ -73,12 +73,15 @@ def _panel(curves, name, about):
     parts.append("</g>")
     for epoch in sorted({math.ceil(first), *x[:: max(1, math.ceil(len(x) / 6))]}):
         parts.append(f'<text x="{scale(epoch, 0)[0]}" y="{BOTTOM + 16}" text-anchor="middle">{epoch:g}</text>')
+    names = []
     for label, value in levels.items():
         height = scale(first, value)[1]
         parts.append(f'<line class="level" x1="{LEFT}" x2="{RIGHT}" y1="{height}" y2="{height}"/>')
-        below = 13 if height < TOP + 14 else -4
-        parts.append(
-            f'<text x="{RIGHT - 3}" y="{height + below}" text-anchor="end">{escaped(label)} {value:.3g}</text>'
+        curve = scale(0, y[-1])[1] if len(y) else BOTTOM
+        below = height < TOP + 14 or (height - 18 < curve <= height and height < BOTTOM - 14)
+        text = f"{escaped(label)} {value:.3g}"
+        names.append(
+            f'<text class="name" x="{RIGHT - 3}" y="{height + (13 if below else -4)}" text-anchor="end">{text}</text>'
         )
     if fine:
         parts.append(f'<polyline class="fine" points="{_points(fine)}"/>')
@@ -86,6 +89,7 @@ def _panel(curves, name, about):
     parts.append(f'<polyline class="coarse" points="{_points(spots)}"/>')
     for spot in spots if len(spots) <= 30 else spots[-1:]:
         parts.append(f'<circle class="dot" cx="{spot[0]}" cy="{spot[1]}" r="2.6"/>')
+    parts += names
     parts.append(f'<line class="at" y1="{TOP}" y2="{BOTTOM}"/><circle class="mark" r="4.5"/>')
     read = [[float(a), float(b), *spot, f"epoch {a:g}: {b:.4g}"] for a, b, spot in zip(x, y, spots)] or [
         [float(scale.epoch(sx)), 0, sx, sy, f"{scale.value(sy):.3g}"] for sx, sy in fine
