@@ -1,8 +1,12 @@
 """Is the network learning, or collapsing? Figures for the training log, from training images alone."""
 
+import contextlib
+import math
+
 import numpy as np
 
 from minijepa.backend import rng, to_device, to_numpy
+from minijepa.errors import DataError
 from minijepa.evaluation.features import extract_features
 from minijepa.evaluation.neighbours import knn_accuracy
 from minijepa.evaluation.probing import content_r2, feature_std, rank_me
@@ -56,6 +60,13 @@ class Monitors:
         queries = extract_features(self.model, self.queries, threads=self.threads)
         classes = int(max(self.bank_labels.max(), self.query_labels.max())) + 1
         return knn_accuracy(bank, self.bank_labels, queries, self.query_labels, classes)
+
+    def levels(self, classes):
+        """Before the first step: {figure: number} of the untrained network, and of chance, to compare with."""
+        levels = {"chance": 1 / classes}
+        with contextlib.suppress(DataError), np.errstate(all="ignore"):  # initial weights that are far too large
+            levels |= self.collapse() | ({"knn": self.knn()} if self.model.config.knn_every else {})
+        return {name: value for name, value in levels.items() if value is not None and math.isfinite(value)}
 
 
 def warning(feature_std, rank_me, content_r2, done, config):

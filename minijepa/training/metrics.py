@@ -51,6 +51,17 @@ class Unread:
         return steps
 
 
+def epoch_line(row, epochs):
+    """A row of metrics.csv, not yet text, as the line that is printed at an epoch's end."""
+    text = (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f}"
+        f" ({float(row['loss_per_dim']):.3f} a dimension)"
+        f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
+        f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
+    )
+    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] is not None else "")
+
+
 def read_metrics(folder, epochs=None):
     """The rows of metrics.csv as dicts of strings, all of them or the first ``epochs``.
 

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from minijepa.files import new_folder, open_plain, remove_spares, replaced, shel
 from minijepa.training import checkpoint, provenance
 from minijepa.training.clock import Clock
 from minijepa.training.lock import Lock
-from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, read_metrics
+from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, epoch_line, read_metrics
 from minijepa.training.steps import append_steps, read_steps, start_steps
 from minijepa.training.trainer import REMEDY
 
@@ -68,7 +67,8 @@ class Run:
 
     def _start(self, about):
         """config.json, metrics.csv without a row, masks.png and the first checkpoint."""
-        self._write_about(about | {"made": self._provenance(), "untrained": self._untrained()})
+        levels = self.trainer.monitors.levels(len(self.trainer.dataset.classes))
+        self._write_about(about | {"made": self._provenance(), "untrained": levels})
         self._write_rows()
         start_steps(self.place)
         draw_masks(self.place / "masks.png", self.trainer.config, self.trainer.images)
@@ -106,14 +106,6 @@ class Run:
         if changed := provenance.changes([about.get("made"), *earlier][-1], now):
             say(f"numbers go on in other last digits than without the interruption: {changed}")
         self._write_about(about | {"resumed": [*earlier, {"step": self.saved} | now]})
-
-    def _untrained(self):
-        """What the monitors say before the first step, and chance: to compare with."""
-        t = self.trainer
-        figures = {"chance": 1 / len(t.dataset.classes)}
-        with contextlib.suppress(DataError), np.errstate(all="ignore"):  # initial weights that are far too large
-            figures |= t.monitors.collapse() | ({"knn": t.monitors.knn()} if t.config.knn_every else {})
-        return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
     def _provenance(self):
         t = self.trainer
@@ -214,7 +206,7 @@ class Run:
         self._write_rows()
         self.save()  # before anything of less importance can fail
         self._keep(row["epoch"])
-        show(_epoch_line(row, t.config.epochs))
+        show(epoch_line(row, t.config.epochs))
         if len(t.monitors.watched) >= FEWEST and (text := _warning(row, t.config)):
             show(text)
         draw_curves(self.place, self.metrics)
@@ -279,16 +271,6 @@ class Helper(Run):
 
     def _write_checkpoint(self):
         self.saved = self.trainer.progress.step
-
-
-def _epoch_line(row, epochs):
-    text = (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {float(row['loss']):.3f}"
-        f" ({float(row['loss_per_dim']):.3f} a dimension)"
-        f"  {float(row['images_per_s']):.0f} img/s  std {float(row['feature_std']):.3f}"
-        f"  RankMe {float(row['rank_me']):.1f}  content R² {float(row['content_r2']):+.3f}"
-    )
-    return text + (f"  kNN {100 * float(row['knn']):.1f}%" if row["knn"] is not None else "")
 
 
 def _warning(row, config):

@@ -366,10 +366,10 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert status == 0
     assert "60 images, 3 epochs of 3 steps" in out and "on cpu with 1 thread" in out
     assert "s for 3 more steps" in out  # the estimate
-    assert f"{run}/ holds checkpoint.npz" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
+    assert f"{run}/ holds report.html" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.csv", "checkpoint.npz", "checkpoint-previous.npz", "checkpoint-0002.npz", "curves.png",
-        "masks.png", "neighbours.png", "pca.png", "predictions.png",
+        "config.json", "metrics.csv", "steps.csv", "report.html", "checkpoint.npz", "checkpoint-previous.npz",
+        "checkpoint-0002.npz", "curves.png", "masks.png", "neighbours.png", "pca.png", "predictions.png",
     }  # fmt: skip
     about = json.loads((run / "config.json").read_text())
     assert (about["preset"], about["dataset"], about["config"]["keep_every"]) == ("cifar10", "cifar10", 2)
