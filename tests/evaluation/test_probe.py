@@ -17,6 +17,7 @@ from minijepa.errors import DataError
 from minijepa.evaluation import evaluate, kept, probing
 from minijepa.evaluation.features import extract_features
 from minijepa.evaluation.verdict import verdict
+from minijepa.training.report import write_report
 from minijepa.training.trainer import Trainer
 
 from conftest import write_cifar  # isort: skip
@@ -177,6 +178,7 @@ def test_a_key_depends_on_all_that_a_figure_depends_on(run, overlapping_cifar_fo
 def test_a_quick_probe_takes_a_tenth_of_the_images_and_leaves_the_full_results(run, overlapping_cifar_folder, capsys):
     args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
     assert probe_cli(capsys, *args)[0] == 0
+    write_report(run)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     assert probe_cli(capsys, *args, "--quick")[0] == 0
     report = json.loads((run / "probe-quick.json").read_text())
@@ -206,7 +208,7 @@ def test_a_verdict_in_words(ours, untrained, pixels, count, words):
 def test_a_probe_ends_with_its_verdict(run, overlapping_cifar_folder, capsys):
     _, out, _ = probe_cli(capsys, run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
     report = json.loads((run / "probe.json").read_text())
-    assert out.splitlines()[-1] == f"verdict: {report['verdict']}"
+    assert out.splitlines()[-2] == f"verdict: {report['verdict']}"
     rates = {name: row["linear_probe"] for name, row in report["results"].items()}
     assert report["verdict"] == verdict(rates, 40)
 
@@ -218,6 +220,7 @@ def test_a_checkpoint_file_will_do(run, overlapping_cifar_folder, capsys):
 
 def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, overlapping_cifar_folder, capsys):
     (run / "checkpoint-0002.npz").write_bytes((run / "checkpoint.npz").read_bytes())
+    write_report(run)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     for split in ("test", "val"):
         args = ("--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--split={split}")
@@ -323,7 +326,8 @@ def test_own_pictures_alone_need_no_baselines(run, overlapping_cifar_folder, own
     monkeypatch.setattr(evaluate, "IJEPA", None)  # no untrained encoder is made
     args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--images={own_folder}")
     status, out, _ = probe_cli(capsys, *args)
-    assert status == 0 and out == f"wrote {run / 'own_images.png'}\n"
+    assert status == 0
+    assert out == f"wrote {run / 'own_images.png'}\nwrote {run / 'report.html'}: open it in a browser\n"
     assert not (run / "probe.json").exists()
     with Image.open(run / "own_images.png") as picture:
         assert picture.width > 900 and picture.height > 8 * 140
