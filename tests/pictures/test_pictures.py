@@ -310,7 +310,8 @@ def all_pictures(classes, note):
         *(curves_picture(Curves(dict.fromkeys(CURVES, values), [1, 200]), None, "run", caption)
           for values in (nothing, tiny, huge, few)),
         curves_picture(Curves({"loss": np.arange(300.0)}, np.arange(1, 301))),
-        curves_picture([Curves({name: [1.0, i] for name in CURVES}, [1, 2], {"RankMe": ([0.0, 2.0], [3.0, 1.0])},
+        curves_picture([Curves({name: [1.0, i] for name in ("RankMe", "EMA")}, [1, 2],
+                               {"RankMe": ([0.0, 2.0], [3.0, 1.0])},
                                {"RankMe": {"chance": 0.1, "untrained": 1.5}}, f"run {i}") for i in range(6)]),
         neighbours_picture(images, labels, images, labels, nearest, cosines, classes, None, caption, note),
         pca_picture(images, {"over all images": images, "within image": images}, None, caption, note),
