@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minijepa.backend import rng
+from minijepa.cli import counted
 from minijepa.errors import DataError
 from minijepa.evaluation.checks import check_same_width, checked, checked_features, checked_labels, map_rows
 from minijepa.evaluation.logistic import Curvature, fit
@@ -152,7 +153,8 @@ def stratified_split(y, val_fraction, seed):
         count = max(round(val_fraction * len(rows)), 1) if len(rows) > 1 else 0
         held_out[rows[:count]] = True
     if not held_out.any() or held_out.all():
-        raise DataError(f"{len(y)} labelled rows can't be split for the choice of l2: give at least two rows a class")
+        rows = counted(len(y), "labelled row")
+        raise DataError(f"{rows} can't be split for the choice of l2: give at least two rows a class")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minijepa.backend import to_device, to_numpy
+from minijepa.backend import plain, to_device, to_numpy
 from minijepa.backend.threads import on_threads, worker_threads
 
 CHUNK = {"cpu": 16, "cuda": 1024}  # images whose activations fit the cache, or the GPU's memory
@@ -15,7 +15,7 @@ def chunks(count, device):
 
 def map_images(model, images, function, shape, threads=None):
     """function(chunk) for chunks of images (N, 3, S, S), on the model's device -> float32 (N, *shape), on the host."""
-    result = np.empty((len(images), *shape), np.float32)
+    images, result = plain(images), np.empty((len(images), *shape), np.float32)
 
     def run(part):
         with np.errstate(all="ignore"):  # the caller sees what is not finite

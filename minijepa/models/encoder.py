@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minijepa.autograd import Tensor, current_tape
-from minijepa.backend import rng, to_numpy, xp_of
+from minijepa.backend import plain, rng, to_numpy, xp_of
 from minijepa.cli import counted
 from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.errors import ConfigError, DtypeError, MissingPartError, ShapeError, TapeError
@@ -122,7 +122,7 @@ class ImageEncoder:
             if images.requires_grad:
                 raise TapeError("the network does not differentiate with respect to its images: use images.detach()")
             images = images.data
-        size = self.config.image_size
+        images, size = plain(images), self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ShapeError(f"the network takes images (B, 3, {size}, {size}), was given {images.shape}")
         if images.dtype != self.dtype:

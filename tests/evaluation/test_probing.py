@@ -486,6 +486,8 @@ def test_features_in_another_byte_order_keep_their_digits():
 def test_too_few_rows_to_choose_a_penalty():
     with pytest.raises(DataError, match="at least two rows a class"):
         linear_probe(np.eye(3), np.arange(3), np.eye(3), np.arange(3), 3)
+    with pytest.raises(DataError, match="^1 labelled row can't be split"):
+        linear_probe(np.eye(1), [0], np.eye(1), [0], 2)
 
 
 def test_monitors_refuse_what_they_cannot_measure():

@@ -404,6 +404,16 @@ def test_images_of_the_wrong_shape_or_dtype_are_refused(model):
         model.encode(np.zeros((2, 3, 8, 8), np.uint8))
     with pytest.raises(TapeError, match="does not differentiate with respect to its images"):
         model.encode(Tensor(images_of(2), requires_grad=True))
+    masked = np.ma.masked_array(images_of(2), images_of(2) > 0)
+    for call in (lambda: model.encode(masked), lambda: model.features(masked.astype(np.uint8))):
+        with pytest.raises(DtypeError, match="a masked array would lose its mask"):
+            call()
+
+
+def test_images_in_another_byte_order_or_as_lists_are_the_same_images(model):
+    images = images_of(2)
+    for same in (images.astype(images.dtype.newbyteorder()), images.tolist()):
+        np.testing.assert_array_equal(model.encode(same).data, model.encode(images).data)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
