@@ -20,12 +20,12 @@ def noise(count):
     return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), np.uint8)
 
 
-def noise_trainer(config, batches, device="cpu", threads=1):
+def noise_trainer(config, batches, device="cpu", threads=1, ranks=None):
     """A Trainer on so many batches of noise."""
     images = noise(batches * config.batch_size)
     labels = np.zeros(len(images), np.uint8)
     data = Dataset("noise", ("noise",), images, labels, images[:1], labels[:1], (0.5,) * 3, (0.25,) * 3)
-    return Trainer(config, data, device, threads)
+    return Trainer(config, data, device, threads, ranks=ranks)
 
 
 def minijepa_cuda_step(config, device="cuda"):

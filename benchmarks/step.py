@@ -2,6 +2,7 @@
 """One training step, of the specification's config or another: minijepa against PyTorch, in one run on one machine.
 
     python benchmarks/step.py [--threads N] [--rounds N] [--preset NAME] [--alone] [--json]
+    python benchmarks/step.py --mpi               # one process of N threads against N processes of one thread
     python benchmarks/step.py --device cuda       # the contenders of cuda_contenders.py: eager, compiled, CUDA graphs
 
 Every contender is a process of its own; they take turns, one step at a time, so that a machine that slows down slows
@@ -14,12 +15,15 @@ speed.
 import argparse
 import importlib.util
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -35,6 +39,8 @@ from minijepa.config import PRESETS
 from minijepa.data import normalise
 from minijepa.evaluation.features import extract_features
 from minijepa.backend.threads import available_cores, blas_info
+from minijepa.training import mpi
+from minijepa.training.lanes import LANES
 
 MICRO = (32, 64, 128, 256)
 KINDS = ("padded", "sorted", "shared", "encode")  # of PyTorch contenders
@@ -53,6 +59,35 @@ def minijepa_step(config, threads):
         trainer.train_step(step)
         step += 1
         yield {}
+
+
+def minijepa_together(config, threads, wanted):
+    """A step in the processes that mpiexec has started, or in one if MPI is not ``wanted``."""
+    with mpi.joined(wanted, "cpu", LANES) as ranks:
+        trainer, step = noise_trainer(config, 4, "cpu", threads, ranks), 0
+        if ranks.rank == 0:
+            yield {}
+        try:
+            while _all_turn(ranks, True):
+                trainer.train_step(step)
+                step += 1
+                if ranks.rank == 0:
+                    yield {"checksum": zlib.crc32(trainer.model.flat.data)}
+        finally:
+            if ranks.rank == 0:
+                _all_turn(ranks, False)
+        sys.exit()  # above rank 0, where nobody asks for results
+
+
+def _all_turn(ranks, more):
+    """Whether rank 0 says that there is ``more``; the others wait for it asleep, so that others have the cores."""
+    if ranks.size == 1:
+        return more
+    word = np.array([more])
+    request = ranks.comm.Ibcast(word)
+    while not request.Test():
+        time.sleep(0.0005)
+    return bool(word[0])
 
 
 def counted_flops(work):
@@ -185,6 +220,7 @@ def worker(function, arguments):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         report = {"seconds": seconds, "peak_mb": peak / 1024, "step_mb": (peak - before) / 1024}
         print(json.dumps({**report, **extra}), flush=True)
+    work.close()
 
 
 class ContenderFailed(SystemExit):
@@ -193,8 +229,8 @@ class ContenderFailed(SystemExit):
 
 
 class Contender:
-    def __init__(self, function, arguments, limit=None):
-        command = [sys.executable, __file__, "--worker", json.dumps([function, arguments])]
+    def __init__(self, function, arguments, limit=None, launcher=()):
+        command = [*launcher, sys.executable, __file__, "--worker", json.dumps([function, arguments])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.timer = threading.Timer(limit or 1e6, self.process.kill)
         self.timer.daemon = True
@@ -220,6 +256,39 @@ class Contender:
         self.timer.cancel()
         self.process.stdin.close()
         self.process.wait()
+
+
+def mpi_contest(preset, threads, rounds, as_json):
+    """One process of so many threads against so many processes of one thread, and both of these against one thread."""
+    mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if not (mpiexec and importlib.util.find_spec("mpi4py")):
+        sys.exit("step.py: --mpi needs mpi4py and an MPI: pip install -r requirements-mpi.txt")
+
+    def contender(threads, count):
+        arguments = {"preset": preset, "threads": threads, "wanted": count > 1}
+        return Contender("minijepa_together", arguments, launcher=[mpiexec, "-n", str(count)] if count > 1 else [])
+
+    runs = {"threads": contender(threads, 1), "processes": contender(1, threads), "one": contender(1, 1)}
+    for _ in range(rounds):
+        for run in runs.values():
+            run.turn()
+    for run in runs.values():
+        run.end()
+    if len({run.results[-1]["checksum"] for run in runs.values()}) > 1:
+        sys.exit("step.py: their weights differ")
+    batch = Config.preset(preset).batch_size
+    result = {f"img_s_{name}": batch / run.median() for name, run in runs.items()}
+    result |= {"ratio": result["img_s_processes"] / result["img_s_threads"], "count": threads, "rounds": rounds}
+    result["turns"] = {name: [round(turn["seconds"], 3) for turn in run.results] for name, run in runs.items()}
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(blas.line())
+    print(f"{preset}, batch {batch}, medians of {rounds} steps, taking turns; all end with the same weights")
+    for name, text in (("threads", "1 process, {} threads"), ("processes", "{} processes, 1 thread"),
+                       ("one", "1 process, 1 thread")):  # fmt: skip
+        print(f"{text.format(threads):24}{result[f'img_s_{name}']:8.1f} img/s")
+    print(f"processes / threads: {result['ratio']:.2f}")
 
 
 def best(runs, prefix):
@@ -282,6 +351,7 @@ def main():
     p.add_argument("--alone", action="store_true", help="on a CPU, without PyTorch even if it is installed")
     p.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    p.add_argument("--mpi", action="store_true", help="processes against threads, alone (needs requirements-mpi.txt)")
     p.add_argument("--limit", type=float, metavar="S", default=150, help="on a GPU: seconds a contender may take")
     p.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)  # the CUDA contenders, on a CPU
     p.add_argument("--worker", help=argparse.SUPPRESS)
@@ -292,6 +362,10 @@ def main():
         p.error("--threads and --rounds: at least 1")
     if args.device == "cuda" and (args.alone or args.preset != "cifar10"):
         p.error("--alone and --preset are for the CPU: leave them out with --device cuda")
+    if args.mpi and (args.device == "cuda" or not 2 <= args.threads <= LANES):
+        p.error(f"--mpi is for a CPU, and 2 to {LANES} --threads")
+    if args.mpi:
+        return mpi_contest(args.preset, args.threads, args.rounds, args.json)
 
     if args.device == "cuda" or args.rehearse:
         device = "cpu" if args.rehearse else backend.resolve_device("cuda")

@@ -242,7 +242,7 @@ def joined(wanted, device, most):
     if size > most:
         _refuse(f"mpiexec -n {size}: a step has {most} lanes, so at most {most} processes can share it", number)
     if count > size:
-        library = mpi.Get_library_version().split("\n")[0]
+        library = " ".join(mpi.Get_library_version().split("\n")[0].split(",")[0].split())
         text = f"mpiexec has started {count} processes, but mpi4py's MPI ({library}) knows of {size}"
         _refuse(f"{text}: start them with that MPI's own mpiexec", number)
     return Ranks(mpi)
