@@ -1,6 +1,7 @@
 """The scripts in benchmarks/, at a small size and without PyTorch."""
 
 import csv
+import importlib.util
 import json
 import re
 import subprocess
@@ -56,7 +57,18 @@ def test_a_blas_that_its_environment_slows_down_is_named(monkeypatch):
     assert re.search(r": OPENBLAS_CORETYPE=Prescott slows it down, to 1 of the \d+ GFLOP/s of ", blas.line())
 
 
-@pytest.mark.parametrize("options", ["--rounds 0", "--device cuda --alone", "--device cuda --preset smoke"])
+@pytest.mark.skipif(not importlib.util.find_spec("mpi4py"), reason="no MPI: pip install -r requirements-mpi.txt")
+def test_step_compares_processes_with_threads():
+    command = [sys.executable, str(STEP), "--mpi", "--preset", "smoke", "--rounds", "1", "--threads", "2", "--json"]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert found["ratio"] == found["img_s_processes"] / found["img_s_threads"] > 0
+    assert {name: len(turns) for name, turns in found["turns"].items()} == {"threads": 1, "processes": 1, "one": 1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--rounds 0", "--device cuda --alone", "--device cuda --preset smoke", "--mpi --device cuda", "--mpi --threads 9"],
+)
 def test_step_refuses_what_it_cannot_do(options):
     done = subprocess.run([sys.executable, str(STEP), *options.split()], capture_output=True, text=True)
     assert done.returncode == 2 and "step.py: error: --" in done.stderr and not done.stdout
