@@ -261,7 +261,8 @@ def test_damaged_configs(places, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["metrics.csv", "steps.csv"])
+def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch, file):
     """Refused, or taken up and fit to be drawn."""
     monkeypatch.setattr(metrics, "curves_picture", lambda *args: None)
     config = Config(**NETWORK, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
@@ -269,7 +270,7 @@ def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch):
     run, refused = Run(tmp_path / "run", trainer), 0
     run.create({"dataset": "cifar10", "config": config.to_dict()})
     run.train(lambda text: None)
-    path = run.folder / "metrics.csv"
+    path = run.folder / file
     whole = path.read_bytes()
     for number in range(CASES // 2):
         path.write_bytes(damaged(whole, random.Random(number)))

@@ -103,11 +103,13 @@ def curves_of(folder, rows, name=""):
 
 def _fine(folder, rows):
     """{panel: (epochs, numbers)} of steps.csv; {} without it."""
+    if not rows:
+        return {}
     try:
-        steps = np.array(read_steps(folder), float)
+        steps = np.array(read_steps(folder, int(rows[-1]["step"])), float)
     except ConfigError:
         return {}
-    if not rows or not len(steps):
+    if not len(steps):
         return {}
     step, loss, norm, rate = steps.T
     first, x = {name: float(rows[0][name]) for name in ("step", "loss", "loss_per_dim")}, step / float(rows[0]["step"])

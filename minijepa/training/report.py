@@ -83,7 +83,7 @@ def _headline(rows, probe):
     """(figure, sentence, tone)"""
     if probe:
         results, verdict = probe[1]["results"], probe[1].get("verdict", "")
-        tone = "good" if "it has learnt" in verdict else "bad" if verdict else ""
+        tone = "good" if verdict.endswith("it has learnt") else "" if "it has learnt" in verdict else "bad"
         return f"{100 * next(iter(results.values()))['linear_probe']:.1f}%", f"Linear probe: {verdict}.", tone
     measured = [float(row["knn"]) for row in rows if row["knn"]]
     figure = f"{100 * measured[-1]:.1f}%" if measured else "…"

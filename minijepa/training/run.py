@@ -219,12 +219,11 @@ class Run:
         try:
             with np.errstate(all="ignore"):  # what is not finite ends the run, in one line
                 yield
-        except DataError as error:  # of the monitors, for features that are not finite
-            raise TrainingError(f"{error}: {REMEDY}; {left} {self.saved}, before that") from None
-        except TrainingError as error:
+        except (DataError, TrainingError) as error:  # DataError: of the monitors, for features that are not finite
             with contextlib.suppress(MinijepaError):  # steps.csv shows how it came to that
                 self._write_steps()
-            raise TrainingError(f"{error}; {left} {self.saved}, before that") from None
+            remedy = f": {REMEDY}" if isinstance(error, DataError) else ""
+            raise TrainingError(f"{error}{remedy}; {left} {self.saved}, before that") from None
 
     def _postfix(self, clock):
         t = self.trainer
