@@ -17,7 +17,7 @@ from minijepa.training.report import write_report
 def parser():
     p = argparse.ArgumentParser(
         prog="probe.py",
-        description="Linear probe and kNN of a run's frozen encoder, beside an untrained encoder and raw pixels.",
+        description="Linear probe and kNN of a run's frozen encoder, an untrained encoder and raw pixels.",
     )
     p.add_argument("run", type=path, help="a run folder, a checkpoint file, or an exported encoder")
     add_machine(p, data="where CIFAR-10 is")
@@ -28,13 +28,13 @@ def parser():
     p.add_argument("--encoder", choices=("target", "context"), default="target", help="default: target")
     p.add_argument(
         "--quick", action="store_true",
-        help="a first impression, from one image in ten: half a minute on 2 cores; written beside the full results",
+        help="a first impression, from one image in ten: half a minute on 2 cores; written next to the full results",
     )  # fmt: skip
     p.add_argument("--pictures", action="store_true", help="draw all pictures of docs/pictures.md too")
     p.add_argument(
         "--images", type=path, metavar="FOLDER",
         help="look at your own pictures, in own_images.png; without --pictures, this replaces the evaluation, and an "
-        "exported encoder that has a classifier needs no CIFAR-10 for it",
+        "exported encoder with a classifier does not need CIFAR-10",
     )  # fmt: skip
     return p
 
@@ -69,7 +69,7 @@ def probe(args):
 
 
 def own_pictures(folder, model):
-    """The pictures of a folder as the model takes them; what can't be read is told."""
+    """The pictures of a folder as the model takes them; names the unreadable ones."""
     own = read_folder(folder, model.config.image_size)
     if own.skipped:
         tell(own.told())
@@ -77,7 +77,7 @@ def own_pictures(folder, model):
 
 
 def look(args, device):
-    """own_images.png without a data set, where the model has brought its classifier: its path, or None."""
+    """Draw own_images.png without a data set, if the model has a classifier; return its path, or None."""
     file, about, model = opened(args.run, device, args.encoder)
     if not model.classifier:
         return None

@@ -23,15 +23,15 @@ from minijepa.training.trainer import Trainer
 
 def parser():
     p = argparse.ArgumentParser(
-        prog="train.py", description="Pretrain I-JEPA on CIFAR-10, without labels.", epilog=told_presets(),
+        prog="train.py", description="Pretrain I-JEPA on CIFAR-10, without labels.", epilog=table_of_presets(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    p.add_argument("--preset", choices=PRESETS, help="a complete setting (default: cifar10, the specification's)")
+    p.add_argument("--preset", choices=PRESETS, help="all settings at once (default: cifar10, the specification's)")
     add_machine(p, data="where CIFAR-10 is or goes")
     p.add_argument("--dataset", choices=DATASETS, help="default: cifar10; shapes is built in")
     run_dir = "a new folder for the run (default: runs/PRESET, numbered)"
     p.add_argument("--run-dir", type=path, metavar="DIR", help=run_dir)
-    p.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+    p.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
     p.add_argument("--epochs", metavar="N", help="passes over the training set")
     p.add_argument("--batch-size", metavar="N", help="images a step")
     p.add_argument("--lr", metavar="X", help="the learning rate after warm-up")
@@ -45,8 +45,8 @@ def parser():
     return p
 
 
-def told_presets():
-    """A table of the presets, for --help."""
+def table_of_presets():
+    """For --help."""
     line = "  {:<9}{:<21}{:>6}  {:<12}{}".format
     lines = [line("preset", "encoder", "epochs", "2 CPU cores", "linear probe, test images")]
     for name, (time, accuracy) in MEASURED.items():
@@ -70,24 +70,24 @@ def choose_dataset(args, preset):
     if args.dataset:
         return args.dataset
     if preset == "smoke" and not has_some_cifar10(args.data_dir):
-        tell(f"no CIFAR-10 in {args.data_dir}/: the smoke run takes the built-in shapes instead")
+        tell(f"no CIFAR-10 in {args.data_dir}/: the smoke run uses the built-in shapes instead")
         return "shapes"
     return "cifar10"
 
 
 def fitted(config, data, preset, changes):
-    """``config`` as it can be had from so many images; what was not asked for in these words is told."""
+    """``config`` adapted to the number of images; says what changes."""
     left = len(data.train_labels) - config.val_size
     images = min(left, config.max_train_images or left)
     if config.max_train_images > left > 0:
-        tell(f"max_train_images {config.max_train_images:,}: there are {left:,} training images")
+        tell(f"max_train_images is {config.max_train_images:,}, but there are only {left:,} training images")
     if config.batch_size > images > 0:
-        tell(f"batches of {counted(images, 'image')}, not of {config.batch_size:,}: there are no more")
+        tell(f"batches have {counted(images, 'image')}, not {config.batch_size:,}: there are no more")
         config = dataclasses.replace(config, batch_size=images)
     if config.warmup_epochs != changes.get("warmup_epochs", preset.warmup_epochs):
         tell(
-            f"the warm-up is {config.warmup_epochs:g} of {counted(config.epochs, 'epoch')}, the preset's share of "
-            f"them: --set warmup_epochs=X gives it another length"
+            f"the warm-up is {config.warmup_epochs:g} of {counted(config.epochs, 'epoch')}, the preset's share: "
+            "--set warmup_epochs=X changes it"
         )
     return config
 
@@ -102,10 +102,7 @@ def free_folder(preset):
 
 
 def create(run, about, preset):
-    """Create a new run; if another one has taken its folder meanwhile, in the preset's next one, if there is one.
-
-    Returns the folder.
-    """
+    """Create a new run and return its folder: with a ``preset``, the next free one if this was taken meanwhile."""
     while True:
         try:
             run.create(about)
@@ -117,7 +114,7 @@ def create(run, about, preset):
 
 
 def prepare(args, ranks):
-    """Everything that can be wrong is found here, before anything is trained. Returns the Run."""
+    """The Run. Everything that can be wrong is found here, before anything is trained."""
     device = backend.resolve_device("cpu" if args.mpi else args.device)
     threads = ranks.threads(args.threads)
     if args.run_dir == "":
@@ -136,7 +133,7 @@ def prepare(args, ranks):
 
 
 def new_run(args, device, threads, ranks):
-    """(the Run, its config.json), in a folder that is made here."""
+    """(the Run, its config.json), in a new folder."""
     name, changes = args.preset or "cifar10", settings(args)
     config, dataset = Config.preset(name, **changes), ranks.first(lambda: choose_dataset(args, name))
     if args.run_dir:
@@ -157,7 +154,7 @@ def resumed_run(args, device, threads, ranks):
         raise ConfigError("--resume needs the run's folder: --run-dir runs/NAME")
     if args.preset or args.dataset or args.precision or settings(args):
         takes = "it takes --device, --data-dir, --threads, --mpi"
-        raise ConfigError(f"--resume goes on with the run's own settings: {takes}")
+        raise ConfigError(f"--resume continues with the run's own settings: {takes}")
     about = ranks.first(lambda: read_run(args.run_dir))
     config = Config.from_dict(about["config"])
     data = ranks.each(lambda: load_dataset(about["dataset"], args.data_dir))
@@ -188,13 +185,13 @@ def train(args):
 
 
 def trained(args, ranks):
-    """The exit status of the run, once it has ended or was interrupted."""
+    """Train, to the end or an interruption; the exit status."""
     run = prepare(args, ranks)
     stopped = run.train(then=lambda: finish(run))
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"
     if stopped:
-        tell(f"interrupted at step {run.trainer.progress.step}; saved. Go on with:")
+        tell(f"interrupted at step {run.trainer.progress.step}; saved. To continue:")
         program = f"mpiexec -n {ranks.size} python train.py --mpi" if args.mpi else "python train.py"
         tell(f"    {program} --run-dir {folder} --resume{data}")
         return 128 + stopped

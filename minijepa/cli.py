@@ -1,4 +1,4 @@
-"""What the command lines share: how they print, end and fail, and the choices that several of them take."""
+"""What the command lines share: printing, exit status and errors, and common arguments."""
 
 import contextlib
 import importlib.util
@@ -12,25 +12,25 @@ from minijepa.errors import ConfigError, MinijepaError, TrainingError
 
 VERSION = "0.1.0"  # minijepa.__version__, and the package's (pyproject.toml)
 
-# What ends a program: Ctrl-C, kill, a terminal that was closed (which Windows doesn't tell).
+# Signals that end a program: Ctrl-C, kill, a closed terminal (not on Windows).
 ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def handled(handler, *numbers):
-    """Have these signals handled; {number: its handler before}. Those that are ignored, as by nohup, stay so."""
+    """Handle these signals; returns {number: its previous handler}. Ignored ones (nohup) stay ignored."""
     previous = {}
-    with contextlib.suppress(ValueError):  # not the main thread: then signals are not ours to handle
+    with contextlib.suppress(ValueError):  # outside of the main thread, signals can't be handled
         for number in numbers:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 previous[number] = signal.signal(number, handler)
     return previous
 
 
-REQUIRED = {"numpy": "numpy", "PIL": "pillow", "tqdm": "tqdm"}  # modules, and the packages that bring them
+REQUIRED = {"numpy": "numpy", "PIL": "pillow", "tqdm": "tqdm"}  # modules, and their packages
 
 
 def command():
-    """The name of the command of ours that is loading this package; "" where another program does."""
+    """The name of our command that is loading this package; "" if another program is."""
     folder, name = os.path.split(os.path.realpath(sys.argv[0]))
     if sys.argv[0] == "-m":  # while python -m minijepa.NAME looks for its module
         return "minijepa"
@@ -39,7 +39,7 @@ def command():
 
 
 def check_packages():
-    """Where a required package is missing: one line and exit status 2 for a command, otherwise ModuleNotFoundError."""
+    """If a required package is missing: one line and exit status 2 for a command, otherwise ModuleNotFoundError."""
     for module, package in REQUIRED.items():
         if importlib.util.find_spec(module) is None:
             text = f"the package {package} is missing: pip install -r requirements.txt, best in a virtual environment"
@@ -50,7 +50,7 @@ def check_packages():
 
 
 def say_interruption():
-    """While a command loads its modules, and until :func:`exit_status`, let Ctrl-C be one line and no traceback."""
+    """Let Ctrl-C print one line, not a traceback, while a command loads its modules, before :func:`exit_status`."""
 
     def end(number, frame):
         tell(f"{name}: interrupted", sys.stderr)
@@ -61,15 +61,15 @@ def say_interruption():
 
 
 def path(text):
-    """A path of the command line, as an argument's ``type``. ``--data-dir=~/cifar``: no shell expands that tilde."""
+    """A path argument's ``type``. The shell does not expand the tilde of ``--data-dir=~/cifar``."""
     return os.path.expanduser(text)
 
 
 def docstring(thing):
-    """The docstring that a command shows. Raises ConfigError where Python was told to leave them out."""
+    """The docstring that a command shows. Raises ConfigError under python -OO, which removes them."""
     text = inspect.getdoc(thing)
     if text is None:
-        raise ConfigError("python -OO leaves out the docstrings, which this command shows: run it without -OO")
+        raise ConfigError("python -OO removes the docstrings that this command shows: run it without -OO")
     return text
 
 
@@ -79,7 +79,7 @@ def counted(number, noun):
 
 
 def add_machine(parser, data):
-    """What train.py and probe.py both take: --device, --data-dir, --threads, --version. ``data``: the second's help."""
+    """Common arguments: --device, --data-dir, --threads, --version. ``data``: the help of --data-dir."""
     parser.add_argument("--version", action="version", version=f"minijepa {VERSION}")
     device = dict(choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
     parser.add_argument("--device", **device)
@@ -88,9 +88,9 @@ def add_machine(parser, data):
 
 
 class Interruptible:
-    """While inside, signals that end a program are remembered in ``signal`` instead; a later one does end it.
+    """Inside, a signal to end the program is stored in ``signal`` instead; a second one ends it.
 
-    Not one within a second: a shell whose terminal was closed sends SIGHUP, and so does the system as that shell ends;
+    A second one within a second is ignored: when a terminal is closed, both its shell and the system send SIGHUP, and
     ``timeout`` signals the program and then its group.
     """
 
@@ -111,10 +111,10 @@ class Interruptible:
 
 
 def exit_status(program, function):
-    """Run ``function()`` for a command line: its exit status, or that of the error that ended it, told in one line.
+    """Run ``function()`` for a command line; return its exit status, or that of its error, printed in one line.
 
-    1 for training that went wrong, 2 for anything that the user can mend, 130 for SIGINT. SIGTERM and SIGHUP end the
-    program with 143 and 129, by SystemExit: all unwind like an exception, so that temporary files go.
+    1 for training that went wrong, 2 for anything that the user can fix, 130 for SIGINT. SIGTERM and SIGHUP end the
+    program with 143 and 129, by SystemExit: all unwind like exceptions, so that temporary files are removed.
     """
 
     def end(number, frame):
@@ -122,7 +122,7 @@ def exit_status(program, function):
 
     previous = handled(end, *ENDINGS[1:]) | handled(signal.default_int_handler, signal.SIGINT)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # started with it closed (2>&-): tqdm, for one, would stumble
+        if getattr(sys, name) is None:  # started with it closed (2>&-), on which tqdm, for one, would fail
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
@@ -139,7 +139,7 @@ def exit_status(program, function):
 
 
 def ended_by(error):
-    """(exit status, line) for an error that is told in one line; None for any other."""
+    """(exit status, line) for an error that is reported in one line; None for any other."""
     if isinstance(error, MinijepaError):
         status, text = 1 if isinstance(error, TrainingError) else 2, error
     elif isinstance(error, OSError):
@@ -150,20 +150,20 @@ def ended_by(error):
         status, text = 130, "interrupted"
     else:
         return None
-    return status, " ".join(str(text).splitlines())  # a file's name may hold a line's end
+    return status, " ".join(str(text).splitlines())  # a file's name may contain a newline
 
 
 def parse(parser, argv=None):
-    """``parser.parse_args``, but ``--flag=--`` is refused: of that, argparse makes an empty list in Python 3.11."""
+    """``parser.parse_args``, but refuse ``--flag=--``, which argparse turns into an empty list in Python 3.11."""
     argv = sys.argv[1:] if argv is None else argv
     for text in argv:
         if text.startswith("-") and text.endswith("=--"):
-            parser.error(f"{text}: -- is no value")
+            parser.error(f"{text}: -- is not a value")
     return parser.parse_args(argv)
 
 
 def tell(text, stream=None):
-    """Print a line, by default to stdout. If nobody listens any more (train.py | head), go on in silence."""
+    """Print a line, by default to stdout. If the reader is gone (train.py | head), go on silently."""
     stream = stream or sys.stdout
     try:
         print(text, file=stream, flush=True)

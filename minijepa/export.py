@@ -1,4 +1,4 @@
-"""python -m minijepa.export RUN FILE: a run's target encoder alone, for other programs."""
+"""python -m minijepa.export RUN FILE: only a run's target encoder, for other programs."""
 
 import argparse
 import importlib.util
@@ -17,21 +17,21 @@ from minijepa.training import checkpoint, exported
 def parser():
     p = argparse.ArgumentParser(
         prog="python -m minijepa.export",
-        description="Write a run's target encoder alone, with the names of timm's VisionTransformer. "
+        description="Write only a run's target encoder, with the names of timm's VisionTransformer. "
         "minijepa.load and probe.py take the .npz.",
         epilog="timm computes the same features with class_token=False, global_pool='avg', fc_norm=False and "
         "act_layer='gelu_tanh': see README.md.",
     )
     p.add_argument("run", type=path, help="a run folder, a checkpoint file, or an exported encoder")
     p.add_argument(
-        "file", type=path, help="a new file: .npz, or .safetensors where the package safetensors is installed"
+        "file", type=path, help="a new file: .npz, or .safetensors if the package safetensors is installed"
     )
     p.add_argument("--float16", action="store_true", help="half the size; features differ by about a thousandth")
     p.add_argument(
         "--classifier", action="store_true",
         help="with the classifier that probe.py fits to its features (head.weight, head.bias); needs the data set",
     )  # fmt: skip
-    p.add_argument("--note", default="", metavar="TEXT", help="a line that is kept in the file: where it came from")
+    p.add_argument("--note", default="", metavar="TEXT", help="a line to store in the file, such as its origin")
     add_machine(p, data="where CIFAR-10 is, for --classifier")
     return p
 
@@ -50,13 +50,13 @@ def export(args):
     if not file.parent.is_dir():
         raise ConfigError(f"{file.parent} is not a folder: make it first")
     if file.suffix == ".safetensors" and not importlib.util.find_spec("safetensors"):
-        raise ConfigError("for .safetensors, install it first: pip install safetensors; or name a .npz")
+        raise ConfigError("for .safetensors, install it first (pip install safetensors), or name an .npz file")
     about, arrays = checkpoint.read(args.run)
     model = checkpoint.model_of(about, arrays, args.run, device)
     if args.classifier and not model.classifier:
         probed, *_ = probed_run(args.run, args.data_dir, device, args.threads)
         tell(f"fitting a classifier to the features of {len(probed.train):,} training images ...")
-        tell(f"it is right for {100 * probed.probe.accuracy:.2f}% of {len(probed.test):,} test images")
+        tell(f"it classifies {100 * probed.probe.accuracy:.2f}% of {len(probed.test):,} test images correctly")
         model.classifier = probed.classifier
     note = " ".join((args.note or about.get("provenance", "")).split())
     exported.save(file, model, about["dataset"], about["step"], note, np.float16 if args.float16 else np.float32)

@@ -200,7 +200,7 @@ def test_a_bad_name_is_one_line_and_nothing_is_written(run, tmp_path, capsys, fi
 def test_weights_that_float16_cannot_hold_are_refused(run, tmp_path):
     model = load(run)
     model.target_encoder.norm.weight.data[3] = 1e5
-    with pytest.raises(CheckpointError, match="norm.weight holds numbers that float16 does not: export float32"):
+    with pytest.raises(CheckpointError, match="norm.weight holds numbers too large for float16: export float32"):
         exported.save(tmp_path / "encoder.npz", model, "cifar10", 7, dtype=np.float16)
     assert [f.name for f in tmp_path.iterdir()] == ["run"]
 
@@ -216,7 +216,7 @@ BROKEN = {
     "a head without classes": (dict(classes=[]), {}, "must fit 0 classes"),
     "a matrix of doubles": ({}, {"norm.weight": np.ones(16)}, "finite numbers of float32 or float16"),
     "infinity": ({}, {"norm.weight": np.full(16, np.inf, np.float32)}, "finite numbers"),
-    "a short vector": ({}, {"norm.weight": np.ones(8, np.float32)}, "mean 8,400 parameters, it holds 8,392"),
+    "a short vector": ({}, {"norm.weight": np.ones(8, np.float32)}, "require 8,400 parameters, but it holds 8,392"),
     "an unknown matrix": ({}, {"extra": np.ones(8, np.float32)}, "it holds 8,408"),
     "settings that are none": (dict(config={"encoder_embed_dim": 16, "speed": 3}), {}, "unknown setting 'speed'"),
 }

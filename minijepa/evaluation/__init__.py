@@ -1,1 +1,1 @@
-"""What frozen features are worth: the linear probe and kNN, collapse monitors, and pictures of them."""
+"""How good frozen features are: the linear probe and kNN, collapse monitors, and pictures of features."""

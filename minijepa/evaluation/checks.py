@@ -1,4 +1,4 @@
-"""Rows of features and their labels: checked, and walked through in blocks by threads."""
+"""Checks of features and labels, and a map over blocks of rows with threads."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ MAX_THREADS = min(available_cores(), 16)  # each holds a block of kNN similariti
 def map_rows(function, *arrays, block_rows=None, ahead=1000):
     """Yield function(*blocks) for consecutive blocks of rows of the arrays, in order; threads compute them.
 
-    The blocks depend on the shape alone, so what is added up in order has the same bits for every number of threads.
-    ``ahead``: how many results a thread computes before they are taken; few, where they are large.
+    The blocks depend on the shape alone, so sums taken in order have the same bits for every number of threads.
+    ``ahead``: how many results a thread computes before they are taken; few if they are large.
     """
     block_rows = block_rows or max(256, 2**18 // arrays[0].shape[1])  # about 1 MiB: used twice while in the cache
     starts = range(0, len(arrays[0]), block_rows)
@@ -41,7 +41,7 @@ def checked_features(x, name):
     bad = np.count_nonzero(~np.isfinite(x).all(axis=1))
     if bad:
         raise DataError(
-            f"{bad} of {len(x)} rows of the {name} features hold NaN or infinity: the model that made them has diverged"
+            f"{bad} of {len(x)} rows of the {name} features contain NaN or infinity: the model has diverged"
         )
     return x
 

@@ -1,4 +1,4 @@
-"""The evaluation of a run: a linear probe of its frozen encoder, with the baselines that it must be compared with."""
+"""The evaluation of a run: a linear probe of its frozen encoder, and the baselines to compare it with."""
 
 import json
 import os
@@ -24,14 +24,14 @@ from minijepa.pictures import confusion_picture
 from minijepa.pictures.canvas import LABEL, shortened
 from minijepa.training import checkpoint
 
-QUICK = 10  # --quick: one image in so many
+QUICK = 10  # --quick: one image in ten
 
 
 def labelled_images(config, dataset, split):
     """(training images, labels, evaluated images, labels).
 
-    ``test``: all training images against the test set. ``val``: the run's own training images against the ones that it
-    held back (``val_size``), which is where settings are chosen.
+    ``test``: all training images and the test set. ``val``: the run's own training images and those that it held back
+    (``val_size``), for choosing settings.
     """
     if split == "test":
         return dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels
@@ -42,10 +42,10 @@ def labelled_images(config, dataset, split):
 
 @dataclass
 class ProbedEncoder:
-    """An encoder under examination, the training images that it may use, and the images that it is asked about.
+    """An encoder to evaluate, the training images to learn from, and the images to evaluate on.
 
-    ``kind``: of the latter: "test", "val" or, for want of these, "training"; ``file``: the checkpoint, beside which
-    results are written. What is derived, features and the linear probe, is computed when first asked for, and once.
+    ``kind``: of the latter: "test", "val" or, without these, "training"; ``file``: the checkpoint, next to which
+    results are written. Features and the linear probe are computed once, on first use.
     """
 
     model: IJEPA
@@ -59,7 +59,7 @@ class ProbedEncoder:
     file: Path
     encoder: str = "target"
     threads: int | None = None
-    suffix: str = ""  # of the names of what is written
+    suffix: str = ""  # of the names of the files written
 
     @cached_property
     def features(self):
@@ -83,11 +83,11 @@ class ProbedEncoder:
 
     @cached_property
     def classifier(self):
-        """The one that came with the encoder, the one that lies beside the checkpoint, or the linear probe's."""
+        """The one that came with the encoder, the one next to the checkpoint, or the linear probe's."""
         return self.model.classifier or kept.kept_classifier(self) or self.fitted_classifier()
 
     def fitted_classifier(self):
-        """The linear probe's, which is kept beside the checkpoint."""
+        """The linear probe's, which is kept next to the checkpoint."""
         classifier = Classifier(self.probe.weight, self.probe.bias, self.classes)
         kept.keep_classifier(self, classifier)
         return classifier
@@ -108,20 +108,20 @@ class ProbedEncoder:
 
 
 def opened(path, device="cpu", encoder="target"):
-    """(file, what it says about itself, its model) of a run folder, a checkpoint file or an exported encoder."""
+    """(file, its metadata, its model) of a run folder, a checkpoint file or an exported encoder."""
     file = checkpoint.file_of(path)
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
         raise ConfigError(f"{file.parent} can't be written to, so the results would be lost: copy the run elsewhere")
     about, arrays = checkpoint.read(file)
     model = checkpoint.model_of(about, arrays, file, device)
-    model.network(encoder)  # says so if it has none
+    model.network(encoder)  # raises an error if there is none
     return file, about, model
 
 
 def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", quick=False):
-    """(ProbedEncoder, what its checkpoint says about itself, the run's own training images).
+    """(ProbedEncoder, its checkpoint's metadata, the run's own training images).
 
-    ``quick``: one image in ten, of those to learn from and of those to be asked about.
+    ``quick``: one image in ten, for learning and for evaluation.
     """
     threads = worker_threads(threads)
     file, about, model = opened(path, device, encoder)
@@ -134,7 +134,7 @@ def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", 
 
 
 def suffix_of(file, about):
-    """What the names of results get, so that each file that stands in a folder has its own."""
+    """The suffix of result names, so that each checkpoint file in a folder has its own results."""
     if checkpoint.is_exported(about):
         return f"-{file.stem}"
     return file.stem.removeprefix("checkpoint") if file.stem.startswith("checkpoint-") else ""  # as of epoch: -0005
@@ -158,7 +158,7 @@ def evaluate(probed, about, say=tell):
             kept.keep_baseline(s, key, name, row)
             say(_line(name, row))
         else:
-            say(f"{_line(name, row)}   (as computed before, in {kept.BASELINES})")
+            say(f"{_line(name, row)}   (computed before: {kept.BASELINES})")
         results[name] = {field: row[field] for field in results[OURS]}
     report = {
         "checkpoint": str(s.file), "step": s.step, "dataset": about["dataset"], "split": s.kind,
@@ -178,7 +178,7 @@ def evaluate(probed, about, say=tell):
 
 
 def _baselines(s):
-    """(name, images -> features, key under which its row is kept) of each."""
+    """(name, images -> features, key under which its row is kept) of each baseline."""
     untrained = IJEPA(s.model.config, s.model.config.seed, s.model.device)
     untrained.mean, untrained.std = s.model.mean, s.model.std
     yield UNTRAINED, lambda x: s.features_of(untrained, x, UNTRAINED), kept.key_of(s, UNTRAINED, untrained)
@@ -200,7 +200,7 @@ def _knn(s, train, test):
 
 
 def _line(name, row):
-    """A row of the table, with what keeps its figures from being trusted."""
+    """A row of the table, with warnings about its figures."""
     text = f"{name:20}  {100 * row['linear_probe']:11.2f}%  {100 * row['knn']:10.2f}%"
     if not row["converged"]:
         text += f"   not converged: gradient norm {row['gradient_norm']:.1e}"

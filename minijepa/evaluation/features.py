@@ -1,15 +1,15 @@
-"""What a frozen encoder answers, image by image and patch by patch."""
+"""A frozen encoder's features, per image and per patch."""
 
 import numpy as np
 from tqdm import tqdm
 
 from minijepa.models.chunks import map_images
 
-AT_ONCE = 2048  # images between two movements of the progress bar: whole chunks on every device
+AT_ONCE = 2048  # images between two updates of the progress bar: whole chunks on every device
 
 
 def progress(total, told, unit):
-    """A progress bar that is gone when all is done, and not there where nobody looks."""
+    """A progress bar that disappears at the end, and is shown only in a terminal."""
     return tqdm(total=total, desc=told, unit=unit, disable=None, leave=False, dynamic_ncols=True)
 
 

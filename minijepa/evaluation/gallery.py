@@ -1,4 +1,4 @@
-"""The pictures that need features: neighbours, principal components, predictions, and those of one's own images."""
+"""The pictures that need features: neighbours, principal components, predictions, and the user's own images."""
 
 import numpy as np
 
@@ -12,14 +12,14 @@ from minijepa.evaluation.patches import central_blocks, patch_maps, predicted_bl
 from minijepa.training.metrics import draw_curves, draw_masks
 
 QUERIES, NEIGHBOURS = 10, 8
-FITTED = 500  # images to whose patches principal components are fitted
-BANK = 2000  # images whose patches a prediction can be made of
+FITTED = 500  # images whose patches principal components are fitted to
+BANK = 2000  # images whose patches stand in for a prediction
 PREDICTED = 8
-OWN_BANK = 5000  # training images among which neighbours of one's own pictures are looked for: a second or two
+OWN_BANK = 5000  # training images searched for neighbours of the user's pictures: a second or two
 
 
 def gallery_of_trainer(run):
-    """A run that has just ended: the images that its kNN monitor uses. The test set is left alone."""
+    """Of a run that has just ended, with the images of its kNN monitor. The test set is not used."""
     t, watch = run.trainer, run.trainer.monitors
     has_queries = len(watch.queries) > 0
     return ProbedEncoder(
@@ -36,14 +36,14 @@ def draw_features(probed):
     if hasattr(probed.model, "predictor"):
         drawn["predictions"] = draw_predictions
     paths = {name: probed.folder / f"{name}{probed.suffix}.png" for name in drawn}
-    with np.errstate(all="ignore"):  # weights that are hardly finite were told of before
+    with np.errstate(all="ignore"):  # extreme weights were reported before
         for name, draw in drawn.items():
             draw(probed, paths[name])
     return list(paths.values())
 
 
 def draw_all(probed, train_images, rows):
-    """All pictures of a run but for the confusions, which the evaluation draws; returns their paths.
+    """All pictures of a run except confusion.png, which the evaluation draws; returns their paths.
 
     ``train_images``: the run's own; ``rows``: of its metrics, None if there are none.
     """
@@ -71,9 +71,9 @@ def draw_neighbours(probed, path):
 
 
 def centred_neighbours(bank, queries, k):
-    """``nearest_neighbours`` of features less the bank's mean.
+    """``nearest_neighbours`` of features minus the bank's mean.
 
-    What all images have in common is most of a feature vector: with it, every cosine is 0.9 or more.
+    Most of a feature vector is common to all images: with it, every cosine is 0.9 or more.
     """
     mean = bank.mean(axis=0, dtype=np.float64).astype(bank.dtype)
     return nearest_neighbours(bank - mean, queries - mean, k)
@@ -92,7 +92,7 @@ def draw_components(probed, path):
 
 
 def patch_colours(probed, images):
-    """Patch features as colours, as they are and less the mean of their image: two uint8 arrays (B, 3, S, S).
+    """Patch features as colours, unchanged and minus their image's mean: two uint8 arrays (B, 3, S, S).
 
     The components are fitted to training images.
     """
@@ -108,7 +108,7 @@ def _coloured(fitted, shown, size):
 
 
 def _less_mean(features):
-    """(B, N, D) less each image's mean"""
+    """(B, N, D) minus each image's mean"""
     return features - features.mean(axis=1, keepdims=True)
 
 
@@ -148,7 +148,7 @@ def draw_own(probed, own, path):
 
 
 def draw_own_without_data(model, threads, own, path, note):
-    """As :func:`draw_own`, of a model that brought its classifier: no data set, so no neighbours."""
+    """As :func:`draw_own`, for a model with its own classifier: no data set, so no neighbours."""
     patches = extract_patches(model, own.images, threads=threads)
     pictures.own_images_picture(
         own.names, own.images, model.classifier.probabilities(patches.mean(axis=1)),

@@ -1,8 +1,8 @@
-"""What need not be computed twice: the baselines' rows of a probe, and the classifier of a checkpoint.
+"""Results kept for later: the baselines' rows of a probe, and the classifier of a checkpoint.
 
-Each is kept under the SHA-256 of all that it depends on: the images and labels, the network's weights and settings, the
-device, NumPy's version, and the program's own source. So what is read is never of something else, and whatever can't be
-read is computed anew.
+Each is kept under the SHA-256 of everything that it depends on: the images and labels, the network's weights and
+settings, the device, NumPy's version, and the program's own source. So no stale result is used, and what can't be read
+is computed again.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from minijepa.errors import CheckpointError
 from minijepa.files import open_plain, replaced
 from minijepa.models import Classifier
 
-BASELINES = "baselines.json"  # beside the run's folder: runs on the same images share it
+BASELINES = "baselines.json"  # next to the run's folder: runs on the same images share it
 PACKAGE = Path(__file__).parent.parent
 OF_NETWORK = (  # the settings that features depend on, given the weights
     "image_size patch_size encoder_embed_dim encoder_depth encoder_num_heads mlp_ratio layer_norm_eps".split()
@@ -27,13 +27,13 @@ OF_NETWORK = (  # the settings that features depend on, given the weights
 
 @functools.cache
 def sources():
-    """The SHA-256 of the package's source: whoever changes a line of it gets new figures."""
+    """The SHA-256 of the package's source: any change to it gives new figures."""
     files = sorted(PACKAGE.rglob("*.py"))
     return _sha256(*(part for file in files for part in (str(file.relative_to(PACKAGE)).encode(), file.read_bytes())))
 
 
 def _sha256(*parts):
-    """Of bytes and arrays, each with its length or its shape, so that none runs into the next."""
+    """Of bytes and arrays, each with its length or shape, so that none runs into the next."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -46,7 +46,7 @@ def _sha256(*parts):
 
 
 def key_of(probed, name, model=None):
-    """The SHA-256 of what the figure or the classifier ``name`` depends on; ``model``: where it is one of features."""
+    """The SHA-256 of what the figure or classifier ``name`` depends on; ``model``: if it depends on features."""
     facts = {"name": name, "classes": probed.classes, "sources": sources(), "numpy": np.__version__}
     arrays = []
     if model is not None:
@@ -61,13 +61,13 @@ def key_of(probed, name, model=None):
 
 
 def baselines_file(probed):
-    """baselines.json beside the run's folder, or beside a file that lies in none."""
+    """baselines.json next to the run's folder, or next to a file outside of one."""
     folder = probed.folder.resolve()
     return (folder.parent if (folder / "config.json").exists() else folder) / BASELINES
 
 
 def read_baselines(probed):
-    """{key: row} of what was kept and is still of this program."""
+    """{key: row} of the rows kept by this very program."""
     try:
         with open_plain(baselines_file(probed), encoding="utf-8") as file:
             rows = json.load(file)
@@ -77,7 +77,7 @@ def read_baselines(probed):
 
 
 def keep_baseline(probed, key, name, summary):
-    """Add a row; where that can't be written, it is computed again next time."""
+    """Add a row; if it can't be written, it is computed again next time."""
     row = {"row": name, "sources": sources()} | summary
     with contextlib.suppress(CheckpointError), replaced(baselines_file(probed), "w") as file:
         file.write(json.dumps(read_baselines(probed) | {key: row}, indent=1) + "\n")
@@ -91,18 +91,18 @@ def classifier_file(probed):
 
 
 def keep_classifier(probed, classifier):
-    """Write classifier.npz beside the checkpoint."""
+    """Write classifier.npz next to the checkpoint."""
     about = {"key": key_of(probed, "classifier", probed.model), "classes": list(classifier.classes)}
     with replaced(classifier_file(probed)) as file:
         np.savez(file, about=np.array(json.dumps(about)), weight=classifier.weight, bias=classifier.bias)
 
 
 def kept_classifier(probed):
-    """The Classifier of classifier.npz, if it is that of this encoder and these images; otherwise None."""
+    """The Classifier in classifier.npz, if it belongs to this encoder and these images; otherwise None."""
     try:
         with open_plain(classifier_file(probed), "rb") as raw, np.load(raw, allow_pickle=False) as file:
             about, weight, bias = json.loads(file["about"].item()), file["weight"], file["bias"]
         same = about["key"] == key_of(probed, "classifier", probed.model)
         return Classifier(weight, bias, tuple(about["classes"])) if same else None
-    except Exception:  # whatever zipfile, NumPy and json raise for bytes that are not theirs
+    except Exception:  # zipfile, NumPy and json raise many kinds for damaged bytes
         return None

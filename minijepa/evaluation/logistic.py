@@ -9,8 +9,8 @@ from minijepa.errors import ConfigError
 from minijepa.evaluation.checks import checked, map_rows
 
 ROUGH = 1e-4  # the gradient's norm down to which float32 products are good enough
-GAIN = 1e-6  # nats that a converged fit could still win by its next step
-ROUGH_GAIN = 1e-5  # ... and one whose accuracy alone is asked for
+GAIN = 1e-6  # nats that a converged fit could still gain in its next step
+ROUGH_GAIN = 1e-5  # ... and one of which only the accuracy is used
 SMALL = 10**6  # multiplications in a product that OpenBLAS computes without copying its factors first: twice as fast
 
 
@@ -28,13 +28,13 @@ def logistic_regression(x, y, num_classes, l2, start=None, tolerance=1e-5, max_i
 
     Minimises :func:`loss_and_gradient` until the Euclidean norm of its whole gradient is below ``tolerance`` and the
     next step promises less than 1e-6 nats. The norm alone would not do: along a direction in which the features hardly
-    vary, and almost collapsed ones have many, it is small at any distance from the minimum. ``start`` is an optional
+    vary (collapsing ones have many) it is small at any distance from the minimum. ``start`` is an optional
     (weight, bias) to start from. The results are float64. A fit that does not converge says so in
     ``FitInfo.converged`` and in a RuntimeWarning.
 
     Plain L-BFGS is slow on correlated features, whose curvature differs by orders of magnitude between directions:
-    286 steps for the raw pixels of CIFAR-10 (l2 = 0.1), where this takes 31. Böhning's bound on the curvature makes
-    the difference: see :class:`Curvature`.
+    286 steps for the raw pixels of CIFAR-10 (l2 = 0.1), against 31 here, thanks to Böhning's bound on the curvature:
+    see :class:`Curvature`.
 
     float32 features are multiplied in float32 (sums over blocks of rows in float64) until the norm is below 1e-4, where
     rounding begins to show, and in float64 from there on.
@@ -55,9 +55,9 @@ def loss_and_gradient(theta, x, y, l2, dtype=np.float64):
 
         ∂/∂zₖ = exp zₖ / Σⱼ exp zⱼ − [k = y] = pₖ − [k = y] =: gₖ
 
-    By the chain rule (zₖ = Σ_d W_kd x_d + bₖ), averaged over the rows, with the penalty on W alone:
+    By the chain rule (zₖ = Σ_d W_kd x_d + bₖ), averaged over the rows, with the penalty on W only:
 
-        dW = Gᵀ X / N + l2 W        db = Gᵀ 1 / N        where row i of G is that row's g
+        dW = Gᵀ X / N + l2 W        db = Gᵀ 1 / N        where row i of G is the g of row i
 
     ``dtype`` is that of the products; the sums over blocks of rows are float64.
     """
@@ -93,7 +93,7 @@ def fit(x, y, num_classes, l2, curvature, theta=None, tolerance=1e-5, max_iterat
     """Logistic regression from theta (zeros if None), given the :class:`Curvature`; returns theta (C, D+1) and FitInfo.
 
     ``tolerance`` None: a rough fit, in float32 and until a step promises less than 1e-5 nats. It takes a third of the
-    time, and its accuracy on other rows is that of a converged one to well below the standard error.
+    time, and its accuracy on other rows differs from a converged one's by well below the standard error.
     """
     if not l2 > 0:
         raise ConfigError(f"l2 = {l2}: the penalty must be positive, or separable classes would have no solution")
@@ -130,11 +130,11 @@ def fit(x, y, num_classes, l2, curvature, theta=None, tolerance=1e-5, max_iterat
 class Curvature:
     """A bound on the curvature of the loss over rows x (N, D), inverted for any penalty by one eigendecomposition.
 
-    A row's Hessian by its logits is diag(p) − p pᵀ, and by Böhning's bound
+    A row's Hessian with respect to its logits is diag(p) − p pᵀ, and by Böhning's bound
 
         diag(p) − p pᵀ  ≼  (I − 11ᵀ/C) / 2  ≼  I/2        for every p,
 
-    so with x̃ = [x, 1] the whole Hessian is bounded, wherever it is taken, by the same matrix A for every class,
+    so with x̃ = [x, 1] the whole Hessian is bounded everywhere by the same matrix A for every class,
 
         A = ½ X̃ᵀX̃/N + l2 diag(1, ..., 1, 0),
 
@@ -156,7 +156,7 @@ class Curvature:
         self.values = np.maximum(values, 0)
 
     def inverse(self, l2):
-        """A function that takes a gradient (C, D+1) to gradient A⁻¹."""
+        """The function gradient (C, D+1) -> gradient A⁻¹."""
         scale = 1 / (0.5 * self.values + l2)
 
         def apply(gradient):
@@ -171,9 +171,9 @@ def minimise(objective, theta, precondition, tolerance, max_iterations, gain=np.
     """L-BFGS for a smooth convex function -> theta, its gradient, the number of steps taken, whether it converged.
 
     ``objective(theta)`` gives value and gradient; ``precondition(gradient)`` multiplies by a fixed estimate of the
-    inverse Hessian. Converged means that the gradient's norm is below ``tolerance`` and what the next step promises
-    (½ gᵀH⁻¹g with the current estimate of the Hessian H) below ``gain``. Ends without it after ``max_iterations``, or
-    when no step along the search direction is an improvement any more.
+    inverse Hessian. Converged means that the gradient's norm is below ``tolerance`` and the gain that the next step
+    promises (½ gᵀH⁻¹g with the current estimate of the Hessian H) below ``gain``. Ends without convergence after
+    ``max_iterations``, or if no step along the search direction improves.
     """
     value, gradient = objective(theta)
     preconditioned, pairs = precondition(gradient), []
@@ -194,8 +194,8 @@ def minimise(objective, theta, precondition, tolerance, max_iterations, gain=np.
 def _inverse_hessian_times(gradient, preconditioned, pairs):
     """The two-loop recursion (Nocedal & Wright, algorithm 7.4); pairs: s = Δtheta, y = Δgradient, and Py, oldest first.
 
-    The first estimate is γ P with the preconditioner P, and γ = sᵀy / yᵀPy fits its scale to the newest pair. P is
-    linear, so P(g − Σ αy) = Pg − Σ αPy: a step multiplies by it once.
+    The first estimate is γ P with the preconditioner P; γ = sᵀy / yᵀPy fits its scale to the newest pair. P is linear,
+    so P(g − Σ αy) = Pg − Σ αPy: each step multiplies by P once.
     """
     q, r, alphas = gradient, preconditioned, []
     for s, y, py in reversed(pairs):
@@ -216,9 +216,9 @@ def _line_search(objective, theta, value, gradient, direction, max_trials=30):
     Bisection: a step without sufficient decrease is too long, one where the function still falls nearly as steeply
     as at the start is too short. The second condition ensures sᵀy > 0, which L-BFGS needs.
 
-    Close to the minimum the decrease drowns in the rounding of the value. There the slopes decide: where a function is
-    a parabola, sufficient decrease means slope(t) ≤ (2c − 1) slope(0), free of cancellation (the "approximate Wolfe"
-    condition of Hager & Zhang, SIAM J. Optim. 16, 2005).
+    Close to the minimum the decrease is lost in the rounding of the value. There the slopes decide: for a parabola,
+    sufficient decrease means slope(t) ≤ (2c − 1) slope(0), free of cancellation (the "approximate Wolfe" condition of
+    Hager & Zhang, SIAM J. Optim. 16, 2005).
     """
     decrease, curvature, rounding = 1e-4, 0.9, 1e-7 * abs(value)
     slope = np.vdot(gradient, direction)

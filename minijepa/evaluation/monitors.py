@@ -11,10 +11,10 @@ from minijepa.evaluation.features import extract_features
 from minijepa.evaluation.neighbours import knn_accuracy
 from minijepa.evaluation.probing import content_r2, feature_std, rank_me
 
-WATCHED, FEWEST = 512, 10  # images of the collapse monitors, and how many they need to warn of anything
+WATCHED, FEWEST = 512, 10  # images of the collapse monitors, and the fewest for a warning
 LOWEST_STD, LOWEST_RANK = 0.05, 3.0  # below: collapse; `smoke` begins near 0.8 and 6, `laptop` near 0.6 and 40
-LOWEST_R2, FROM = 0.02, 0.3  # below, after so much of the run: positions without content
-BANK, QUERIES = 5000, 1000  # labelled images of the kNN, and images that it guesses
+LOWEST_R2, FROM = 0.02, 0.3  # below this, after this part of the run: positions without content
+BANK, QUERIES = 5000, 1000  # labelled images for the kNN, and images that it classifies
 
 
 class Monitors:
@@ -70,15 +70,15 @@ class Monitors:
 
 
 def warning(feature_std, rank_me, content_r2, done, config):
-    """What the collapse monitors warn of, with what to try, or None. ``done``: the part of the run that is over."""
+    """A warning of the collapse monitors, with what to try, or None. ``done``: the part of the run that is over."""
     normalise_targets = [] if config.target_norm == "layer_norm" else ["target_norm=layer_norm"]
     larger_weights = [] if config.patch_embed_gain >= 2 else ["patch_embed_gain=2"]
     larger_weights += [] if config.init_std >= 0.06 else ["init_std=0.06"]
     if feature_std < LOWEST_STD:
-        sees = "the features are collapsing, all images look alike to the encoder"
+        sees = "the features are collapsing: all images look alike to the encoder"
         remedies = [*normalise_targets, "a lower --lr", "an ema_momentum_start nearer to 1"]
     elif rank_me < LOWEST_RANK:
-        sees = "the features are collapsing, to a direction or two in which images differ"
+        sees = "the features are collapsing: images differ in only one or two directions"
         remedies = [*normalise_targets, *larger_weights, "a lower --lr", "an ema_momentum_start nearer to 1"]
     elif content_r2 < LOWEST_R2 and done >= FROM:
         sees = "the predictor knows where a block is, but not what is in it"

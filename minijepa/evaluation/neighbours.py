@@ -1,4 +1,4 @@
-"""Nearest neighbours among rows of features, by cosine similarity, and how well they tell classes."""
+"""Nearest neighbours among rows of features, by cosine similarity, and how well they predict classes."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from minijepa.errors import ConfigError
 from minijepa.evaluation.checks import check_same_width, checked, map_rows
 
 KNN_TEMPERATURE = 0.07  # of Wu et al. 2018 and of DINO
-KEPT = 384  # dimensions in which the nearest of wide rows are looked for
+KEPT = 384  # dimensions in which the nearest of wide rows are searched
 ROUNDING = 1e-5  # of a cosine
 
 
 def knn_accuracy(train_x, train_y, test_x, test_y, num_classes, k=20):
     """Accuracy of a weighted vote of the k nearest training rows by cosine similarity; nothing is fitted.
 
-    Features are taken as they are (not standardised) and L2-normalised. Each neighbour votes for its class with weight
+    Features are L2-normalised, but not standardised. Each neighbour votes for its class with weight
     exp(similarity / 0.07), the form of Wu et al., "Unsupervised feature learning via non-parametric instance
     discrimination" (2018), and of DINO (Caron et al. 2021). ``k`` beyond the number of training rows means all of them.
     """
@@ -49,15 +49,15 @@ def nearest_neighbours(bank, queries, k):
 
 
 def _nearest_of_wide_rows(bank, queries, k):
-    """The same for rows of unit length and many features, such as raw pixels, without most of the products.
+    """The same for unit rows of many features, such as raw pixels, without most of the products.
 
-    Let P be a projection on a few dimensions, Px the part of x there and x − Px the rest. Then
+    Let P be a projection onto a few dimensions, Px the part of x there and x − Px the rest. Then
 
         x·b = Px·Pb + (x − Px)·(b − Pb)  ≤  Px·Pb + |x − Px| |b − Pb|,
 
-    which is one product of short rows, [Px, |x − Px|]·[Pb, |b − Pb|]. The k rows whose bounds are highest are compared
-    exactly; a row whose bound is below all of these cosines can't be among the nearest. The dimensions are those in
-    which the bank is largest, roughly: three steps of a power iteration on some of its rows.
+    which is one product of short rows, [Px, |x − Px|]·[Pb, |b − Pb|]. The k rows with the highest bounds are compared
+    exactly; a row whose bound is below all of these cosines can't be among the nearest. The dimensions are roughly
+    those in which the bank is largest: three steps of a power iteration on some of its rows.
     """
     basis, some = rng(0, "dimensions").standard_normal((bank.shape[1], KEPT)), bank[:: max(1, len(bank) // 2048)]
     for _ in range(3):
@@ -75,7 +75,7 @@ def _nearest_of_wide_rows(bank, queries, k):
         highest = np.argpartition(bound, -k, axis=1)[:, -k:]
         least = np.einsum("qkd,qd->qk", bank[highest], x).min(axis=1)
         found = [np.flatnonzero(row >= least - ROUNDING) for row, least in zip(bound, least)]
-        if sum(map(len, found)) > bound.size // 16:  # few dimensions tell little of these rows
+        if sum(map(len, found)) > bound.size // 16:  # few dimensions say little about these rows
             found = [np.arange(len(bank))] * len(x)
         rows = [_in_order(near[None], (bank[near] @ x)[None]) for near, x in zip(found, x)]
         return _joined((near[:, :k], similarity[:, :k]) for near, similarity in rows)

@@ -1,4 +1,4 @@
-"""What patch features know, in numbers that can be drawn: principal components, and images made of nearest patches."""
+"""Patch features made visible: principal components, and images made of nearest patches."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Components:
     """The first principal components of rows of features: ``mean`` (D,), ``axes`` (K, D), orthonormal, largest first,
     zeros beyond the D-th.
 
-    ``low`` and ``high`` (K,): between these the components of nearly all rows lie.
+    ``low`` and ``high`` (K,): the range of nearly all rows' components.
     """
 
     mean: np.ndarray
@@ -42,7 +42,7 @@ def principal_components(x):
 
     They are the eigenvectors of the covariance matrix with the largest eigenvalues. An eigenvector's sign is arbitrary:
     here its largest entry is positive, so that the same rows always get the same colours. 2% of the rows are below
-    ``low``, and as many above ``high``, so that a few outliers don't take all the contrast.
+    ``low`` and 2% above ``high``, so that a few outliers don't take all the contrast.
     """
     x = np.asarray(x, np.float64)
     mean = x.mean(axis=0)
@@ -57,8 +57,8 @@ def principal_components(x):
 def colours_of(place):
     """Three numbers from 0 to 1 as an sRGB colour: (..., 3) -> uint8 (..., 3).
 
-    The first is lightness, the second runs from blue to yellow, the third from green to red. So nearly every reader
-    can tell the most important ones, and who can't tell green from red loses the third alone. The axes are those of
+    The first is lightness, the second runs from blue to yellow, the third from green to red. So nearly every reader can
+    see the most important ones, and a reader who can't tell green from red loses only the third. The axes are those of
     Oklab, in which equal steps look about equal (Ottosson, "A perceptual color space for image processing", 2020).
     """
     lightness, blue_yellow, green_red = np.moveaxis(place, -1, 0)
@@ -87,7 +87,7 @@ def patch_maps(values, size):
 
 
 def target_patches(model, images, threads=None):
-    """What the predictor should say of every patch, as in training: uint8 images (B, 3, S, S) -> (B, N, D)."""
+    """The predictor's targets for every patch, as in training: uint8 images (B, 3, S, S) -> (B, N, D)."""
     n = model.config.num_patches
 
     def targets(chunk):
@@ -102,12 +102,12 @@ def closest_rows(bank, queries):
     largest = np.abs(bank).max() or 1  # so that no square over- or underflows
     bank, queries = bank / largest, queries / largest
     squares = np.einsum("nd,nd->n", bank, bank)
-    # |b − q|² = |b|² − 2 b·q + |q|², the last of which is the same for every b
+    # |b − q|² = |b|² − 2 b·q + |q|², where |q|² is the same for every b
     return np.concatenate(list(map_rows(lambda x: (squares - 2 * (x @ bank.T)).argmin(axis=1), queries, block_rows=64)))
 
 
 def central_blocks(masks, grid):
-    """Of each image's target blocks the one closest to the image's middle: Masks with one block each."""
+    """The target block closest to each image's middle: Masks with one block each."""
     middle = (np.array(grid) - 1) / 2
 
     def off_centre(block):
@@ -118,11 +118,11 @@ def central_blocks(masks, grid):
 
 @dataclass(frozen=True)
 class Predicted:
-    """Target blocks made of the patches of other images, each as uint8 images (B, 3, S, S), changed in the block alone.
+    """Target blocks made of other images' patches, as uint8 images (B, 3, S, S), changed only in the block.
 
-    Of each target patch, that patch of the bank is taken whose target features are closest to its own (``truth``), the
-    predicted ones (``prediction``), the mean of the bank at its position (``position``), which is what a predictor
-    would say that knows where a patch is but not what surrounds it. Errors (B,): mean squares a dimension.
+    Each target patch is replaced by the patch of the bank whose target features are closest to its own (``truth``), to
+    the predicted ones (``prediction``), or to the bank's mean at its position (``position``): the best guess of a
+    predictor that knows where a patch is but not what surrounds it. Errors (B,): mean squares per dimension.
     """
 
     truth: np.ndarray
@@ -133,7 +133,7 @@ class Predicted:
 
 
 def predicted_blocks(model, images, masks, bank_images, threads=None):
-    """Predict one target block of each image (``masks``: one block each), and look the result up in the bank."""
+    """Predict one target block of each image (``masks``: one block each), and look up the result in the bank."""
     bank = target_patches(model, bank_images, threads)
     batch = model.normalise(to_device(images, model.device))
     target = to_numpy(model.targets(batch, masks).data)

@@ -1,9 +1,9 @@
 """How good are features? A linear probe, and monitors of collapse.
 
-Everything here works on arrays of features, (N, D), and knows nothing of the network that made them. The linear probe
-is the standard measure of self-supervised learning: a linear classifier on frozen features. Its number can be trusted
-only if the classifier is really fitted, so it is fitted to convergence, by a deterministic solver without a learning
-rate, and its one hyper-parameter is chosen on held-out training images. The test set is looked at once.
+Everything here works on arrays of features, (N, D), independent of the network that made them. The linear probe is the
+standard measure of self-supervised learning: a linear classifier on frozen features. Its number can be trusted only if
+the classifier is really fitted, so it is fitted to convergence, by a deterministic solver without a learning rate, and
+its only hyper-parameter is chosen on held-out training images. The test set is used once.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ RANK_ME_EPS = 1e-7  # of Garrido et al. 2023
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What :func:`linear_probe` found.
+    """The result of :func:`linear_probe`.
 
     ``sweep`` lists (l2, accuracy on the held-out part of the training set); ``iterations``, ``gradient_norm`` and
-    ``converged`` are those of the final fit; ``confusion[t, p]`` counts the test rows of class t that were taken for p.
+    ``converged`` are those of the final fit; ``confusion[t, p]`` counts the test rows of class t classified as p.
     ``weight`` (C, D) and ``bias`` (C,) are the classifier's, for features that are not standardised.
     """
 
@@ -43,12 +43,12 @@ class ProbeResult:
 
     @property
     def at_edge(self):
-        """If a better penalty may lie beyond the grid: which end was chosen, "weakest" or "strongest"; else None."""
+        """If a better penalty may lie beyond the grid: the end that was chosen, "weakest" or "strongest"; else None."""
         grid = sorted(l2 for l2, _ in self.sweep)
         return {grid[0]: "weakest", grid[-1]: "strongest"}.get(self.l2)
 
     def probabilities(self, x):
-        """How likely each class is: features (N, D), as they come, not standardised -> (N, C)."""
+        """The probability of each class: features (N, D), not standardised -> (N, C)."""
         return Classifier(self.weight, self.bias, ()).probabilities(checked_features(x, "other"))
 
 
@@ -93,8 +93,8 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0, done=lam
 def standardise_features(train, *others):
     """(x − mean) / std per feature, with the statistics of ``train``: a list of float32 arrays, ``train`` first.
 
-    A feature that is constant in ``train`` (std below float32's rounding of its mean) has nothing to teach; it becomes
-    0 in all arrays, where division by a tiny std would turn noise into a feature.
+    A feature that is constant in ``train`` (std below float32's rounding of its mean) carries no information; it
+    becomes 0 in all arrays, because division by a tiny std would turn noise into a feature.
     """
     train = checked_features(train, "training")
     others = [checked_features(x, "other") for x in others]
@@ -118,9 +118,9 @@ def statistics(x):
 def choose_l2(x, y, num_classes, grid=L2_GRID, val_fraction=0.1, seed=0):
     """The penalty whose classifier is best on a held-out part of the training set: x (N, D) standardised, y (N,).
 
-    ``val_fraction`` of each class is held out, drawn by ``seed`` alone. The whole grid is walked, from strong to weak,
-    each fit starting from the one before it: where classes differ only along directions of little variance, all but
-    the weakest penalties are at chance. Returns the best l2 (of equals, the strongest) and the table of (l2, held-out
+    ``val_fraction`` of each class is held out, drawn by ``seed`` alone. The whole grid is tried, from strong to weak,
+    each fit starting from the previous one: if classes differ only along directions of little variance, all but the
+    weakest penalties are at chance. Returns the best l2 (of equals, the strongest) and the table of (l2, held-out
     accuracy).
     """
     x, y = checked(x, y, num_classes, "training")
@@ -130,7 +130,7 @@ def choose_l2(x, y, num_classes, grid=L2_GRID, val_fraction=0.1, seed=0):
 def _choose(x, y, num_classes, curvature, grid=L2_GRID, val_fraction=0.1, seed=0, done=lambda: None):
     """:func:`choose_l2`, and the classifier of the best penalty, (C, D+1).
 
-    The curvature of all rows does for the part that is fitted: it decides how fast the solution is found, not which.
+    The curvature of all rows serves for the fitted part too: it affects only the speed, not the solution.
     """
     train, val = stratified_split(y, val_fraction, seed)
     train_x, train_y, val_x, val_y = x[train], y[train], x[val], y[val]
@@ -154,7 +154,7 @@ def stratified_split(y, val_fraction, seed):
         held_out[rows[:count]] = True
     if not held_out.any() or held_out.all():
         rows = counted(len(y), "labelled row")
-        raise DataError(f"{rows} can't be split for the choice of l2: give at least two rows a class")
+        raise DataError(f"{rows} can't be split to choose l2: give at least two rows per class")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
@@ -190,25 +190,25 @@ def rank_me(x):
 
 
 def content_r2(prediction, target, position, num_positions):
-    """What predictions know beyond the position: prediction and target (T, D), position (T,) -> float, at most 1.
+    """What predictions know beyond the position: prediction and target (T, D), position (T,) -> float ≤ 1.
 
         1 − MSE(prediction, target) / MSE(mean of the targets at the same position, target)
 
-    1 is perfect, 0 no better than knowing where the patch is, negative worse than that. A position that occurs once is
+    1 is perfect, 0 no better than knowing where the patch is, negative is worse. A target whose position occurs once is
     its own mean and would flatter the baseline, so its row is left out of both errors. NaN if no position occurs twice
-    or if the targets at each position are all the same: then there is no content to predict.
+    or if the targets at each position are all equal: then there is no content to predict.
     """
     prediction = checked_features(prediction, "predicted").astype(np.float64)
     target = checked_features(target, "target").astype(np.float64)
     position = checked_labels(position, len(target), num_positions, "positions")
     if prediction.shape != target.shape:
-        raise DataError(f"predictions are {prediction.shape} but targets {target.shape}: they must be row by row alike")
+        raise DataError(f"predictions are {prediction.shape} but targets {target.shape}: their shapes must be equal")
     count = np.bincount(position, minlength=num_positions)
     mean = np.zeros((num_positions, target.shape[1]))
     np.add.at(mean, position, target)
     mean /= np.maximum(count, 1)[:, None]
     shared = count[position] > 1
     baseline = np.sum((mean[position] - target)[shared] ** 2)
-    if baseline <= 1e-12 * np.sum(target[shared] ** 2):  # equal but for float32's rounding
+    if baseline <= 1e-12 * np.sum(target[shared] ** 2):  # equal except for float32's rounding
         return float("nan")
     return float(1 - np.sum((prediction - target)[shared] ** 2) / baseline)

@@ -1,4 +1,4 @@
-"""What the figures of a probe say, in words."""
+"""The verdict on a probe's figures, in words."""
 
 import math
 
@@ -8,8 +8,8 @@ OURS, UNTRAINED, PIXELS = "I-JEPA features", "random-init encoder", "raw pixels"
 def verdict(accuracies, count):
     """One sentence from the linear probes' accuracies {row: 0 to 1} on ``count`` images.
 
-    Differences count from two standard errors on: √(p(1 − p)/n + q(1 − q)/n), which is on the safe side, because both
-    classifiers were asked about the same images.
+    Differences count if they exceed two standard errors, of √(p(1 − p)/n + q(1 − q)/n): this is conservative, because
+    both classifiers see the same images.
     """
     gain, chance = _difference(accuracies, UNTRAINED, count)
     lead, noise = _difference(accuracies, PIXELS, count)
@@ -21,7 +21,7 @@ def verdict(accuracies, count):
     if gain < 0:
         return (
             f"{-gain:.1f} points below the untrained encoder: training made the features worse; RankMe and deviation "
-            "in metrics.csv tell if they collapsed"
+            "in metrics.csv show whether they collapsed"
         )
     text = f"{gain:.1f} points above the untrained encoder"
     if lead > noise:
@@ -32,6 +32,6 @@ def verdict(accuracies, count):
 
 
 def _difference(accuracies, baseline, count):
-    """(points by which our features are better than the baseline, points up to which that is chance)"""
+    """(points by which our features beat the baseline, points that may be chance)"""
     p, q = accuracies[OURS], accuracies[baseline]
     return 100 * (p - q), 200 * math.sqrt((p * (1 - p) + q * (1 - q)) / count)

@@ -1,4 +1,4 @@
-"""python -m minijepa.exercise [OP]: backward passes to write, a judge of the attempts, hints, solutions, progress."""
+"""python -m minijepa.exercise [OP]: backward passes to write, with checks, hints, solutions and progress."""
 
 import argparse
 import difflib
@@ -24,14 +24,14 @@ def main(argv=None):
     """List the exercises, or serve one. Returns the exit status: 0 (right), 1 (not yet) or 2 (bad usage)."""
     parser = argparse.ArgumentParser(
         prog=COMMAND,
-        description="Write backward passes yourself. Without OP: the list of exercises, and how far you are. With OP: "
-        "write a stub into the current folder or, where there is one, judge what you made of it.",
+        description="Write backward passes yourself. Without OP: the list of exercises and your progress. With OP: "
+        "write a stub to the current folder or, if there is one, check your attempt.",
         epilog=f"Exercises: {', '.join(LESSONS)}. Exit status: 0 right, 1 not yet, 2 bad usage.",
     )
     parser.add_argument("op", nargs="?", metavar="OP", help="the exercise")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--hint", action="store_true", help="the next step of the derivation, after those you have had")
-    what.add_argument("--solution", action="store_true", help="the whole way, and the code")
+    what.add_argument("--hint", action="store_true", help="the next step of the derivation")
+    what.add_argument("--solution", action="store_true", help="the whole derivation, and the code")
     args = parse(parser, argv)
     return exit_status("exercise", lambda: serve(args.op, args.hint, args.solution))
 
@@ -41,7 +41,7 @@ def serve(name, hint=False, solution=False):
     progress = Progress()
     if name is None:
         if hint or solution:
-            raise ConfigError(f"of which exercise? {COMMAND} OP --{'hint' if hint else 'solution'}")
+            raise ConfigError(f"name the exercise: {COMMAND} OP --{'hint' if hint else 'solution'}")
         tell(table(progress))
         return 0
     if name not in LESSONS:
@@ -58,11 +58,11 @@ def serve(name, hint=False, solution=False):
         tell(way(lesson))
         progress.add(name, solutions=1)
     elif not path.exists():
-        with open(path, "x", encoding="utf-8") as file:  # x: never over something that is there
+        with open(path, "x", encoding="utf-8") as file:  # x: never overwrites a file
             file.write(lesson.stub())
         tell(
             f"{path} is written. Its forward is given; write its backward:\n{lesson.asks}\n\nThen run\n"
-            f"  {COMMAND} {name}\nagain, and it is judged. With --hint: the derivation, step by step.\n"
+            f"  {COMMAND} {name}\nagain to check it. With --hint: the derivation, step by step.\n"
             f"The page: {lesson.page}"
         )
     else:
@@ -74,7 +74,7 @@ def serve(name, hint=False, solution=False):
 
 
 class Progress:
-    """What is done, kept in a small file beside the stubs: {exercise: {"attempts", "hints", "solutions", "solved"}}."""
+    """Progress, kept in a file next to the stubs: {exercise: {"attempts", "hints", "solutions", "solved"}}."""
 
     path = Path("exercise_progress.json")
     zero = {"attempts": 0, "hints": 0, "solutions": 0, "solved": 0}
@@ -86,7 +86,7 @@ class Progress:
                 kept = json.loads(self.path.read_bytes())
                 self.kept = {name: {key: int(kept[name][key]) for key in self.zero} for name in kept}
             except (ValueError, TypeError, KeyError):
-                raise ConfigError(f"{self.path} is damaged: delete it, and the count begins anew") from None
+                raise ConfigError(f"{self.path} is damaged: delete it to start counting again") from None
 
     def of(self, name):
         return self.kept.get(name, self.zero)
@@ -107,7 +107,7 @@ class Progress:
 
 
 def table(progress):
-    """A line for each exercise, and how far one is."""
+    """A line for each exercise, and the progress."""
     lines = [LINE.format("", "exercise", "to write", "state", "tries", "hints")]
     for i, (name, lesson) in enumerate(LESSONS.items(), 1):
         begun, kept = Path(lesson.file).exists(), progress.of(name)
@@ -130,8 +130,8 @@ def hints(lesson, count):
 
 
 def way(lesson):
-    """The derivation, then the code; and the package's own code where it has this operation."""
-    lines = [docstring(lesson.op), "", "The way"]
+    """The derivation, then the code, and the package's own code if it has this operation."""
+    lines = [docstring(lesson.op), "", "The derivation"]
     lines += [line for i, hint in enumerate(lesson.hints, 1) for line in ("", *textwrap.wrap(
         f"{i}. {hint}", 80, subsequent_indent="   "))]  # fmt: skip
     lines += ["", "The code", "", lesson.backward_source().rstrip()]
@@ -144,7 +144,7 @@ def way(lesson):
 
 
 def twin(lesson):
-    """The package's own Function for what the lesson asks."""
+    """The package's own Function for the lesson."""
     example = cases_of(lesson.twin)[0]
     with Tape() as tape:
         example.fn(*(Tensor(array, requires_grad=True) for array in example.arrays))

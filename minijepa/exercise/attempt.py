@@ -1,4 +1,4 @@
-"""A student's file: reading it, and telling its errors in one line with the number of theirs."""
+"""A student's file: reading it, and reporting its errors in one line with their line number."""
 
 import ast
 import contextlib
@@ -10,13 +10,13 @@ from minijepa.autograd import Function
 from minijepa.errors import MinijepaError
 
 WRITES = (
-    "this writes into dy, or into an array that forward was given. They belong to others: make a new array "
+    "this writes to dy, or to an array that forward was given. These belong to the caller: make a new array "
     "(a = a * b, not a *= b)"
 )
 
 
 class NotYet(Exception):
-    """What an attempt lacks, as a text for the student."""
+    """What an attempt lacks, as text for the student."""
 
 
 def load(lesson, path, printed):
@@ -39,20 +39,20 @@ def load(lesson, path, printed):
     name = lesson.op.__name__
     op = namespace.get(name)
     if not (isinstance(op, type) and issubclass(op, Function) and {"forward", "backward"} <= vars(op).keys()):
-        raise NotYet(f"{path}: there is no class {name}(Function) with a forward and a backward in it")
+        raise NotYet(f"{path}: it has no class {name}(Function) with a forward and a backward")
     return op
 
 
 @contextlib.contextmanager
 def told_with_line(path):
-    """Errors of the student's code become NotYet; those that did not pass through it stay what they are."""
+    """Errors in the student's code become NotYet; errors that did not pass through it are left alone."""
     try:
         yield
     except NotYet:
         raise
     except (Exception, SystemExit) as error:
         line, cause = None, error
-        while cause is not None:  # the engine wraps what NumPy says
+        while cause is not None:  # the engine wraps NumPy's errors
             frames = traceback.extract_tb(cause.__traceback__)
             line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), line)
             cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""The inputs of a lesson, and whichever operation is run on them."""
+"""The inputs of a lesson, and the operations that run on them."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class Desk:
         generator.bit_generator.state = rng(0, "exercise").bit_generator.state  # the same numbers at every attempt
         self.cases = lesson.cases(lambda *inputs, **options: lesson.call(self.op, *inputs, **options))
         for array in (array for case in self.cases for array in case.arrays):
-            array.flags.writeable = False  # whoever writes into it is stopped at that line
+            array.flags.writeable = False  # an error at the line that writes to it
 
     def forward(self, op, case, dtype=np.float64):
         """(tape, output) of ``op`` on a case."""
@@ -30,12 +30,12 @@ class Desk:
         return tape, y
 
     def entry(self, op, case):
-        """The one entry of the tape, or None for a case that consists of several operations."""
+        """The tape's only entry, or None for a case of several operations."""
         entries = self.forward(op, case)[0].entries
         return entries[0] if len(entries) == 1 else None
 
     def slots(self, op, case, dy=None):
-        """What backward returns, by default for the dy of gradcheck; None for a case of several operations."""
+        """Backward's result, by default for gradcheck's dy; None for a case of several operations."""
         if (entry := self.entry(op, case)) is None:
             return None
         if dy is None:
@@ -44,7 +44,7 @@ class Desk:
         return op.backward(entry.ctx, dy)
 
     def numbers(self, case):
-        """The slot of each array of a case, or None where that is not one slot for each."""
+        """The slot of each array of a case, or None unless each has exactly one."""
         entry = self.entry(self.lesson.op, case)
         if entry is None:
             return None
@@ -52,12 +52,12 @@ class Desk:
         return [js[0] for js in found] if all(len(js) == 1 for js in found) else None
 
     def names(self, case):
-        """What the gradients of a case's arrays are called: dx, or "input 0" where they have no slot of their own."""
+        """The names of the gradients of a case's arrays: dx, or "input 0" if they have no slot of their own."""
         numbers = self.numbers(case)
         return [f"input {i}" if numbers is None else self.lesson.gradients[numbers[i]] for i in range(len(case.arrays))]
 
     def compare(self, op, case, i, name):
-        """(error, report) of the gradient of input i alone, in gradcheck's words; no report where it is right."""
+        """(error, gradcheck's report) of the gradient of input i; report None if it is right."""
         self.op = op
 
         def fn(x):

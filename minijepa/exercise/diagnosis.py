@@ -1,4 +1,4 @@
-"""What is missing in a gradient that is wrong: it is compared with the right one, and with typical mistakes."""
+"""What is wrong with a gradient: it is compared with the right one and with typical mistakes."""
 
 import contextlib
 import functools
@@ -9,16 +9,16 @@ import numpy as np
 from minijepa.autograd import unbroadcast
 from minijepa.gradcheck import gradient_error
 
-EQUAL = 1e-9  # relative: both are computed in float64, by formulas that differ in rounding alone
+EQUAL = 1e-9  # relative: both are computed in float64, by formulas that differ only in rounding
 
 
 def same(a, b):
-    """Whether two arrays are equal but for rounding."""
+    """Whether two arrays are equal except for rounding."""
     return a.shape == b.shape and gradient_error(a, b) < EQUAL
 
 
 def diagnosis(desk, case, slots, j):
-    """What is wrong with slot j of what an attempt returned; None where it is right, or wrong in a way of its own."""
+    """What is wrong with slot j of an attempt's result; None if it is right, or wrong in an unknown way."""
     lesson = desk.lesson
     entry, rights = desk.entry(lesson.op, case), desk.slots(lesson.op, case)
     try:
@@ -51,21 +51,21 @@ def diagnosis(desk, case, slots, j):
 
 
 def in_general(mine, rights, j, of_ones, names):
-    """What is wrong with a gradient, of the mistakes that can be made in any operation; None if it is none of them."""
+    """What is wrong with a gradient, among mistakes that are possible in any operation; None if none fits."""
     right, name, x = rights[j], names[j], names[j][1:]
     if not np.isfinite(mine).all():
-        return "there is a nan or an infinity in it: a division by 0, the logarithm of 0, or an overflow."
+        return "it contains nan or infinity: a division by 0, the logarithm of 0, or an overflow."
     for other, gradient in zip(names, rights):
         if other != name and gradient is not None and same(mine, gradient):
-            return f"this is {other}, in {name}'s place: the slots have the order of forward's inputs."
+            return f"this is {other}, in {name}'s place: the slots are in the order of forward's inputs."
     if mine.shape == right.shape:
         factor = float((mine * right).sum() / (right * right).sum()) if right.any() else 0.0
         if not mine.any():
-            return "all zeros. Is what was computed also returned?"
+            return "all zeros. Is the computed gradient also returned?"
         if same(mine, -right):
             return "the sign is wrong, and nothing else."
         if same(mine, factor * right):
-            return f"everywhere {factor:.6g} times what it must be: a factor is missing, or one too many."
+            return f"everywhere {factor:.6g} times the right value: a factor is missing, or one too many."
         if same(mine, of_ones):
             return "dy is missing: this is the gradient of y's sum. The chain rule multiplies each slope by its dy."
     if right.ndim > 1 and same(mine, right.swapaxes(-1, -2)):
@@ -80,5 +80,5 @@ def in_general(mine, rights, j, of_ones, names):
             )
     for axis in range(right.ndim):
         if mine.ndim < right.ndim and same(mine, right.sum(axis=axis)):
-            return f"axis {axis} was summed, but {x} {right.shape} has this axis itself: nothing was copied along it."
+            return f"axis {axis} was summed, but {x} {right.shape} has this axis too: nothing was copied along it."
     return None

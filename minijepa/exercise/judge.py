@@ -1,4 +1,4 @@
-"""Is an attempt right? Gradcheck says so or not, on every input of the lesson."""
+"""Is an attempt right? Gradcheck decides, on every input of the lesson."""
 
 import contextlib
 import textwrap
@@ -10,15 +10,15 @@ from minijepa.exercise.desk import Desk
 from minijepa.exercise.diagnosis import diagnosis, same
 
 USUAL = "none of the usual mistakes. Compare it line by line with the derivation, or take the next hint."
-NOT_HERE = "right as such, but not here, where a value is used more than once. Is something kept outside of ctx?"
+NOT_HERE = "right on its own, but not here, where a value is used more than once. Is something kept outside of ctx?"
 UNSUMMED = (
     "the sum over the rows was left to the engine, which sums over axes that were broadcast "
-    "(docs/backward/broadcasting.md). On paper the sum is yours: write it, too."
+    "(docs/backward/broadcasting.md). On paper you need the sum: write it too."
 )
 
 
 def judge(lesson, path):
-    """(right, text): what is to be said about the attempt in the file ``path``."""
+    """(right, text) about the attempt in the file ``path``."""
     printed, right = {}, False
     try:
         text = check(Desk(lesson), load(lesson, path, printed), path, printed)
@@ -30,11 +30,11 @@ def judge(lesson, path):
 
 
 def check(desk, op, path, printed):
-    """Judge an operation on every input. Raises NotYet at the first on which it is not right."""
+    """Check an operation on every input. Raises NotYet at the first one on which it is wrong."""
     count, largest, unsummed = 0, 0.0, {}
     for number, case in enumerate(desk.cases):
         so_far = f"\n(Right on {number} input{'s' if number > 1 else ''} before this one.)" if number else ""
-        printed.clear()  # what is printed on the input of which the answer speaks
+        printed.clear()  # keep only what is printed on the reported input
         try:
             with told_with_line(path):
                 slots = desk.slots(op, case)
@@ -65,7 +65,7 @@ def check_form(desk, op, case, slots, path):
     if slots is None and desk.entry(desk.lesson.op, case) is None:  # several operations: nothing new
         return
     if not same(desk.forward(op, case)[1].data, desk.forward(desk.lesson.op, case)[1].data):
-        raise NotYet(f"{place(path, 'forward')}: forward was changed, and gives another y: put it back as it was")
+        raise NotYet(f"{place(path, 'forward')}: forward was changed and gives another y: restore it")
     names, at = desk.lesson.gradients, place(path, "backward")
     if not isinstance(slots, tuple) or len(slots) != len(names):
         found = f"a tuple of {len(slots)}" if isinstance(slots, tuple) else type(slots).__name__
@@ -79,7 +79,7 @@ def check_form(desk, op, case, slots, path):
 
 
 def check_float32(desk, op, path):
-    """Raises NotYet where float32 becomes float64."""
+    """Raises NotYet if float32 becomes float64."""
     try:
         with told_with_line(path):
             tape, y = desk.forward(op, desk.cases[0], np.float32)
@@ -92,7 +92,7 @@ def check_float32(desk, op, path):
 
 
 def told(desk, case, slots, findings, path):
-    """All about an input on which some gradients are not right: which, gradcheck's words, and what is missing."""
+    """The report on an input with wrong gradients: which ones, gradcheck's report, and what is missing."""
     names, numbers = desk.names(case), desk.numbers(case)
     width = max(map(len, names))
     lines = [f"{path}, on input {case.name!r}:"]
@@ -101,7 +101,7 @@ def told(desk, case, slots, findings, path):
     for name in findings:
         number = None if slots is None or numbers is None else numbers[names.index(name)]
         reason = NOT_HERE if number is None else diagnosis(desk, case, slots, number) or USUAL
-        reasons.setdefault(reason, []).append(name)  # the same one of several gradients is told once
+        reasons.setdefault(reason, []).append(name)  # a reason shared by several gradients is given once
         if shown is None and (number is None or slots[number] is not None):
             shown = f"\n{name}: {findings[name]}"
     lines += [shown] if shown else []
@@ -111,14 +111,14 @@ def told(desk, case, slots, findings, path):
 
 
 def shapes(desk, case):
-    """On which input, and what has which shape there."""
+    """The input, and the shapes there."""
     y = desk.forward(desk.lesson.op, case)[1]
     inputs = [f"{name.removeprefix('d')} {array.shape}" for name, array in zip(desk.names(case), case.arrays)]
     return f"(on input {case.name!r}: {', '.join(inputs)}, dy {y.shape})"
 
 
 def leads(desk, case, text=""):
-    """What usually goes wrong on such an input, and what an error about shapes usually means."""
+    """Common causes on such an input, and of errors about shapes."""
     plain, here = (max(array.ndim for array in c.arrays) for c in (desk.cases[0], case))
     found, rows = [], "(..., " in desk.lesson.op.shapes
     if rows and here > plain:
@@ -128,7 +128,7 @@ def leads(desk, case, text=""):
         )
     elif rows and here < plain:
         found.append(
-            "There is a single row here, without an axis for rows. axis=-1 is its axis as well, and "
+            "There is a single row here, without an axis for rows. axis=-1 is its axis too, and "
             "a.reshape(-1, a.shape[-1]) a matrix of one row."
         )
     elif "broadcast" in text:
@@ -139,7 +139,7 @@ def leads(desk, case, text=""):
 
 
 def elsewhere(desk, op):
-    """Of an attempt that raises an error: what is wrong with it on an input whose lengths let it run, if we know."""
+    """For an attempt that raises an error: what is wrong with it on an input on which it runs, if known."""
     for case in desk.cases:
         with contextlib.suppress(Exception, SystemExit):
             slots = desk.slots(op, case)

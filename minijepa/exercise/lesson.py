@@ -1,4 +1,4 @@
-"""What an exercise consists of, and what is made of it: the stub, the solution's code, code with typical mistakes."""
+"""An exercise, and what is made from it: the stub, the solution's code, code with typical mistakes."""
 
 import ast
 import inspect
@@ -10,18 +10,18 @@ INTRO = '''"""Exercise {self.name}: {self.asks}.
 
 Forward is given, backward is yours. The page: {self.page}
 
-    python -m minijepa.exercise {self.name}              judges this file, as often as you like
+    python -m minijepa.exercise {self.name}              checks this file, as often as you like
     python -m minijepa.exercise {self.name} --hint       the next step of the derivation
-    python -m minijepa.exercise {self.name} --solution   the way to it, and the code
+    python -m minijepa.exercise {self.name} --solution   the derivation, and the code
 """
 '''
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A change of the right backward that makes it wrong as beginners do: ``old`` becomes ``new`` in its source.
+    """A typical mistake, as a change of the right backward: ``old`` becomes ``new`` in its source.
 
-    ``says``: the message for an attempt whose gradient equals the changed one's; it leads on.
+    ``says``: the message for an attempt whose gradient equals the changed one's.
     """
 
     old: str
@@ -31,7 +31,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Lesson:
-    """An exercise. Its module is the student's file as it is when it is solved; the stub is made from it.
+    """An exercise. Its module is the solved student's file; the stub is made from it.
 
     ``op``: the Function, forward and right backward. ``page``: its derivation. ``asks``: a line for the list.
     ``cases(fn)``: the inputs, as gradcheck takes them, for ``fn(*tensors, **options)``; the first has lengths that
@@ -63,7 +63,7 @@ class Lesson:
 
     @property
     def gradients(self):
-        """What backward returns, by name: "dx", "dw"."""
+        """The names of backward's results: "dx", "dw"."""
         return [f"d{name}" for name in list(inspect.signature(self.op.forward).parameters)[1 : 1 + self.inputs]]
 
     @property
@@ -71,7 +71,7 @@ class Lesson:
         return len(self.op.signature.patterns)
 
     def backward_source(self, *mistakes):
-        """The source of the right backward, changed by mistakes; None where they don't go together."""
+        """The source of the right backward, changed by mistakes; None if they exclude each other."""
         source = textwrap.dedent(inspect.getsource(self.op.backward))
         for mistake in mistakes:
             if mistake.old not in source:
@@ -80,7 +80,7 @@ class Lesson:
         return source
 
     def variant(self, *mistakes):
-        """The operation with mistakes in its backward, or None where they don't go together."""
+        """The operation with mistakes in its backward, or None if they exclude each other."""
         if (source := self.backward_source(*mistakes)) is None:
             return None
         namespace = {}

@@ -1,7 +1,7 @@
 """python -m minijepa.explain OP: an operation's formula, its derivation, its code, and a live check of its gradient.
 
-``--step`` tells a whole training step; without OP, the operations are listed. ``--html FILE`` writes a page instead, on
-which the tape of a tiny network is walked forward and backward.
+``--step`` narrates a whole training step; without OP, the operations are listed. ``--html FILE`` writes a page instead,
+on which the reader walks the tape of a tiny network forward and backward.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(argv=None):
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("op", nargs="?", metavar="OP", help="the operation to explain (default: list them all)")
-    what.add_argument("--step", action="store_true", help="tell one training step of a tiny I-JEPA, in order")
+    what.add_argument("--step", action="store_true", help="narrate one training step of a tiny I-JEPA")
     walked = "write a page for a browser that walks the tape; replaces only such a page"
     parser.add_argument("--html", type=path, metavar="FILE", help=walked)
     args = parse(parser, argv)
@@ -55,7 +55,7 @@ def tell_step():
 
 
 def explain(op):
-    """Print what ``main`` promises of an operation; the exit status."""
+    """Print all about an operation; the exit status."""
     if op is None:
         tell(table_of_ops())
         return 0
@@ -79,10 +79,10 @@ def table_of_ops():
     return "\n".join([
         *lines, "",
         "python -m minijepa.explain OP shows derivation, code and a live check; --step",
-        "tells a training step; either with --html FILE is a page for the browser.",
+        "narrates a training step; with --html FILE, either becomes a page for a browser.",
         "docs/backward/ derives each operation step by step; docs/own_op.md shows how to",
-        "add one. python -m minijepa.exercise has you write backward passes yourself, and",
-        "judges them.",
+        "add one. python -m minijepa.exercise lets you write backward passes yourself and",
+        "checks them.",
     ])  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Fitting what the tutor prints into the terminal: sources are up to 120 columns wide, terminals often 80."""
+"""Fit the tutor's output to the terminal: sources are up to 120 columns wide, terminals often 80."""
 
 import inspect
 import re
@@ -9,14 +9,14 @@ NARROW = 80
 
 
 def terminal_columns():
-    """The terminal's width, at least 60; 80 where the output goes into a file or a pipe."""
+    """The terminal's width, at least 60; 80 if the output goes to a file or a pipe."""
     return max(60, shutil.get_terminal_size((NARROW, 24)).columns)
 
 
 def fit_text(text, width):
-    """A docstring in ``width`` columns: prose is filled anew, a formula keeps its lines, each broken where it must be.
+    """A docstring in ``width`` columns: prose is refilled; a formula keeps its lines, broken only if too long.
 
-    A formula is what is indented or has gaps of three spaces or more. A paragraph that fits is left alone.
+    A formula is indented or has gaps of three or more spaces. A paragraph that fits is left alone.
     """
     paragraphs = []
     for paragraph in text.split("\n\n"):
@@ -30,7 +30,7 @@ def fit_text(text, width):
 
 
 def fit_code(code, width):
-    """Code in ``width`` columns: docstrings are filled anew, the comment of a line that is too long goes above it."""
+    """Code in ``width`` columns: docstrings are refilled; the comment of a line that is too long goes above it."""
     if max(map(len, code.split("\n"))) <= width:
         return code
     code = re.sub(r'^( *)"""(.*?)"""', lambda found: _fit_docstring(*found.groups(), width), code, flags=re.S | re.M)
@@ -50,7 +50,7 @@ def _fit_docstring(margin, text, width):
 
 
 def _fit_line(line, width):
-    """One line of a formula: gaps shrink first, and what stands at the far right moves to the left."""
+    """One line of a formula: gaps shrink first, and text at the far right moves to the left."""
     while len(line) > width and (gaps := re.findall(r"(?<=\S) {3,}(?=\S)", line)):
         line = line.replace(max(gaps, key=len), " " * (len(max(gaps, key=len)) - 1), 1)
     words = line.lstrip()

@@ -1,4 +1,4 @@
-"""Which lines of a backward pass compute which gradient: read off its source, so that a changed line is found too."""
+"""Which lines of a backward pass compute which gradient: read from its source, so that it follows changes."""
 
 import ast
 import inspect
@@ -8,10 +8,10 @@ ALLOCATIONS = ("empty", "zeros", "empty_like", "zeros_like")
 
 
 def gradient_lines(op, inputs):
-    """For each of so many ``inputs``, the lines of ``op.backward``'s source, from 0, that compute its gradient.
+    """For each of ``inputs`` many inputs, the lines of ``op.backward``'s source, from 0, that compute its gradient.
 
-    Where the returned tuple holds a name, they are the lines that write to it, or to a view of it; the line that merely
-    allocates the array is left out. Otherwise they are those of the return statement, or all where there is none.
+    If the returned tuple holds a name, these are the lines that write to it, or to a view of it, except the line that
+    only allocates the array. Otherwise they are those of the return statement, or all lines if there is none.
     """
     function = ast.parse(textwrap.dedent(inspect.getsource(op.backward))).body[0]
     returns = [n for n in ast.walk(function) if isinstance(n, ast.Return)]
@@ -26,7 +26,7 @@ def gradient_lines(op, inputs):
         if isinstance(element, ast.Call) and _root(element) == "tuple":  # tuple(parts)
             element = element.args[0]
         named = isinstance(element, ast.Name) and _writes(function, element.id)
-        found.append(_numbers(named or [*_writes(function, "dy"), returned]))  # dy = dy / n, say, is a part of it
+        found.append(_numbers(named or [*_writes(function, "dy"), returned]))  # dy = dy / n, say, belongs to it
     return found
 
 
@@ -52,7 +52,7 @@ def _writes(function, name):
 
 
 def _pairs(assignment):
-    """(target, value) of an assignment, one for each element where both sides are tuples."""
+    """(target, value) of an assignment, one for each element if both sides are tuples."""
     (target,), value = assignment.targets, assignment.value
     both = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
     return list(zip(target.elts, value.elts)) if both else [(target, value)]

@@ -1,7 +1,7 @@
 """An operation explained: its formula, its derivation, its code, and a live check of its gradient.
 
-Nothing is stored twice: the text is the docstrings, the code is the code, and the example is the first case of
-``minijepa/gradcheck/cases.py``. So whoever changes an operation sees the change here.
+Nothing is stored twice: the text is the docstrings, the code is the source, and the example is the first case in
+``minijepa/gradcheck/cases.py``. So a changed operation is shown with its changes.
 """
 
 import dis
@@ -21,7 +21,7 @@ from minijepa.gradcheck.check import TOLERANCE, compare_gradients
 
 MOST_ROWS = 12  # of a table of gradients
 
-PAGES = {  # docs/backward/: the page whose derivation is that of these operations
+PAGES = {  # docs/backward/: the page that derives these operations
     "attention": "attention",
     "broadcasting": "add sub mul div expand sum mean",
     "cross_entropy": "cross_entropy l2_loss smooth_l1_loss",
@@ -35,12 +35,12 @@ PAGES = {  # docs/backward/: the page whose derivation is that of these operatio
 
 
 def page_of(op):
-    """The page of docs/backward/ to read on."""
+    """The page of docs/backward/ for further reading."""
     return next(page for page, ops_of_it in PAGES.items() if op in ops_of_it.split())
 
 
 def function_of(op):
-    """The Function behind ``ops.op``: the class that the first case of ``op`` writes on the tape."""
+    """The Function of ``ops.op``: the class that the first case of ``op`` records."""
     case = cases_of(op)[0]
     with Tape() as tape:
         case.fn(*(Tensor(a, requires_grad=True) for a in case.arrays))
@@ -48,7 +48,7 @@ def function_of(op):
 
 
 def input_names(op):
-    """What forward calls its inputs: "x", "w", "b"; numbers for an operation that takes any number of inputs."""
+    """Forward's names of its inputs: "x", "w", "b"; numbered if the operation takes any number of inputs."""
     parameters = list(inspect.signature(function_of(op).forward).parameters.values())[1:]  # without ctx
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     return names or [f"x{i}" for i in range(len(cases_of(op)[0].arrays))]
@@ -70,7 +70,7 @@ def formula_and_code(op, width):
 
 
 def helpers_of(function):
-    """The functions of ``minijepa.ops`` that forward and backward call, directly or not: part of the code to read."""
+    """The functions of ``minijepa.ops`` that forward and backward call, directly or indirectly."""
     found, todo = [], [function.forward, function.backward]
     while todo:
         caller = todo.pop(0)
@@ -83,7 +83,7 @@ def helpers_of(function):
 
 
 def _names_in(code):
-    """The global names that a piece of code uses, those inside of its generator expressions too."""
+    """The global names that a piece of code uses, also inside its generator expressions."""
     names = [i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"]
     return names + [name for c in code.co_consts if inspect.iscode(c) for name in _names_in(c)]
 
@@ -124,12 +124,12 @@ def _gradients(name, comparison):
         a, n = analytic[position], numeric[position]
         lines.append(f"{where:<14}{comparison.x.flat[position]:>10.4f}  {a:>16.10f}  {n:>16.10f}  {a - n:>11.1e}")
     if len(numeric) > MOST_ROWS:
-        lines.append(f"and {len(numeric) - MOST_ROWS} more elements of {name}, checked in the same way")
+        lines.append(f"and {len(numeric) - MOST_ROWS} more elements of {name}, checked likewise")
     return "\n".join(lines)
 
 
 def _array(name, array, width):
-    """``name (2, 3) = [[...]]`` with the rows under one another."""
+    """``name (2, 3) = [[...]]`` with one row per line."""
     head = f"{name} {array.shape} = "
     return head + np.array2string(array, precision=4, suppress_small=True, prefix=head, max_line_width=width)
 

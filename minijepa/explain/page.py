@@ -1,4 +1,4 @@
-"""The tape in a browser: ``--html FILE`` writes one page, without network, that walks a tape forward and backward.
+"""The tape in a browser: ``--html FILE`` writes one self-contained page that walks a tape forward and backward.
 
 The engine itself is recorded (``walk.py``), so the page computes nothing: it shows the numbers that backward made.
 """
@@ -28,17 +28,17 @@ NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # of numbers tha
 
 
 def write_page(file, op=None):
-    """Write the page of an operation, or of a training step; (a line about it, whether all gradients are right).
+    """Write the page of an operation, or of a training step; return (a line about it, whether all gradients are right).
 
-    A file that is there is replaced if it is such a page, or empty; otherwise ConfigError. Where backward returns what
-    the engine refuses, there is no walk to show: the line is the error.
+    An existing file is replaced if it is such a page, or empty; otherwise ConfigError. If the engine refuses what
+    backward returns, there is no walk to show: the line is the error.
     """
     file = Path(file)
     if file.exists():
         with open_plain(file, errors="replace") as there:
             head = there.read(1000)
         if head and MARK not in head:
-            raise ConfigError(f"{file} exists and is no page of this command: choose another name, or remove it")
+            raise ConfigError(f"{file} exists and is not a page of this command: choose another name, or remove it")
     network = network_of_step() if op is None else network_of(op)
     try:
         data, passed = recorded(network)
@@ -53,7 +53,7 @@ def write_page(file, op=None):
 
 
 def recorded(network):
-    """(data, passed): all that the page shows, for JSON, and whether analytic and numeric gradients agree."""
+    """(data, passed): everything that the page shows, for JSON, and whether analytic and numeric gradients agree."""
     with RecordingTape() as tape:
         loss = network.forward()
     lines, graph = tape.lines(), _Graph(network, tape)
@@ -119,7 +119,7 @@ class _Graph:
         return dict(entry=visit.number, dy=self.array(visit.dy), slots=slots)
 
     def numeric(self, totals, every):
-        """({place: [positions, analytic, numeric]}, worst error): of every element, or of the largest alone."""
+        """({place: [positions, analytic, numeric]}, worst error): of every element, or only of the largest."""
         found, worst = {}, 0.0
         for place, (x, entry) in enumerate(zip(self.tensors, self.made)):
             if x in totals:
@@ -132,7 +132,7 @@ class _Graph:
 
 
 def _lesson(entry):
-    """What the page says of an operation: its derivation, and its code with the lines of each gradient."""
+    """The page's text on an operation: its derivation, and its code with the lines of each gradient."""
     op, inputs = entry.op, len(entry.inputs)
     parameters = list(inspect.signature(op.forward).parameters.values())[1:]
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] or [f"x{i}" for i in range(inputs)]

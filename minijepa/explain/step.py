@@ -1,4 +1,4 @@
-"""``python -m minijepa.explain --step``: one training step of a tiny I-JEPA, told in the order in which it happens.
+"""``python -m minijepa.explain --step``: one training step of a tiny I-JEPA, narrated in order.
 
 The step is that of ``training/trainer.py`` and ``training/lanes.py``, on one chunk and in float64, stopped after each
 part to look.
@@ -26,11 +26,11 @@ TINY = dict(
     predictor_depth=1, predictor_num_heads=2, num_target_blocks=2, mlp_ratio=2.0, min_context=2,
 )  # fmt: skip
 IMAGES = 2
-COLUMNS = 80  # also where the terminal is wider: docs/backward/step.md quotes it
+COLUMNS = 80  # even in a wider terminal, because docs/backward/step.md quotes it
 
 
 def tiny_step():
-    """(model, images, masks): what a step of the tiny network takes."""
+    """(model, images, masks) for a step of the tiny network."""
     config = Config(**TINY)
     model = IJEPA(config, seed=0, dtype=np.float64)
     images = model.normalise(make_shapes(IMAGES)[0])
@@ -38,7 +38,7 @@ def tiny_step():
 
 
 def told_step():
-    """(text, passed): the whole story, and whether its gradients are those of finite differences."""
+    """(text, passed): the whole story, and whether its gradients agree with finite differences."""
     model, images, masks = tiny_step()
     config = model.config
     story = [_batch(config, masks)]
@@ -72,7 +72,7 @@ def _batch(config, masks):
     contexts, blocks = (" and ".join(map(str, n.tolist())) for n in (masks.context_lengths, masks.target_lengths))
     return "1. The batch", _fill(
         f"{len(masks)} images of {config.num_patches} patches. Each has its own context, of {contexts} patches, and "
-        f"its own {config.num_target_blocks} target blocks, of {blocks} patches. All tokens stand one under another, "
+        f"its own {config.num_target_blocks} target blocks, of {blocks} patches. All tokens are stacked in one matrix, "
         f"without padding: {len(masks.context_index)} context tokens, {len(masks.target_index)} target tokens."
     )
 
@@ -86,24 +86,24 @@ def _targets(config, targets):
 
 
 def _recorded(tape, loss):
-    return f"3. Predictions and loss: every operation is written on the tape; loss = {loss.item():.4f}", (
-        "bytes: of what an entry saved, those that nobody saved before (parameters and\n"
-        "       pixels live anyway)\n"
-        f"saved: what the operation's forward calls it, and whose parameters went in\n\n{_tape_table(tape)}"
+    return f"3. Predictions and loss: every operation is recorded on the tape; loss = {loss.item():.4f}", (
+        "bytes: saved by this entry and by no earlier one (parameters and pixels are\n"
+        "       kept anyway)\n"
+        f"saved: forward's names of the saved arrays, and whose parameters went in\n\n{_tape_table(tape)}"
     )
 
 
 def _backward(table, target, on_tape, reached):
     facts = (
-        f"Of the target encoder's {len(target)} parameters {len(on_tape & set(target))} stand on the tape, "
+        f"Of the target encoder's {len(target)} parameters, {len(on_tape & set(target))} are on the tape, "
         f"{len(reached & set(target))} were reached by backward, and {sum(p.grad is not None for p in target)} have a "
         "gradient."
     )
     return "4. Backward: the tape is walked from its end, and each parameter receives dL/dθ", (
         "norm:    of all gradients of a module together\n"
-        "largest: of these, the largest element\n"
-        "numeric: the same by finite differences: the loss is computed anew, targets and\n"
-        f"         all, with that one number a little changed\n\n{table}\n\n{_fill(facts)}"
+        "largest: the largest element of these gradients\n"
+        "numeric: the same by finite differences: the whole loss, targets included, is\n"
+        f"         recomputed with that one number slightly changed\n\n{table}\n\n{_fill(facts)}"
     )
 
 
@@ -118,8 +118,8 @@ def _moves(model, moved, target_by_adamw, target_moved):
     )
     average = (
         f"The EMA, target ← {c.ema_momentum_start} target + {rest:.3f} context, moved {ema:,} of the target encoder's "
-        f"{target_moved.size:,} numbers. Both encoders began equal, so the target has gone {rest:.3f} of the context "
-        "encoder's way. Nothing follows the predictor."
+        f"{target_moved.size:,} numbers. Both encoders started equal, so the target moved {rest:.3f} times as far as "
+        "the context encoder. Nothing follows the predictor."
     )
     return "5. AdamW moves what has a gradient, and then the EMA moves the target encoder", (
         f"{_fill(optimizer)}\n\n{_fill(average)}\n\n{_move_table(model, moved, target_moved)}"
@@ -156,13 +156,13 @@ def _tape_table(tape):
 
 
 def saved_names(op):
-    """What forward calls the arrays that it saves: LayerNorm's are "xhat r w"."""
-    names = re.findall(r"ctx\.save\((.*)\)", inspect.getsource(op.forward))  # the array code's stand last
+    """Forward's names of the arrays that it saves: LayerNorm's are "xhat r w"."""
+    names = re.findall(r"ctx\.save\((.*)\)", inspect.getsource(op.forward))  # the array code's come last
     return names[-1].replace("*", "").replace(",", "") if names else ""
 
 
 def _gradient_table(model, loss):
-    """(table, passed): of each module, the gradient's norm, and its largest element by the tape and by differences."""
+    """(table, passed): each module's gradient norm, and its largest element by the tape and by differences."""
     lines = [("module", "numbers", "norm", "largest", "numeric", "error")]
     worst = 0.0
     for module, parameters in _modules(model, lines):
@@ -211,7 +211,7 @@ def _modules(model, lines):
 
 
 def _table(lines, align):
-    """Rows of strings under one another, each column as wide as it must be; a lone string is a heading."""
+    """Rows of strings as a table with columns of minimal width; a lone string is a heading."""
     widths = [max(map(len, column)) for column in zip(*(line for line in lines if isinstance(line, tuple)))]
     row = "  ".join(f"{{:{side}{width}}}" for side, width in zip(align, widths))
     return "\n".join(line if isinstance(line, str) else row.format(*line).rstrip() for line in lines)

@@ -1,4 +1,4 @@
-"""A tiny network whose tape is watched: what each entry of the walk back is given, what it gives, and what is added."""
+"""A tiny network with a recorded walk back: what each entry is given, what it returns, and what is added."""
 
 import inspect
 import sys
@@ -20,18 +20,18 @@ from minijepa.nn import Module
 
 @dataclass
 class Network:
-    """``forward()`` computes the loss anew from the same leaves, and fills ``named``, {tensor: its name}."""
+    """``forward()`` recomputes the loss from the same leaves, and fills ``named``, {tensor: its name}."""
 
     title: str
     program: str
     forward: callable
     named: dict
-    used_twice: Tensor = None  # with forward(nudges=(a, b)), a is added for its first use alone, b for its second
-    unnamed: str = ""  # what a constant without a name is called
+    used_twice: Tensor = None  # forward(nudges=(a, b)) adds a only for its first use, b only for its second
+    unnamed: str = ""  # the name for constants without one
 
 
 def network_of(op):
-    """The first case of ``op``, inside of a network that uses x twice: by the operation, and by a sum beside it.
+    """The first case of ``op``, in a network that uses x twice: in the operation, and in a sum next to it.
 
     c is the random dy of the live check, so that the gradients of all other inputs are those that it prints.
     """
@@ -88,11 +88,11 @@ def network_of_step():
 
 @dataclass
 class Slot:
-    """The gradient that an entry gives to one of its inputs."""
+    """The gradient that an entry gives one of its inputs."""
 
     returned: np.ndarray  # by backward; the engine may sum it over broadcast axes
     dx: np.ndarray
-    total: np.ndarray  # what the input has now, after all uses that were walked
+    total: np.ndarray  # the input's gradient after all uses walked so far
 
 
 @dataclass
@@ -105,9 +105,9 @@ class Visit:
 
 
 class RecordingTape(WatchingTape):
-    """Keeps what the engine does: ``recorded`` entries with their ``modules``, and the ``walk`` back, a list of Visits.
+    """Records the engine's work: ``recorded`` entries with their ``modules``, and the ``walk`` back, a list of Visits.
 
-    ``totals``: {tensor: the sum of all gradients that it was given}.
+    ``totals``: {tensor: the sum of its gradients}.
     """
 
     def __init__(self):
@@ -143,7 +143,7 @@ class RecordingTape(WatchingTape):
 
 
 def _running_module():
-    """The dotted name of the part of a network, such as a block, whose forward runs now; "" outside of modules."""
+    """The dotted name of the part of a network, such as a block, whose forward is running; "" outside of modules."""
     owners, frame = [], sys._getframe(2)
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -157,7 +157,7 @@ def _running_module():
 
 
 class _NudgedTape(Tape):
-    """Adds ``nudge`` to the output of entry ``number``: so differences reach values inside of a network."""
+    """Adds ``nudge`` to the output of entry ``number``, for differences of values inside a network."""
 
     def __init__(self, number, nudge):
         super().__init__()
@@ -170,7 +170,7 @@ class _NudgedTape(Tape):
 
 
 def numeric_of(network, tensor, number, entries=None):
-    """dL/d(tensor) by finite differences of the whole network. ``number``: of the entry that made it; None: a leaf."""
+    """dL/d(tensor) by finite differences of the whole network. ``number``: of its entry; None for a leaf."""
     nudge = np.zeros(tensor.shape)
 
     def nudged():
@@ -184,7 +184,7 @@ def numeric_of(network, tensor, number, entries=None):
 
 
 def numeric_of_each_use(network):
-    """dL/dx through the first use of the value that is used twice, and through the second, each alone."""
+    """dL/dx through only the first use of the value that is used twice, and through only the second."""
     x = network.used_twice
     nudges = np.zeros(x.shape), np.zeros(x.shape)
     return [numeric_gradient(lambda: network.forward(nudges).data, nudge, h=step_of(x)) for nudge in nudges]

@@ -1,4 +1,4 @@
-"""Pictures, drawn with Pillow: arrays in, a PNG out. Nothing here knows a network.
+"""Pictures, drawn with Pillow: arrays in, a PNG out, independent of any network.
 
 Each function returns a `PIL.Image.Image`, and writes it as a PNG if it is given a path. The same input gives the same
 bytes.

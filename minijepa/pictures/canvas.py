@@ -1,7 +1,7 @@
 """What all pictures share: colours, text, a sheet with title and caption, enlarged pixels, outlines.
 
-Colours are told apart by colour-blind readers too (after Okabe & Ito, "Color universal design", 2008), and no picture
-says a thing by colour alone.
+Colour-blind readers can tell the colours apart (after Okabe & Ito, "Color universal design", 2008), and no picture
+relies on colour alone.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ class Sheet:
         self.draw.rectangle(box, outline=colour, width=width)
 
     def outline(self, left, top, visible, colour):
-        """A line around the ``visible`` pixels, bool (height, width), of a panel, all of it outside of them."""
+        """A line just outside of the ``visible`` pixels, bool (height, width), of a panel."""
         width = 2
         inside = Image.fromarray(np.pad(visible, width).astype(np.uint8) * 255)
         ring = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(2 * width + 1)), inside)
@@ -82,7 +82,7 @@ class Sheet:
 
 
 def font(size, text=""):
-    """Pillow's own font, which has little beyond ASCII; where that lacks a character of ``text``, one of the system."""
+    """Pillow's own font, which has little beyond ASCII; a system font if it lacks a character of ``text``."""
     return next((f for i, f in enumerate(_fonts(size)) if all(_has_glyph(i, c) for c in text)), _fonts(size)[0])
 
 
@@ -97,7 +97,7 @@ def _fonts(size):
 
 @functools.cache
 def _has_glyph(number, character):
-    """Whether the ``number``-th font has it, and does not draw its sign for what it lacks."""
+    """Whether the ``number``-th font has it, rather than drawing its sign for a missing character."""
     mask = _fonts(LABEL)[number].getmask
     return character.isprintable() and bytes(mask(character)) != bytes(mask("\uffff"))
 
@@ -139,12 +139,12 @@ def shortened(text, width, size):
 
 
 def enlarged(image, scale):
-    """An image of a data set as pixels of the screen: uint8 (3, S, S) -> (S scale, S scale, 3), each pixel a square."""
+    """A data set's image enlarged: uint8 (3, S, S) -> (S scale, S scale, 3), each pixel a square."""
     return image.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def screen_scale(images):
-    """How many screen pixels an image pixel gets, so that images (..., S, S) come to about 96."""
+    """How many screen pixels an image pixel gets, so that images (..., S, S) are about 96 wide."""
     return max(1, 96 // images.shape[-1])
 
 
@@ -156,7 +156,7 @@ def pixels_of(patches, grid, cell):
 
 
 def hidden_patches(grid, cell):
-    """A picture of nothing but hidden patches, set apart by white lines so that they can be counted."""
+    """A picture of only hidden patches, separated by white lines so that they can be counted."""
     tile = np.full((cell, cell, 3), HIDDEN, np.uint8)
     tile[[0, -1]] = tile[:, [0, -1]] = WHITE
     return np.tile(tile, (*grid, 1))

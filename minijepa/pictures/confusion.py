@@ -1,4 +1,4 @@
-"""Which classes a classifier takes for which."""
+"""Which classes a classifier mistakes for which."""
 
 import math
 
@@ -50,7 +50,7 @@ def confusion_picture(matrix, classes, path=None, note=""):
 
 
 def _shade(share):
-    """From nearly white at 0 to dark blue at 1. The root lets the rare confusions be told apart."""
+    """From nearly white at 0 to dark blue at 1. The root makes rare confusions visible."""
     pale, middle, dark = np.array([(245, 247, 250), (96, 150, 230), (23, 55, 130)], float)
     position = 2 * math.sqrt(share)
     colour = pale + (middle - pale) * position if position < 1 else middle + (dark - middle) * (position - 1)

@@ -170,7 +170,7 @@ def _line(sheet, box, points, colour, width, dots):
 
 
 def ticks(low, high, about):
-    """Round numbers from at most low to at least high, ``about`` so many."""
+    """``about`` so many round numbers, from at most low to at least high."""
     if not high - low > 1e-6 * max(abs(low), abs(high)):  # a constant runs through the middle
         room = 0.5 * abs(low) or 1.0
         low, high = low - room, high + room
@@ -180,7 +180,7 @@ def ticks(low, high, about):
 
 
 def tick_texts(marks):
-    """Ticks as text, with as many digits as tell them apart."""
+    """Ticks as text, with enough digits to tell them apart."""
     step, largest = marks[1] - marks[0], max(abs(marks[0]), abs(marks[-1]))
     finest, coarsest = (math.floor(math.log10(x) + 1e-9) for x in (step, largest))
     if finest < -4 or coarsest >= 6:
@@ -189,7 +189,7 @@ def tick_texts(marks):
 
 
 def _whole_numbers(low, high, about):
-    """Multiples of a round whole number from low to high, and both ends where there is room."""
+    """Multiples of a round whole number from low to high, and both ends if there is room."""
     step = max(1, _round_step((high - low) / about)) if high > low else 1
     inner = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     inner = [t for t in inner if t - low >= 0.6 * step and high - t >= 0.6 * step]
@@ -203,5 +203,5 @@ def _round_step(least):
 
 
 def _number(value):
-    """Four digits, and without an exponent where a reader wants none: 24,310 rather than 2.431e+04."""
+    """Four digits, preferably without an exponent: 24,310 rather than 2.431e+04."""
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.4g}"

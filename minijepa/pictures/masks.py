@@ -13,7 +13,7 @@ HEADING = 28  # height of the line of headings
 
 
 def masks_picture(images, masks, patch_size, path=None):
-    """A row for each image: the image, the patches of its context, and each of its M target blocks in its place.
+    """A row for each image: the image, its context patches, and each of its M target blocks in place.
 
     images: uint8 (B, 3, S, S); masks: the `Masks` of these images; patch_size: in pixels of the image. Patches outside
     the context are flat grey, because the context encoder never sees them; patches outside a target block are faded.
@@ -29,8 +29,8 @@ def masks_picture(images, masks, patch_size, path=None):
         2 * (width + WIDE_GAP) + m * (width + GAP) - GAP,
         HEADING + len(images) * (height + GAP) - GAP,
         "What is seen, and what is to be predicted",
-        "The context encoder sees the context alone: grey patches are hidden from it. For each target block the "
-        "predictor is told where it is, and must say what the target encoder, which sees all patches, answers there.",
+        "The context encoder sees only the context: grey patches are hidden from it. The predictor is told where each "
+        "target block is, and must predict the features of the target encoder there, which sees all patches.",
     )
     first = sheet.left + 2 * (width + WIDE_GAP)
     lefts = [sheet.left, sheet.left + width + WIDE_GAP, *(first + i * (width + GAP) for i in range(m))]
@@ -53,7 +53,7 @@ def masks_picture(images, masks, patch_size, path=None):
 
 
 def checked_grid(name, images, masks, patch_size):
-    """How many patches these images have, down and across, after checking that images and masks fit together."""
+    """The number of patches of these images, down and across, after checking that images and masks fit together."""
     if images.dtype != np.uint8:
         raise DtypeError(f"{name} takes uint8 images, got {images.dtype}: draw them before they are normalised")
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch_size or images.shape[3] % patch_size:

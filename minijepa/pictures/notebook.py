@@ -1,4 +1,4 @@
-"""How a notebook shows a tensor, a tape, a model and its settings: an HTML table each, for light and dark pages."""
+"""A tensor, a tape, a model and its settings in a notebook: an HTML table each, for light and dark pages."""
 
 import dataclasses
 import html
@@ -30,7 +30,7 @@ def shape_of(array):
 
 
 def tensor_html(tensor):
-    """The first values, blue above and orange below zero, and what all of them are like."""
+    """The first values, blue above and orange below zero, and a summary of all of them."""
     x = to_numpy(tensor.data)
     words = [type(tensor).__name__, getattr(tensor, "name", None), shape_of(x), str(x.dtype)]
     title = " ".join(filter(None, words)) + (", requires a gradient" if tensor.requires_grad else "")
@@ -54,7 +54,7 @@ def tensor_html(tensor):
 
 
 def tape_html(found):
-    """A line an operation, as ``print(tape)`` has it. ``found``: the tape's rows, None if it was used up."""
+    """One line per operation, as in ``print(tape)``. ``found``: the tape's rows, None if it was used up."""
     if found is None:
         return table("Tape: used up by backward", [])
     rows = [(i, *words, f"{saved:,}") for i, (*words, saved) in enumerate(found)]
@@ -64,7 +64,7 @@ def tape_html(found):
 
 
 def model_html(model):
-    """A line a network: its width, depth and parameters."""
+    """One line per network: its width, depth and parameters."""
     c, sizes = model.config, {}
     for name, parameter in model.named_parameters():
         network = name.partition(".")[0]
@@ -80,7 +80,7 @@ def model_html(model):
 
 
 def config_html(config):
-    """The settings that are not the specification's."""
+    """The settings that differ from the specification's."""
     fields = [(f.name, getattr(config, f.name), f.default) for f in dataclasses.fields(config)]
     changed = [map(str, field) for field in fields if field[1] != field[2]]
     note = f"{len(fields) - len(changed)} other settings are the specification's"

@@ -1,4 +1,4 @@
-"""Sheets of images: neighbours, principal components, predictions, and pictures of one's own."""
+"""Sheets of images: neighbours, principal components, predictions, and the user's own pictures."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ HEADING = 28
 
 
 def neighbours_picture(images, labels, bank, bank_labels, nearest, similarity, classes, path=None, caption="", note=""):
-    """A row for each query image: itself, and its nearest images of the bank, those of its class in a blue frame.
+    """A row for each query image: itself, and its nearest images in the bank, those of its class framed in blue.
 
     images: uint8 (Q, 3, S, S), labels (Q,); bank and bank_labels alike; nearest, similarity: (Q, k), best first.
     """
@@ -128,7 +128,7 @@ BARS = 220  # width of the column of class probabilities
 
 def own_images_picture(names, images, probabilities, colours, classes, neighbours=None,
                        path=None, caption="", note=""):  # fmt: skip
-    """A row for each picture of the user's own: as the network sees it, its patches' colours, classes, neighbours.
+    """A row for each of the user's pictures: as the network sees it, its patches' colours, classes, neighbours.
 
     images, colours: uint8 (Q, 3, S, S); probabilities (Q, C); ``neighbours``: (bank of images, their labels, nearest
     (Q, k) among them, similarity (Q, k)), None to leave them out.

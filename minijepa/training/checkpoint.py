@@ -1,4 +1,4 @@
-"""Checkpoints: one .npz file with everything that a run needs to go on, readable without pickle."""
+"""Checkpoints: one .npz file with everything that a run needs to resume, readable without pickle."""
 
 import contextlib
 import dataclasses
@@ -20,23 +20,22 @@ from minijepa.training.schema import check_arrays, check_fields, numbers, whole
 
 FORMAT = 2
 FILE, PREVIOUS = "checkpoint.npz", "checkpoint-previous.npz"
-SUMS = {"loss", "grad_norm", "context_tokens", "target_tokens"}  # what a step gives, and an epoch's row averages
+SUMS = {"loss", "grad_norm", "context_tokens", "target_tokens"}  # a step's results, which an epoch's row averages
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: ``step`` steps are done; ``sums`` of what this epoch's row of metrics will average."""
+    """How far a run has come: ``step`` steps are done; ``sums`` for the averages in this epoch's row of metrics."""
 
     step: int = 0
     sums: dict = dataclasses.field(default_factory=dict)
 
 
 def save(path, model, optimizer, progress, data):
-    """Write a checkpoint, whole or not at all: into a temporary file, flushed to the disk, then renamed.
+    """Write a checkpoint, completely or not at all: to a temporary file, flushed to disk, then renamed.
 
-    The one that stood there is kept as checkpoint-previous.npz, in case the disk damages this one later. ``data``: what
-    the run trains on, {"dataset": name, "images": how many, "crc32": of their bytes}; the model carries the channel
-    statistics.
+    The previous one is kept as checkpoint-previous.npz, in case the disk damages this one later. ``data``: what the run
+    trains on, {"dataset": name, "images": how many, "crc32": of their bytes}; the model has the channel statistics.
     """
     about = {
         "format": FORMAT, "config": model.config.to_dict(), **data,
@@ -63,8 +62,8 @@ def file_of(path):
 def read(path):
     """(about, arrays) of a checkpoint file or of a run folder's. Raises CheckpointError in one line.
 
-    What :func:`save` would not have written is refused: a damaged byte (every array has a CRC-32), compression, another
-    field, a number out of bounds. Only names and shapes of the arrays are left to be compared with the model's.
+    Anything that :func:`save` would not write is refused: a damaged byte (every array has a CRC-32), compression, an
+    unknown field, a number out of bounds. Only the arrays' names and shapes are left to compare with the model's.
     """
     path = file_of(path)
     with _refusals(path):
@@ -76,7 +75,7 @@ def read(path):
 
 @contextlib.contextmanager
 def _refusals(path):
-    """The one way out for a refused file: an error in one line that names it, and the whole checkpoint before it."""
+    """Turn any error into one line that names the file, and the previous checkpoint if that is intact."""
     try:
         yield
         return
@@ -86,14 +85,14 @@ def _refusals(path):
         text = f"{path} can't be read: {error.strerror or error}"
     except (CheckpointError, ConfigError) as error:
         text = f"{path}: {error}"
-    except Exception as error:  # whatever zipfile, NumPy and json raise for bytes that are not theirs
+    except Exception as error:  # zipfile, NumPy and json raise many kinds for damaged bytes
         reason = textwrap.shorten(repr(str(error))[1:-1], 200)  # zipfile's may quote half of the file
-        text = f"{path} is not a whole minijepa checkpoint ({reason})"
+        text = f"{path} is not an intact minijepa checkpoint ({reason})"
     raise CheckpointError(text + _way_back(path))
 
 
 def _way_back(path):
-    """How to go on from the checkpoint before the one at ``path``, if it is whole."""
+    """How to go on from the checkpoint before the one at ``path``, if that is intact."""
     previous = path.with_name(PREVIOUS)
     if path.name != FILE or not previous.exists():
         return ""
@@ -102,7 +101,7 @@ def _way_back(path):
         model_of(about, arrays, previous)
     except CheckpointError:
         return f"; {previous} is no better"
-    return f"; the one before it, of step {about['step']}, is whole: cp {shell_word(previous)} {shell_word(path)}"
+    return f"; the one before it, of step {about['step']}, is intact: cp {shell_word(previous)} {shell_word(path)}"
 
 
 def _arrays(path):
@@ -110,16 +109,16 @@ def _arrays(path):
     with open_plain(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
         parts, size = file.zip.infolist(), os.fstat(raw.fileno()).st_size
         if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
-            raise ValueError("parts are not stored as they are")
+            raise ValueError("parts are compressed")
         if damaged := file.zip.testzip():  # reads every part to its end, and compares its CRC-32
             raise ValueError(f"{damaged} is damaged")
         if len({*file.files}) < len(parts):
-            raise ValueError("a part is there twice")
+            raise ValueError("a part occurs twice")
         return dict(file)
 
 
 def _check(about, arrays):
-    """Raise CheckpointError for what :func:`save` would not have written."""
+    """Raise CheckpointError for anything that :func:`save` would not have written."""
     if about["format"] != FORMAT:
         raise CheckpointError(f"it has format {about['format']!r:.50}, this version reads {FORMAT}")
 
@@ -138,20 +137,20 @@ def _check(about, arrays):
 
 
 def is_exported(about):
-    """Whether a file holds an encoder alone (training/exported.py)."""
+    """Whether a file holds only an encoder (training/exported.py)."""
     return about.get("kind") == exported.KIND
 
 
 def load(path, device="cpu"):
     """The model of a checkpoint file, a run folder or an exported encoder, ready for ``encode``.
 
-    An IJEPA, or an ImageEncoder where the file has no more; with its channel statistics.
+    An IJEPA, or an ImageEncoder if the file has no more; with its channel statistics.
     """
     return model_of(*read(path), path, device)
 
 
 def model_of(about, arrays, path, device="cpu"):
-    """The model of what :func:`read` gave for ``path``."""
+    """The model from :func:`read`'s result for ``path``."""
     config = Config.from_dict(about["config"])
     if is_exported(about):
         with _refusals(file_of(path)):
@@ -165,8 +164,8 @@ def model_of(about, arrays, path, device="cpu"):
 def restore(path, model, optimizer, data):
     """Fill a run's model and optimizer from its checkpoint; return its Progress.
 
-    Raises CheckpointError if the checkpoint was written with other settings than the model's, or on other ``data``
-    (see :func:`save`): going on would be another run. A setting younger than the checkpoint has its default there.
+    Raises CheckpointError if the checkpoint has other settings than the model's, or other ``data`` (see :func:`save`):
+    that would be another run. A setting that is newer than the checkpoint has its default there.
     """
     about, arrays = read(path)
     if is_exported(about):
@@ -185,12 +184,12 @@ def restore(path, model, optimizer, data):
 
 
 def _fill(model, arrays, path):
-    """Copy a checkpoint's weights into the model, once every name and shape is right; return Adam's (m, v)."""
+    """Copy a checkpoint's weights into the model after checking all names and shapes; return Adam's (m, v)."""
     prefixes = "model/", "adam_m/", "adam_v/"
     state, m, v = ({n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)} for p in prefixes)
     with _refusals(file_of(path)):
         if len(state) + len(m) + len(v) < len(arrays):
-            raise CheckpointError("it has arrays of another kind")
+            raise CheckpointError("it has unknown arrays")
         check_state(m, model.flat.parameters)
         check_state(v, model.flat.parameters)
         model.load_state_dict(state)

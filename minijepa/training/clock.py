@@ -7,11 +7,11 @@ from minijepa.cli import counted
 
 
 class Clock:
-    """Speed of an epoch, and one estimate of the whole run's time once a few steps were seen."""
+    """The speed of an epoch, and one estimate of the run's remaining time after a few steps."""
 
     def __init__(self, trainer):
         self.trainer = trainer
-        # A few steps warm up: on a CPU the first one, on a GPU those before its graph is recorded.
+        # Warm-up steps, not measured: on a CPU the first one, on a GPU those before its graph is recorded.
         self.warm, self.seen = (1, 6) if trainer.device == "cpu" else (5, 45)
         self.started = self.warm_step_done = self.last_step_done = time.perf_counter()
         self.steps = self.epoch_steps = 0
@@ -20,7 +20,7 @@ class Clock:
         self.steps += 1
         self.epoch_steps += 1
         if self.steps in (self.warm, self.seen):
-            self.trainer.read()  # on a GPU: waits, so that the card's time is measured and not the host's
+            self.trainer.read()  # on a GPU: waits, so that the GPU's time is measured and not the host's
         self.last_step_done = time.perf_counter()
         if self.steps == self.warm:
             self.warm_step_done = self.last_step_done
@@ -28,7 +28,7 @@ class Clock:
             say(self._estimate())
 
     def start_epoch(self):
-        """Measure from here; what an epoch's end takes (monitors, pictures, the checkpoint) is not training time."""
+        """Measure from here; the end of an epoch (monitors, pictures, the checkpoint) is not training time."""
         self.started, self.epoch_steps = time.perf_counter(), 0
         self.warm_step_done += self.started - self.last_step_done
 
@@ -36,7 +36,7 @@ class Clock:
         return time.perf_counter() - self.started
 
     def images_per_s(self):
-        seconds = self.seconds()  # 0, if the clock stands still or the steps are too fast for it
+        seconds = self.seconds()  # 0 if the clock is too coarse
         return self.epoch_steps * self.trainer.batch_size / seconds if seconds > 0 else math.nan
 
     def _estimate(self):
@@ -44,9 +44,9 @@ class Clock:
         per_step = (time.perf_counter() - self.warm_step_done) / (self.seen - self.warm)
         left = t.total_steps - t.progress.step
         seconds = per_step * left
-        text = f"about {duration(seconds)} for {counted(left, 'more step')}, evaluations apart"
+        text = f"about {duration(seconds)} for {counted(left, 'more step')}, without evaluations"
         if t.device == "cpu" and seconds > 2 * 3600:
-            text += "; for a result in half an hour: --preset laptop, and with a GPU: --device cuda"
+            text += "; for a result in half an hour, use --preset laptop; with a GPU, --device cuda"
         return text
 
 

@@ -1,9 +1,9 @@
-"""An exported encoder: one file with the target encoder alone, by timm's names, and what its features need.
+"""An exported encoder: one file with only the target encoder, with timm's names, and what its features need.
 
 The file is an .npz, readable without pickle. Its arrays are the encoder's parameters (``patch_embed.proj.weight``,
-``blocks.0.norm1.weight`` ...) and, where a classifier was fitted to its features, ``head.weight`` and ``head.bias``,
-which is where timm's VisionTransformer has one. ``about`` is JSON: settings, channel statistics, names of classes, and
-where the weights came from.
+``blocks.0.norm1.weight`` ...) and, if a classifier was fitted to its features, ``head.weight`` and ``head.bias``, as in
+timm's VisionTransformer. ``about`` is JSON: settings, channel statistics, names of classes, and where the weights came
+from.
 """
 
 import json
@@ -23,9 +23,9 @@ HEAD = ("head.weight", "head.bias")
 
 
 def save(path, model, dataset, step, provenance="", dtype=np.float32):
-    """Write ``model``'s target encoder, and its classifier where it has one, as .npz or .safetensors (by the suffix).
+    """Write ``model``'s target encoder, and its classifier if it has one, as .npz or .safetensors (by the suffix).
 
-    ``dataset``: the name of what it was trained on; ``step``: for how many steps; ``provenance``: a line for readers;
+    ``dataset``: the name of its training set; ``step``: steps trained; ``provenance``: a line for readers;
     ``dtype``: float32 or float16, in which the arrays are stored. Raises CheckpointError in one line.
     """
     arrays = model.target_encoder.state_dict()
@@ -40,7 +40,7 @@ def save(path, model, dataset, step, provenance="", dtype=np.float32):
         arrays = {name: np.ascontiguousarray(values, dtype) for name, values in arrays.items()}
     for name, values in arrays.items():
         if not np.isfinite(values).all():
-            raise CheckpointError(f"{name} holds numbers that {np.dtype(dtype)} does not: export float32")
+            raise CheckpointError(f"{name} holds numbers too large for {np.dtype(dtype)}: export float32")
     text = json.dumps(about)
     if Path(path).suffix == ".safetensors":
         from safetensors.numpy import save
@@ -54,7 +54,7 @@ def save(path, model, dataset, step, provenance="", dtype=np.float32):
 
 
 def check(about, arrays):
-    """Raise CheckpointError for what :func:`save` would not have written; names and shapes are the model's to check."""
+    """Raise CheckpointError for what :func:`save` would not write; the model checks names and shapes."""
     if about["format"] != FORMAT:
         raise CheckpointError(f"an encoder of format {about['format']!r:.50}, this version reads {FORMAT}")
 
@@ -74,7 +74,7 @@ def check(about, arrays):
 
 
 def model_of(about, arrays, config, device="cpu"):
-    """The ImageEncoder of a checked file. Raises CheckpointError where names or shapes are not those of ``config``."""
+    """The ImageEncoder of a checked file. Raises CheckpointError if names or shapes don't fit ``config``."""
     model = ImageEncoder(config, device=device)
     model.target_encoder.load_state_dict({name: values for name, values in arrays.items() if name not in HEAD})
     model.mean, model.std = tuple(about["mean"]), tuple(about["std"])

@@ -8,20 +8,20 @@ from minijepa.backend.threads import on_threads
 from minijepa.tensor import Tensor
 from minijepa.training.mpi import Alone
 
-SMALLEST, LARGEST = 16, 32  # images a chunk: in smaller ones calls into NumPy cost more than work; larger need memory
+SMALLEST, LARGEST = 16, 32  # images a chunk: smaller ones lose time in calls into NumPy; larger ones need memory
 LANES = 8
 
 
 class LeanTape(Tape):
-    """A tape that knows of a recorded value only its shape: what no operation saved is freed during forward.
+    """A tape that keeps only the shapes of recorded values: what no operation saved is freed during forward.
 
-    Half of the memory of a step, on a CPU. Errors that print values, and everything that looks at a tape's entries,
-    need a :class:`Tape`.
+    It halves a step's memory on a CPU. Errors that print values, and anything that reads a tape's entries, need a
+    :class:`Tape`.
     """
 
     def __init__(self, into=None):
         super().__init__(into)
-        self._outlines = {}  # {id of a recorded tensor: what stands for it in the entries}
+        self._outlines = {}  # {id of a recorded tensor: its substitute in the entries}
 
     def record(self, entry):
         super().record(entry)
@@ -44,9 +44,9 @@ class Lanes:
     """Computes a batch's loss and gradient; on a CPU, with the same bits for every number of threads.
 
     A sum of floats depends on its order, so the order must not depend on the threads: chunk i of the batch belongs to
-    lane i mod 8, a lane adds its chunks' gradients into its own vector one after another, and the lanes are added in
-    order. Threads merely pick up whole lanes, and so do the processes that share a run (``ranks``). On a GPU there is
-    one chunk, the whole batch.
+    lane i mod 8, a lane adds its chunks' gradients to its own vector in order, and the lanes are added in order.
+    Threads only pick up whole lanes, and so do the processes that share a run (``ranks``). On a GPU there is one chunk,
+    the whole batch.
     """
 
     def __init__(self, model, threads, ranks=None):
@@ -84,7 +84,7 @@ class Lanes:
         return sum(ranks.of_lanes(losses, used))
 
     def in_one_chunk(self, patches, layout):
-        """The same on a GPU, of what ``IJEPA.prepare`` gave."""
+        """The same on a GPU, from the results of ``IJEPA.prepare``."""
         self.model.zero_grad()
         return self._chunk(patches, layout, layout.count, Tape()).data
 
@@ -95,7 +95,7 @@ class Lanes:
         return [name for name in self.model.flat.parameters if name not in reached]
 
     def _add_up(self, vectors, total):
-        """total = Σ vectors, in their order at every place; a block of places at a time, which fits the cache."""
+        """total = Σ vectors, added in order, a cache-sized block at a time."""
 
         def add(start):
             block = slice(start, start + BLOCK)
@@ -118,8 +118,8 @@ class Lanes:
 
 
 def chunks_of(context_lengths):
-    """Image numbers of each chunk. Attention works on runs of equal length, so a chunk takes images of similar context
-    length; half of it of long contexts and half of short ones, so that all chunks take about the same time."""
+    """The image numbers of each chunk. Attention works on runs of equal length, so a chunk takes images of similar
+    context length: half of it long and half short, so that all chunks take about the same time."""
     size = min(max(len(context_lengths) // LANES, SMALLEST), LARGEST)
     order = np.argsort(-context_lengths.astype(np.int64), kind="stable")
     halves = np.array_split(order, 2 * -(-len(order) // size))

@@ -1,4 +1,4 @@
-"""The lock on a run's folder: nobody else trains in it, and nothing is written into another one in its place."""
+"""The lock on a run's folder: no other process trains in it, and no other folder in its place is written to."""
 
 import os
 import weakref
@@ -14,7 +14,7 @@ except ImportError:  # Windows
 class Lock:
     """A lock on ``folder``. It ends with :meth:`release`, with this object, or with the process.
 
-    Raises ConfigError if another process holds it. Where there is no ``flock``, nobody is kept out.
+    Raises ConfigError if another process holds it. Without ``flock``, it locks nothing.
     """
 
     def __init__(self, folder):
@@ -32,7 +32,7 @@ class Lock:
             pass  # a file system without locks
 
     def check(self):
-        """Raise ConfigError if the path leads elsewhere by now: files are written by their path, the lock stays."""
+        """Raise ConfigError if the path now leads elsewhere: files are written by path, but the lock stays."""
         if self.descriptor is None:
             return
         try:
@@ -41,6 +41,6 @@ class Lock:
             here = False
         if not here:
             raise ConfigError(
-                f"{self.folder} was moved, removed or replaced by another folder, so nothing more is written there: go "
-                "on with --resume where the run is now"
+                f"{self.folder} was moved, removed or replaced by another folder, so nothing more is written there: "
+                "use --resume where the run is now"
             )

@@ -1,4 +1,4 @@
-"""What a run writes of its progress: an epoch's sums, rows of metrics, and the pictures that need no features."""
+"""A run's progress: an epoch's sums, rows of metrics, and the pictures that need no features."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ PICTURED = 6  # images in masks.png
 
 
 class Unread:
-    """What steps gave, {name: number} each, until it is added to an epoch's sums; on a GPU, some numbers are arrays."""
+    """Steps' results, {name: number} each, not yet added to the epoch's sums; on a GPU, some numbers are arrays."""
 
     def __init__(self):
         self.steps = []
@@ -41,11 +41,11 @@ class Unread:
         self.steps.append((step, values))
 
     def take(self):
-        """All of it, as (step, values), with numbers on the host."""
+        """Remove and return all of it, as (step, values), with numbers on the host."""
         steps, self.steps = self.steps, []
         if steps and is_array(steps[0][1]["loss"]):
             scalars = [values[name] for _, values in steps for name in ("loss", "grad_norm")]
-            fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # waits once
+            fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # a single sync
             for (_, values), (loss, norm) in zip(steps, fetched):
                 values.update(loss=loss, grad_norm=norm)
         return steps
@@ -65,7 +65,7 @@ def epoch_line(row, epochs):
 def read_metrics(folder, epochs=None):
     """The rows of metrics.csv as dicts of strings, all of them or the first ``epochs``.
 
-    Raises ConfigError for a file that is not this program's, lacks rows or holds others.
+    Raises ConfigError if the file is not this program's, or lacks rows, or has wrong ones.
     """
     path = folder / "metrics.csv"
     try:
@@ -75,7 +75,7 @@ def read_metrics(folder, epochs=None):
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from None
     if tuple(columns or ()) != COLUMNS:
-        raise ConfigError(f"{path} has other columns than this program writes")
+        raise ConfigError(f"{path} does not have the columns that this program writes")
     rows = rows[:epochs]
     if len(rows) < (epochs or 0):
         raise ConfigError(f"{path} is damaged: it lacks rows of the {counted(epochs, 'epoch')} done")
@@ -86,7 +86,7 @@ def read_metrics(folder, epochs=None):
 
 
 def _is_whole(epoch, row):
-    """Whether a row is of this epoch, with a number, or nothing, in every other column and no further ones."""
+    """Whether a row is of this epoch, with a number, or nothing, in every other column and no extra columns."""
     try:
         for value in row.values():
             float("nan" if value == "" else value)

@@ -1,7 +1,7 @@
 """One run in several processes, on one machine or more: ``mpiexec -n K python train.py --mpi`` (docs/mpi.md).
 
-Each process, or rank, holds the whole model and computes some of the lanes of every batch. What ranks do together is
-defined here, once for a process on its own (:class:`Alone`) and once over MPI (:class:`Ranks`).
+Each process, or rank, holds the whole model and computes some of the lanes of every batch. The ranks' joint operations
+are defined here, for a single process (:class:`Alone`) and over MPI (:class:`Ranks`).
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from minijepa.backend.threads import available_cores, worker_threads
 from minijepa.cli import ended_by, tell
 from minijepa.errors import ConfigError, MinijepaError
 
-PATIENCE = 3  # seconds that a rank with an error gives the others to have it too
+PATIENCE = 3  # seconds that a rank with an error waits for the others to have one too
 VARIABLES = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))  # MPICH and Intel, Open MPI
 
 
 class Alone:
-    """A process on its own."""
+    """A single process."""
 
     rank, size = 0, 1
 
@@ -38,11 +38,11 @@ class Alone:
         return worker_threads(requested)
 
     def first(self, function):
-        """``function()``, called by rank 0 alone: its result, or its error, on all ranks."""
+        """``function()``, called only by rank 0: its result, or its error, on all ranks."""
         return function()
 
     def each(self, function):
-        """``function()``, called by rank 0 and after that by all others; one rank's error is raised on all."""
+        """``function()``, called by rank 0 and then by all others; one rank's error is raised on all."""
         return function()
 
     def largest(self, number):
@@ -50,18 +50,18 @@ class Alone:
         return number
 
     def union(self, names):
-        """All ranks' sets in one."""
+        """The union of all ranks' sets."""
         return names
 
     def share(self, *arrays):
         """Overwrite the other ranks' arrays with rank 0's."""
 
     def difference(self, facts):
-        """Where a rank's ``facts()``, {name: value}, are not those of rank 0, in words; "" if there is no such rank."""
+        """The first difference of a rank's ``facts()``, {name: value}, from rank 0's, in words; "" if there is none."""
         return ""
 
     def of_lanes(self, values, used):
-        """The values of lanes 0 to ``used`` in order; ``values``: of this rank's own ones, in order."""
+        """The values of lanes 0 to ``used`` in order; ``values``: those of this rank's lanes, in order."""
         return values
 
     def part(self, vector):
@@ -71,7 +71,7 @@ class Alone:
     def parts(self, vectors, used, like):
         """That part of the vectors of lanes 0 to ``used``, in order.
 
-        ``vectors``: {lane: vector} of this rank's own ones; ``like``: a vector of their size and dtype.
+        ``vectors``: {lane: vector} of this rank's lanes; ``like``: a vector of their size and dtype.
         """
         return [vectors[lane] for lane in range(used)]
 
@@ -80,16 +80,16 @@ class Alone:
 
 
 class Ranks(Alone):
-    """A process of several that ``mpiexec`` has started. All call the same methods in the same order.
+    """One of several processes that ``mpiexec`` started. All call the same methods in the same order.
 
-    Used as a context. An error that all ranks have is left to rank 0 to tell. One that only some have would leave the
-    others waiting forever, so its rank tells it and ends them all.
+    A context manager. Rank 0 reports an error that all ranks have. An error on some ranks would leave the others
+    waiting forever, so its rank reports it and ends them all.
     """
 
     def __init__(self, mpi):
         self.mpi, self.comm = mpi, mpi.COMM_WORLD
         self.rank, self.size = self.comm.rank, self.comm.size
-        self.failing = self.comm.Dup()  # only ranks with an error meet there
+        self.failing = self.comm.Dup()  # used only by ranks with an error
         self.hosts = self.comm.allgather(platform.node())
         if self.rank:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -111,7 +111,7 @@ class Ranks(Alone):
             traceback.print_exception(error)
         sys.stderr.flush()
         self.comm.Abort(status)
-        os._exit(status)  # where Abort returns
+        os._exit(status)  # in case Abort returns
 
     def _all_fail(self):
         request, until = self.failing.Ibarrier(), time.monotonic() + PATIENCE
@@ -139,7 +139,7 @@ class Ranks(Alone):
 
     def each(self, function):
         value, problem = _result(function) if self.rank == 0 else (None, None)
-        if problem := self.comm.bcast(problem):  # rank 0 comes first: it may download what all read
+        if problem := self.comm.bcast(problem):  # rank 0 is first: it may download what all read
             raise problem
         if self.rank:
             value, problem = _result(function)
@@ -168,8 +168,8 @@ class Ranks(Alone):
                     return f"{name} is {theirs[name]} on {self._name(rank)}, but {value} on {self._name(0)}"
         return ""
 
-    # Lane i is computed by rank i mod K. A float sum depends on its order, so lanes are not added where they are: every
-    # rank receives its part of the vector from each lane, and the parts' sums are collected.
+    # Rank i mod K computes lane i. A float sum depends on its order, so ranks don't add their own lanes: each rank
+    # receives its part of the vector from every lane, adds them in order, and the sums are collected.
 
     def of_lanes(self, values, used):
         found = self.comm.allgather(values)
@@ -207,7 +207,7 @@ def _result(function):
 
 
 def started():
-    """(this process's number, how many mpiexec has started), by the environment; (0, 0) without mpiexec."""
+    """(this process's number, the number of processes), from mpiexec's environment; (0, 0) without mpiexec."""
     for number, count in VARIABLES:
         with contextlib.suppress(KeyError, ValueError):
             return int(os.environ[number]), int(os.environ[count])
@@ -216,7 +216,7 @@ def started():
 
 @contextlib.contextmanager
 def first_prints():
-    """Of the processes that mpiexec has started, only the first one prints, because all would print the same."""
+    """Only the first process prints, because all would print the same."""
     if started()[0] == 0:
         yield
         return
@@ -227,31 +227,31 @@ def first_prints():
 def joined(wanted, device, most):
     """Ranks if ``wanted``, and at most ``most`` of them; otherwise Alone.
 
-    Raises ConfigError for a device or a number of processes that can't be.
+    Raises ConfigError for an impossible device or number of processes.
     """
     number, count = started()
     if not wanted:
         if count > 1:
-            _refuse(f"mpiexec has started this program {count} times: add --mpi, so that they share one run", number)
+            _refuse(f"mpiexec started this program {count} times: add --mpi, so that they share one run", number)
         return Alone()
     if device == "cuda":
         text = "--mpi is for CPUs: on a GPU a batch is one lane, not eight, and a sum over machines would"
-        _refuse(f"{text} need NCCL or an MPI that reads GPU memory: leave out --mpi, or --device cuda", number)
+        _refuse(f"{text} need NCCL or a CUDA-aware MPI: leave out --mpi or --device cuda", number)
     mpi = _mpi(number, count)
     size = mpi.COMM_WORLD.size
     if size > most:
         _refuse(f"mpiexec -n {size}: a step has {most} lanes, so at most {most} processes can share it", number)
     if count > size:
         library = " ".join(mpi.Get_library_version().split("\n")[0].split(",")[0].split())
-        text = f"mpiexec has started {count} processes, but mpi4py's MPI ({library}) knows of {size}"
+        text = f"mpiexec started {count} processes, but mpi4py's MPI ({library}) sees {size}"
         _refuse(f"{text}: start them with that MPI's own mpiexec", number)
     return Ranks(mpi)
 
 
 def _refuse(text, number):
-    """Raise ConfigError in the first process, and leave the others without a word."""
+    """Raise ConfigError in the first process, and end the others silently."""
     if number:
-        time.sleep(1)  # some launchers end all processes with the first that fails: let it speak before that
+        time.sleep(1)  # some launchers end all processes when one fails: let the first one print before that
         raise SystemExit(2)
     raise ConfigError(text)
 
@@ -267,8 +267,8 @@ def _mpi(number, count):
     text = f"--mpi needs mpi4py and an MPI: pip install -r requirements-mpi.txt ({problem})"
     if "PMI_FD" not in os.environ or count < 2:
         _refuse(text, number)
-    # Processes that do find MPI wait for this one, and MPICH's mpiexec lets them: have it end all of them. If all
-    # lack MPI, the first one speaks for all.
+    # Processes that found MPI would wait for this one, so have MPICH's mpiexec end them all. If all lack MPI, the first
+    # one reports it.
     time.sleep(1 if number else 0)
     tell(f"train.py: {platform.node()}: {text}", sys.stderr)
     os.write(int(os.environ["PMI_FD"]), b"cmd=abort exitcode=2\n")

@@ -35,15 +35,15 @@ class AdamW:
         self.update(self.begin_step(lr))
 
     def begin_step(self, lr):
-        """Count a step, and return what its :meth:`update` multiplies by and adds: (rate, eps, decay)."""
+        """Count a step, and return the scalars of its :meth:`update`: (rate, eps, decay)."""
         self.steps += 1
-        # m̂/(√v̂ + eps) = rate · m / (√v + eps'), with both bias corrections moved into two numbers
+        # lr m̂ / (√v̂ + eps) = rate m / (√v + eps'): both bias corrections in two numbers
         correction = math.sqrt(1 - self.beta2**self.steps)
         return lr * correction / (1 - self.beta1**self.steps), self.eps * correction, 1 - lr * self.weight_decay
 
     @has_twin
     def update(self, scalars):
-        """One update with what :meth:`begin_step` gave."""
+        """One update with the scalars of :meth:`begin_step`."""
         xp = xp_of(self.data)
         rate, eps, decay = scalars
         for part in self.decayed:
@@ -64,7 +64,7 @@ class AdamW:
 
 
 def learning_rate(step, total_steps, warmup_steps, base_lr, min_lr):
-    """Linear warm-up to ``base_lr``, then a cosine to ``min_lr``, which the last step has if two or more follow it.
+    """Linear warm-up to ``base_lr``, then a cosine to ``min_lr`` at the last step (if two or more follow the warm-up).
 
     step s of S, with W warm-up steps:
         s < W:   base_lr (s + 1) / (W + 1)

@@ -1,4 +1,4 @@
-"""A run: the folder that training writes into, its progress, interruptions, and going on where it stopped."""
+"""A run: the folder that training writes to, its progress, interruptions, and resuming."""
 
 import contextlib
 import csv
@@ -21,16 +21,16 @@ from minijepa.training.trainer import REMEDY
 
 
 class FolderTaken(ConfigError):
-    """A new run can't have this folder: something is there."""
+    """A new run can't use this folder: something is there."""
 
 
 def check_free(folder):
-    """Raise FolderTaken, with what to do, if ``folder`` is there and not an empty folder."""
+    """Raise FolderTaken, saying what to do, if ``folder`` exists and is not an empty folder."""
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise FolderTaken(f"{folder} exists: go on with --resume, or choose another --run-dir")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        kind = "is not empty, and holds no run" if folder.is_dir() else "is a file"
+        kind = "is not empty and holds no run" if folder.is_dir() else "is a file"
         raise FolderTaken(f"{folder} {kind}: choose another --run-dir")
 
 
@@ -48,7 +48,7 @@ class Run:
         return self.folder / checkpoint.FILE
 
     def create(self, about):
-        """Make the folder, which must not exist or be empty; it appears with all in it that ``--resume`` needs.
+        """Make the folder, which must be new or empty; it appears with everything in it that ``--resume`` needs.
 
         Raises FolderTaken if it is in use.
         """
@@ -62,7 +62,7 @@ class Run:
             check_free(self.folder)
             text = f"can't make the run folder {self.folder}: {error.strerror}"
             if self.folder.exists():  # empty, but not to be replaced: a mounted volume, say
-                text += f"; give a new folder inside of it: --run-dir {shell_word(self.folder / 'run')}"
+                text += f"; give a new folder inside it: --run-dir {shell_word(self.folder / 'run')}"
             raise ConfigError(text) from None
 
     def _start(self, about):
@@ -75,9 +75,9 @@ class Run:
         self._write_checkpoint()
 
     def resume(self, say=tell):
-        """Take the run up where its checkpoint stands; rows of metrics from after it are dropped.
+        """Resume the run at its checkpoint; later rows of metrics are dropped.
 
-        Where its numbers go on in other last digits, on another device or with another BLAS, that is said.
+        Says so if numbers will differ in their last digits, because of another device or BLAS.
         """
         self.lock = Lock(self.folder)
         t = self.trainer
@@ -100,11 +100,11 @@ class Run:
             raise
 
     def _note_resumption(self, about, say):
-        """Add to config.json with what the run goes on."""
+        """Add this process's provenance to config.json."""
         earlier, now = about.get("resumed"), self._provenance()
         earlier = earlier if isinstance(earlier, list) else []
         if changed := provenance.changes([about.get("made"), *earlier][-1], now):
-            say(f"numbers go on in other last digits than without the interruption: {changed}")
+            say(f"last digits will differ from those of a run without the interruption: {changed}")
         self._write_about(about | {"resumed": [*earlier, {"step": self.saved} | now]})
 
     def _provenance(self):
@@ -119,7 +119,7 @@ class Run:
 
     @property
     def place(self):
-        """The folder, to write into it: still this run's. Raises ConfigError if another one has its path by now."""
+        """The folder, to write to it. Raises ConfigError if another one now has its path."""
         if self.lock:
             self.lock.check()
         return self.folder
@@ -140,7 +140,7 @@ class Run:
 
     def save(self):
         t = self.trainer
-        t.read()  # a run that has gone wrong must not be saved
+        t.read()  # raises an error if the run has gone wrong, before it is saved
         t.check_weights()
         t.check_ranks()
         self._write_steps()
@@ -152,17 +152,17 @@ class Run:
         self.saved = t.progress.step
 
     def train(self, say=tell, then=lambda: None):
-        """Train to the end of the last epoch, and do ``then``, or until interrupted.
+        """Train to the end of the last epoch and call ``then``, or until interrupted.
 
-        Returns the signal's number, 0 at the end. The folder is locked until then.
+        Returns the signal's number, or 0 at the end. Then unlocks the folder.
         """
         try:
             stopped = self._train(say)
             if not stopped:
                 then()
             return stopped
-        except CheckpointError as error:  # a disk that is full, say
-            raise CheckpointError(f"{error}; step {self.saved} is saved: mend that, and go on with --resume") from None
+        except CheckpointError as error:  # a full disk, say
+            raise CheckpointError(f"{error}; step {self.saved} is saved: fix that, then use --resume") from None
         finally:
             self._unlock()
 
@@ -197,7 +197,7 @@ class Run:
         return 0
 
     def _end_epoch(self, step, clock, show):
-        """The row of metrics, the checkpoint, and what is told and drawn of the epoch that ends with ``step``."""
+        """The row of metrics, the checkpoint, the messages and the curves of the epoch that ends with ``step``."""
         t = self.trainer
         t.read()
         row = self._epoch_row(step, clock)
@@ -214,12 +214,12 @@ class Run:
 
     @contextlib.contextmanager
     def _watched(self):
-        """Training that goes wrong names the checkpoint that is left."""
+        """Errors in training name the last checkpoint."""
         left = f"{self.checkpoint} is of step"
         try:
-            with np.errstate(all="ignore"):  # what is not finite ends the run, in one line
+            with np.errstate(all="ignore"):  # values that are not finite end the run, in one line
                 yield
-        except (DataError, TrainingError) as error:  # DataError: of the monitors, for features that are not finite
+        except (DataError, TrainingError) as error:  # DataError: the monitors', for features that are not finite
             with contextlib.suppress(MinijepaError):  # steps.csv shows how it came to that
                 self._write_steps()
             remedy = f": {REMEDY}" if isinstance(error, DataError) else ""
@@ -255,7 +255,7 @@ class Run:
 
 
 class Helper(Run):
-    """The run of a rank above 0, which computes, and leaves files, lines, monitors and pictures to rank 0."""
+    """The run of a rank above 0, which only computes: files, messages, monitors and pictures are left to rank 0."""
 
     def train(self, say=None, then=None):
         self.saved = self.trainer.progress.step

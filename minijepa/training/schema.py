@@ -1,4 +1,4 @@
-"""What a checkpoint's fields and arrays may be: compared before they are used, so that no odd file is a traceback."""
+"""The checks of a checkpoint's fields and arrays, before use, so that no odd file ends in a traceback."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def whole(value):
 
 
 def numbers(values, least, most):
-    """Whether all values are floats between these bounds; NaN is not."""
+    """Whether all values are floats within these bounds; NaN is not."""
     return all(type(x) is float and least <= x <= most for x in values)
 
 
@@ -21,7 +21,7 @@ def three(least, most):
     return lambda value: type(value) is list and len(value) == 3 and numbers(value, least, most)
 
 
-FIELDS = {  # that every file has
+FIELDS = {  # of every file
     "format": whole, "config": lambda value: type(value) is dict, "dataset": lambda value: type(value) is str,
     "step": whole, "mean": three(0, 1), "std": three(1e-6, 1),
 }  # fmt: skip
@@ -40,11 +40,11 @@ def check_fields(about, fields):
 def check_arrays(arrays, dtypes, count, expected):
     """Raise CheckpointError unless all arrays hold finite numbers of one of the ``dtypes``.
 
-    ``count`` is how many numbers the network's part has, ``expected`` how many its settings mean: before a network is
-    made of settings, the file must have as many numbers as it will take.
+    ``count`` is the number of parameters in the file, ``expected`` the number by its settings: a network is built from
+    settings only if the file has parameters for it.
     """
     for name, values in arrays.items():
         if values.dtype not in dtypes or not float(np.abs(values).max(initial=0)) <= LARGEST:
             raise CheckpointError(f"{name} must hold finite numbers of {' or '.join(np.dtype(d).name for d in dtypes)}")
     if count != expected:
-        raise CheckpointError(f"its settings mean {expected:,} parameters, it holds {count:,}")
+        raise CheckpointError(f"its settings require {expected:,} parameters, but it holds {count:,}")

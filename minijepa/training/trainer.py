@@ -32,8 +32,8 @@ REMEDY = "try a lower --lr or a longer warmup_epochs"
 class Trainer:
     """A model in training. Every random draw is a function of (seed, purpose, step), so a step can be repeated.
 
-    ``dtype``: float32; float64 for tests that compare numbers. ``ranks``: what this process does together with others
-    that have the same trainer, if there are any.
+    ``dtype``: float32; float64 for tests that compare numbers. ``ranks``: the processes that share this training, if
+    there are several.
     """
 
     def __init__(self, config, dataset, device="cpu", threads=1, dtype=np.float32, ranks=None):
@@ -61,9 +61,9 @@ class Trainer:
         self.unread = Unread()  # what is not in progress.sums yet
 
     def train_step(self, step):
-        """One step of the specification's section 8. Returns what the epoch's row of metrics averages.
+        """One step of the specification's section 8. Returns the values that the epoch's row of metrics averages.
 
-        On a GPU, loss and norm are arrays there: nothing waits for them, and :meth:`read` checks them later.
+        On a GPU, loss and norm are arrays there, not synchronised; :meth:`read` checks them later.
         """
         self._use_own_stream()
         self.model.flat.check_tied()
@@ -82,12 +82,12 @@ class Trainer:
         }
 
     def _use_own_stream(self):
-        """Where graphs run: the thread's current stream may have changed, and its work need not wait for ours."""
+        """Graphs run on our own stream; the thread's current one may have changed."""
         if self.graph is not None:
             use_own_stream()
 
     def update(self, step, loss, scalars, momentum):
-        """The second half of a step: from the gradient to new weights of all three networks. Returns its norm."""
+        """The second half of a step: from the gradient to all three networks' new weights. Returns its norm."""
         model, grad_norm = self.model, self._norm()
         if self.device == "cpu":
             _check_finite(step, loss, grad_norm)
@@ -98,13 +98,13 @@ class Trainer:
         return grad_norm
 
     def collect(self, step, values):
-        """Keep what a step gave for the epoch's row of metrics; it is read at once on a CPU, later on a GPU."""
+        """Keep a step's results for the epoch's row of metrics; they are read at once on a CPU, later on a GPU."""
         self.unread.append(step, values)
         if self.device == "cpu" or len(self.unread) == READ_EVERY:
             self.read()
 
     def read(self):
-        """Add what was kept to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
+        """Add the kept results to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
         self._use_own_stream()
         sums = self.progress.sums
         for step, values in self.unread.take():
@@ -114,20 +114,20 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value
 
     def check_weights(self):
-        """A step of finite gradients can still be too long: such a run must not be saved over a good checkpoint."""
+        """A step with finite gradients can still be too long: don't save such a run over a good checkpoint."""
         self._use_own_stream()
         weights = self.model.flat.data
         if not xp_of(weights).isfinite(weights).all():
             raise TrainingError(f"step {self.progress.step - 1} made weights that are not finite: {REMEDY}")
 
     def share(self):
-        """Have all ranks start from rank 0's weights, moments and progress."""
+        """Make all ranks start from rank 0's weights, moments and progress."""
         o = self.optimizer
         self.ranks.share(*self._vectors().values())
         o.steps, self.progress = self.ranks.first(lambda: (o.steps, self.progress))
 
     def check_ranks(self):
-        """Raise TrainingError if ranks have come to different numbers: none of them can be trusted then."""
+        """Raise TrainingError if ranks have different numbers: then none of them can be trusted."""
         sums = lambda: {name: f"{zlib.crc32(v):08x}" for name, v in self._vectors().items()}  # noqa: E731
         if text := self.ranks.difference(sums):
             raise TrainingError(f"step {self.progress.step - 1}: the checksum of {text}")
@@ -175,7 +175,7 @@ class Trainer:
 
 
 def _step_graph(trainer):
-    from minijepa.kernels.graph import StepGraph  # here, because a CPU needs nothing of kernels/
+    from minijepa.kernels.graph import StepGraph  # here, because a CPU needs none of kernels/
 
     return StepGraph.of(trainer)
 

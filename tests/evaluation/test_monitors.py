@@ -77,7 +77,7 @@ def test_knn_of_one_image_is_none_and_of_two_a_figure(model, rng):
 def test_a_collapse_is_told_with_what_to_try():
     config = Config()
     assert warning(0.4, 16.0, 0.3, 0.5, config) is None
-    for std, rank, why in ((0.01, 16.0, "look alike"), (0.4, 1.1, "a direction or two")):
+    for std, rank, why in ((0.01, 16.0, "look alike"), (0.4, 1.1, "one or two directions")):
         text = warning(std, rank, 0.3, 0.0, config)
         assert text.startswith("warning: the features are collapsing") and why in text
         assert "target_norm" in text and "a lower --lr" in text

@@ -459,8 +459,8 @@ def test_bad_data_is_named_in_one_line(evaluate):
     nan = x.copy()
     nan[3, 1] = np.nan
     cases = [
-        ((nan, y, x, y, 2), "1 of 40 rows of the training features hold NaN"),
-        ((x, y, nan, y, 2), "1 of 40 rows of the test features hold NaN"),
+        ((nan, y, x, y, 2), "1 of 40 rows of the training features contain NaN"),
+        ((x, y, nan, y, 2), "1 of 40 rows of the test features contain NaN"),
         ((x, y[:-1], x, y, 2), r"training labels have shape \(39,\) for 40 rows"),
         ((x, y, x, y[:-1], 2), r"test labels have shape \(39,\) for 40 rows"),
         ((x, y + 1, x, y, 2), "training labels run from 1 to 2: expected 0 to 1"),
@@ -484,7 +484,7 @@ def test_features_in_another_byte_order_keep_their_digits():
 
 
 def test_too_few_rows_to_choose_a_penalty():
-    with pytest.raises(DataError, match="at least two rows a class"):
+    with pytest.raises(DataError, match="at least two rows per class"):
         linear_probe(np.eye(3), np.arange(3), np.eye(3), np.arange(3), 3)
     with pytest.raises(DataError, match="^1 labelled row can't be split"):
         linear_probe(np.eye(1), [0], np.eye(1), [0], 2)
@@ -496,7 +496,7 @@ def test_monitors_refuse_what_they_cannot_measure():
         feature_std(x * np.nan)
     with pytest.raises(DataError, match="NaN"):
         rank_me(x * np.inf)
-    with pytest.raises(DataError, match="row by row alike"):
+    with pytest.raises(DataError, match="their shapes must be equal"):
         content_r2(x[:, :2], x, np.zeros(4, int), 1)
     with pytest.raises(DataError, match="positions run from 0 to 5: expected 0 to 4"):
         content_r2(x, x, np.array([0, 1, 2, 5]), 5)

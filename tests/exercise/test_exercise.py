@@ -159,7 +159,7 @@ ATTEMPTS = {
     "a sum where nothing was copied": (
         "broadcasting",
         "a, b = ctx.saved\nreturn b * dy, (a * dy).sum(axis=0)",
-        ["on input '(2, 3), (2, 3)'", "da  right", "axis 0 was summed, but b (2, 3) has this axis itself"],
+        ["on input '(2, 3), (2, 3)'", "da  right", "axis 0 was summed, but b (2, 3) has this axis too"],
     ),
     "a transposed weight": (
         "linear",
@@ -184,7 +184,7 @@ ATTEMPTS = {
     "a factor": (
         "gelu",
         "x, s = ctx.saved\nreturn (2 * dy * (s + x * 2 * s * (1 - s) * C * (1 + 3 * A * x**2)),)",
-        ["everywhere 2 times what it must be"],
+        ["everywhere 2 times the right value"],
     ),
     "the mean's factor": (
         "cross_entropy",
@@ -229,8 +229,8 @@ ATTEMPTS = {
         ["the right sum, but the stretched axis is gone"],
     ),
     "zeros": ("softmax", "(y,) = ctx.saved\nreturn (np.zeros_like(y),)", ["all zeros", "backward returns zeros"]),
-    "nan": ("softmax", "(y,) = ctx.saved\nreturn (y * np.nan,)", ["there is a nan or an infinity in it"]),
-    "the way past the branch": (
+    "nan": ("softmax", "(y,) = ctx.saved\nreturn (y * np.nan,)", ["it contains nan or infinity"]),
+    "the path past the branch": (
         "residual",
         """
         x, a, w1, w2 = ctx.saved
@@ -335,7 +335,7 @@ def test_a_sum_that_the_engine_did_is_told(backward, told, capsys):
 
 RIGHT = "(y,) = ctx.saved\ndx = y * (dy - (dy * y).sum(-1, keepdims=True))\n"
 TUPLE = "backward must return a tuple with a slot for each input, (dx,), and returned"
-WRITES = "this writes into dy, or into an array that forward was given"
+WRITES = "this writes to dy, or to an array that forward was given"
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def number_of(text):
 @pytest.mark.parametrize(
     ("change", "line", "told"),
     [
-        (("y = e / e.sum", "y = 2 * e / e.sum"), "return y", "forward was changed, and gives another y"),
+        (("y = e / e.sum", "y = 2 * e / e.sum"), "return y", "forward was changed and gives another y"),
         (("import numpy as np", "import numpyy as np"), "numpyy", "ModuleNotFoundError: No module named 'numpyy'"),
         (("e = np.exp(x - ", "x -= 1; e = np.exp(x - "), "x -= 1", WRITES),
         (('"(..., n) -> (..., n)"', '"(..., n)"'), "class Softmax", 'the signature "(..., n)" can\'t be read'),
@@ -392,7 +392,7 @@ def test_a_file_without_the_operation(change, capsys):
     attempt("softmax", RIGHT + "return (dx,)", change=change)
     status, out = run(capsys, "softmax")
     assert status == 1
-    assert "there is no class Softmax(Function)" in out
+    assert "it has no class Softmax(Function)" in out
 
 
 @pytest.mark.parametrize(
@@ -501,8 +501,8 @@ def test_damaged_progress_is_told(text, capsys):
     [
         (["layernorm"], "unknown exercise 'layernorm': did you mean layer_norm"),
         (["zzz"], "unknown exercise 'zzz': there are linear, broadcasting"),
-        (["--hint"], "of which exercise? python -m minijepa.exercise OP --hint"),
-        (["--solution"], "of which exercise? python -m minijepa.exercise OP --solution"),
+        (["--hint"], "name the exercise: python -m minijepa.exercise OP --hint"),
+        (["--solution"], "name the exercise: python -m minijepa.exercise OP --solution"),
     ],
 )
 def test_bad_usage_gives_status_2_and_one_line(arguments, told, capsys):

@@ -199,7 +199,7 @@ def test_a_step_shows_who_gets_a_gradient_and_who_is_moved(capsys):
     for module, _, norm, largest, numeric, _ in gradients:
         assert float(norm) > 0 and abs(float(largest) - float(numeric)) < 1e-6, module
     text = " ".join(out.split())
-    assert "17 parameters 0 stand on the tape, 0 were reached by backward, and 0 have a gradient" in text
+    assert "17 parameters, 0 are on the tape, 0 were reached by backward, and 0 have a gradient" in text
     assert "of the context encoder and the predictor, and 0 of the target encoder's" in text
     moves = rows_behind(out, ["module", "moved"], 20)
     assert [row[0] for row in moves] == [row[0] for row in gradients]
@@ -237,5 +237,5 @@ def test_without_docstrings_each_command_works_or_is_one_line(tmp_path):
     command = [sys.executable, "-OO", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[2, 2, 2, 2] [0, 0, 0]\n")
-    words = "python -OO leaves out the docstrings, which this command shows: run it without -OO\n"
+    words = "python -OO removes the docstrings that this command shows: run it without -OO\n"
     assert done.stderr == 3 * f"explain: {words}" + f"exercise: {words}"

@@ -141,7 +141,7 @@ def test_a_page_is_replaced_and_nothing_else(tmp_path, capsys):
         assert capsys.readouterr().out.startswith(f"{page}: largest relative difference")
     assert MARK in page.read_text(encoding="utf-8") and list(tmp_path.iterdir()) == [page]
     notes.write_bytes(b"\xff mine")
-    assert "notes.html exists and is no page of this command" in refused(capsys, "exp", "--html", str(notes))
+    assert "notes.html exists and is not a page of this command" in refused(capsys, "exp", "--html", str(notes))
     assert notes.read_bytes() == b"\xff mine"
 
 

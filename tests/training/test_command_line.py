@@ -47,7 +47,7 @@ def test_a_short_run_of_any_preset_just_works_and_tells_its_warm_up(train_cli, t
     assert status == 0
     own, run = Config.preset(preset), settings_of(tmp_path / "work" / "run")
     assert run["epochs"] == epochs and run["warmup_epochs"] < epochs
-    line = f"the warm-up is {run['warmup_epochs']:g} of {counted(epochs, 'epoch')}, the preset's share of them: --set"
+    line = f"the warm-up is {run['warmup_epochs']:g} of {counted(epochs, 'epoch')}, the preset's share: --set"
     if epochs > own.warmup_epochs:
         assert run["warmup_epochs"] == own.warmup_epochs and "warm-up" not in out
     else:
@@ -90,8 +90,8 @@ def test_more_than_there_is_is_told_and_written_down_as_it_was_done(train_cli, t
     args = ("--batch-size=5000", "--epochs=1", "--set=max_train_images=1000", "--run-dir=run", *TINY)
     status, out, _ = train_cli(*args)
     assert status == 0
-    assert "batches of 80 images, not of 5,000: there are no more\n" in out
-    assert "max_train_images 1,000: there are 80 training images\n" in out
+    assert "batches have 80 images, not 5,000: there are no more\n" in out
+    assert "max_train_images is 1,000, but there are only 80 training images\n" in out
     assert settings_of(tmp_path / "work" / "run")["batch_size"] == 80
     status, out, _ = train_cli("--run-dir=run", "--resume")
     assert status == 0 and "no more" not in out
@@ -103,7 +103,7 @@ def test_one_is_singular(train_cli, tmp_path):
     status, out, _ = train_cli("--batch-size=8", "--set=max_train_images=48", "--epochs=1", "--run-dir=six", *TINY)
     assert status == 0 and "more step" not in out  # the time is estimated after the sixth
     status, out, _ = train_cli("--batch-size=8", "--set=max_train_images=56", "--epochs=1", "--run-dir=seven", *TINY)
-    assert status == 0 and " for 1 more step, evaluations apart\n" in out
+    assert status == 0 and " for 1 more step, without evaluations\n" in out
     assert [counted(n, "step") for n in (0, 1, 2, 1200)] == ["0 steps", "1 step", "2 steps", "1,200 steps"]
 
 
@@ -141,7 +141,7 @@ def test_an_empty_folder_will_do_and_another_is_named_for_what_it_is(train_cli, 
     (work / "run").mkdir()
     (work / "run" / "notes.txt").write_text("mine")
     status, _, err = train_cli(*args)
-    assert status == 2 and err == "train.py: run is not empty, and holds no run: choose another --run-dir\n"
+    assert status == 2 and err == "train.py: run is not empty and holds no run: choose another --run-dir\n"
     (work / "run" / "notes.txt").unlink()
     assert train_cli(*args)[0] == 0 and train_cli("--run-dir=run", "--resume")[0] == 0
     status, _, err = train_cli(*args)
@@ -161,7 +161,7 @@ def test_an_empty_folder_that_cannot_be_replaced_says_what_to_do(train_cli, tmp_
     monkeypatch.setattr(Path, "rename", busy)
     status, _, err = train_cli("--preset=smoke", "--epochs=1", "--run-dir=run", *TINY)
     assert status == 2 and err == (
-        "train.py: can't make the run folder run: Device or resource busy; give a new folder inside of it: --run-dir "
+        "train.py: can't make the run folder run: Device or resource busy; give a new folder inside it: --run-dir "
         "run/run\n"
     )
     assert list((tmp_path / "work" / "run").iterdir()) == [] and len(list((tmp_path / "work").iterdir())) == 1
@@ -187,6 +187,6 @@ def test_a_disk_that_gets_full_names_the_way_on(train_cli, monkeypatch, file, sa
         status, _, err = train_cli("--preset=smoke", "--epochs=1", "--run-dir=run", *TINY)
     assert status == 2 and err == (
         f"train.py: can't write run/{file}: No space left on device; what was there is untouched; step {saved} is "
-        "saved: mend that, and go on with --resume\n"
+        "saved: fix that, then use --resume\n"
     )
     assert train_cli("--run-dir=run", "--resume")[0] == 0

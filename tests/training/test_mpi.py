@@ -106,7 +106,7 @@ def test_interrupted_killed_and_resumed_with_other_numbers_of_processes(whole, t
     status, out, err = ended((3, ["--mpi", *arguments(parent, run)]), change=change)
     assert (status, err) == (128 + signal.SIGTERM, "") and step_of(run) == 1
     assert out.endswith(
-        "interrupted at step 1; saved. Go on with:\n"
+        "interrupted at step 1; saved. To continue:\n"
         f"    mpiexec -n 3 python train.py --mpi --run-dir {run} --resume --data-dir {parent / 'data'}\n"
     )
 
@@ -175,7 +175,7 @@ def test_a_missing_package_is_one_line_for_all(on_all, whole, tmp_path):
 def test_mpiexec_without_the_flag_is_one_line(whole, tmp_path):
     status, out, err = ended((2, arguments(whole.parent, tmp_path / "run")))
     assert status == 2 and not out
-    assert err == "train.py: mpiexec has started this program 2 times: add --mpi, so that they share one run\n"
+    assert err == "train.py: mpiexec started this program 2 times: add --mpi, so that they share one run\n"
 
 
 # ------------------------------------------------------------------------------------------------------ in one process
@@ -183,7 +183,7 @@ def test_mpiexec_without_the_flag_is_one_line(whole, tmp_path):
 
 @pytest.mark.parametrize("size, count, device, told", [
     (9, 9, "cpu", "mpiexec -n 9: a step has 8 lanes, so at most 8 processes can share it"),
-    (1, 2, "cpu", "mpiexec has started 2 processes, but mpi4py's MPI (Some 1.0) knows of 1"),
+    (1, 2, "cpu", "mpiexec started 2 processes, but mpi4py's MPI (Some 1.0) sees 1"),
     (2, 2, "cuda", "--mpi is for CPUs: "),
 ])  # fmt: skip
 def test_what_can_not_be_is_refused_by_the_first_process(size, count, device, told, monkeypatch):

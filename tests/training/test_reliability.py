@@ -151,8 +151,8 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(arguments, tmp_p
     capsys.readouterr()
     assert train.main(resume) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"train.py: {folder}/checkpoint.npz is not a whole minijepa checkpoint")
-    subprocess.run(error.partition("the one before it, of step 4, is whole: ")[2], shell=True, check=True)
+    assert error.startswith(f"train.py: {folder}/checkpoint.npz is not an intact minijepa checkpoint")
+    subprocess.run(error.partition("the one before it, of step 4, is intact: ")[2], shell=True, check=True)
     assert train.main(resume) == 0
     assert_same_run(folder, tmp_path / "whole")
 

@@ -46,7 +46,7 @@ def test_a_run_writes_nothing_where_its_folder_was(tmp_path, successor):
     for write in (run._write_rows, run.save, lambda: run._keep(1), lambda: gallery_of_trainer(run)):
         with pytest.raises(ConfigError, match=f"^{x} was moved, removed or replaced by another folder"):
             write()
-    with pytest.raises(ConfigError, match="go on with --resume where the run is now"):
+    with pytest.raises(ConfigError, match="use --resume where the run is now"):
         run.train(quiet)
     assert contents(tmp_path / ("x" if successor else "y")) == before and x.exists() == successor
     moved = Run(y, tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1))
@@ -144,7 +144,7 @@ def test_config_json_tells_where_a_run_comes_from_and_with_what_it_went_on(tmp_p
     (line,) = said
     kernel = made["blas"]["kernel"]
     assert line == (
-        "numbers go on in other last digits than without the interruption: "
+        "last digits will differ from those of a run without the interruption: "
         f"BLAS kernel was {kernel}, is Prescott"
     )
     assert about["made"] == made

@@ -474,14 +474,14 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tm
 @pytest.mark.parametrize("flag", ["--data-dir=--", "--set=--", "--run-dir=--"])
 def test_two_hyphens_are_no_value(capsys, flag):
     status, _, err = train_cli(capsys, flag)
-    assert status == 2 and err.endswith(f"train.py: error: {flag}: -- is no value\n")
+    assert status == 2 and err.endswith(f"train.py: error: {flag}: -- is not a value\n")
 
 
 def test_a_run_folder_is_not_overwritten(cifar_folder, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("mine")
     status, _, err = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
-    assert status == 2 and "run is not empty, and holds no run: choose another --run-dir" in err
+    assert status == 2 and "run is not empty and holds no run: choose another --run-dir" in err
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious"]
 
 
@@ -515,7 +515,7 @@ def test_a_run_folder_is_whole_or_not_there(dataset, tmp_path, monkeypatch, erro
 
 def test_resume_takes_no_other_settings(cifar_folder, tmp_path, capsys):
     status, _, err = train_cli(capsys, f"--run-dir={tmp_path}", "--resume", "--epochs=5")
-    assert status == 2 and "--resume goes on with the run's own settings" in err
+    assert status == 2 and "--resume continues with the run's own settings" in err
     status, _, err = train_cli(capsys, "--resume")
     assert status == 2 and "--resume needs the run's folder" in err
 
@@ -555,9 +555,9 @@ def test_two_processes_do_not_train_in_one_folder(stopped, cifar_folder, capsys)
         ("config.json", None, "config.json: No such file"),
         ("metrics.csv", None, "metrics.csv can't be read (No such file"),
         ("metrics.csv", b"\xff\xfe\x00", "metrics.csv can't be read"),
-        ("metrics.csv", "a,b\n1,2\n", "metrics.csv has other columns"),
-        ("metrics.csv", "", "metrics.csv has other columns"),
-        ("checkpoint.npz", "?", "is not a whole minijepa checkpoint"),
+        ("metrics.csv", "a,b\n1,2\n", "metrics.csv does not have the columns"),
+        ("metrics.csv", "", "metrics.csv does not have the columns"),
+        ("checkpoint.npz", "?", "is not an intact minijepa checkpoint"),
         ("checkpoint.npz", None, "no checkpoint at"),
         ("config.json", "a pipe", "config.json: it is not a plain file"),
         ("metrics.csv", "a pipe", "metrics.csv can't be read (it is not a plain file)"),
@@ -630,7 +630,7 @@ def test_speed_and_estimate_count_training_alone(dataset, monkeypatch):
         assert clock.images_per_s() == pytest.approx(40) and clock.seconds() == pytest.approx(2)
         now[0] += 100
         clock.start_epoch()
-    assert said == ["about 6 s for 12 more steps, evaluations apart"]  # progress is the loop's to count
+    assert said == ["about 6 s for 12 more steps, without evaluations"]  # progress is the loop's to count
 
 
 def test_no_gpu_is_one_line(capsys, monkeypatch):
@@ -653,7 +653,7 @@ def test_smoke_takes_the_built_in_shapes_where_there_is_no_cifar10(tmp_path, cap
         capsys, "--preset=smoke", f"--data-dir={tmp_path}", f"--run-dir={tmp_path / 'run'}", "--device=cpu", *args
     )
     assert status == 0
-    assert f"no CIFAR-10 in {tmp_path}/: the smoke run takes the built-in shapes instead" in out
+    assert f"no CIFAR-10 in {tmp_path}/: the smoke run uses the built-in shapes instead" in out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == "shapes"
 
 

@@ -1,4 +1,4 @@
-"""The exercises, in the order of docs/backward. Each module is a student's file, solved, with the record behind it."""
+"""The exercises, in the order of docs/backward. Each module is a solved student's file, followed by its Lesson."""
 
 from minijepa.exercise.lessons import (
     attention,

@@ -10,7 +10,7 @@ class Multiply(Function):
     """y = a b, element by element, with broadcasting: an a or b of fewer or shorter axes is repeated along them.
 
     a and b: any shapes that broadcast. y: the broadcast shape. da must have a's shape and db b's.
-    (For the package's own operations the engine does the second half of this. Here it does not: "(*)" tells it so.)
+    (For the package's own operations the engine does the second half of this. Here "(*)" tells it not to.)
     """
 
     shapes = "(*), (*) -> (*)"
@@ -41,21 +41,21 @@ LESSON = Lesson(
     twin="mul",
     cases=lambda fn: [*binary(fn)[:1], case("row to matrix", fn, normal(2, 3), normal(3)), *binary(fn)[1:]],
     hints=(
-        "First forget broadcasting: a and b have the same shape. Each element is for itself, ∂y/∂a = b and ∂y/∂b = a, "
-        "and the chain rule multiplies by dy.",
+        "First forget broadcasting: a and b have the same shape. Element by element, ∂y/∂a = b and ∂y/∂b = a, and the "
+        "chain rule multiplies by dy.",
         "Now b has shape (3,) and a has (2, 3): y[i, j] = a[i, j] b[j]. b[j] was copied into every row and reaches L "
         "through each of its copies: db[j] = Σᵢ a[i, j] dy[i, j]. So a * dy must be summed over the axis that "
         "broadcasting added.",
         "Added axes are in front: (a * dy).ndim − b.ndim of them. Summed, they disappear: "
         "gradient.sum(axis=tuple(range(added))).",
-        "An axis of length 1 that was stretched is summed too, but it stays, with length 1: keepdims=True. Which axes "
-        "they are, b.shape says. (To sum over an axis that has length 1 in dy as well changes nothing.)",
+        "An axis of length 1 that was stretched is summed too, but it stays, with length 1: keepdims=True. b.shape "
+        "says which axes they are. (Summing over an axis that has length 1 in dy too changes nothing.)",
         "Both inputs can be broadcast at once, (3, 1) with (1, 4): do the same for a, with b * dy.",
     ),
     mistakes=(
         Mistake(
             "((a, b * dy), (b, a * dy))", "((a, a * dy), (b, b * dy))",
-            "the factors are exchanged: y = a b changes with a at the rate b, so da is made of b and db of a.",
+            "the factors are swapped: y = a b changes with a at the rate b, so da needs b and db needs a.",
         ),
         Mistake(
             "((a, b * dy), (b, a * dy))", "((a, dy), (b, dy))",

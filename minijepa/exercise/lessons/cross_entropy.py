@@ -41,10 +41,10 @@ LESSON = Lesson(
     call=lambda op, x, labels: op.apply(x, labels=labels),
     cases=cross_entropy_cases,
     hints=(
-        "One row's loss is −x[c] + ln Σⱼ exp(x[j]), with c its label. Differentiate this by x[j]: the first part gives "
-        "−1 for j = c and else 0.",
+        "One row's loss is −x[c] + ln Σⱼ exp(x[j]), with c its label. Differentiate it with respect to x[j]: the first "
+        "part gives −1 for j = c, else 0.",
         "The second part: ∂/∂x[j] ln Σ exp(x) = exp(x[j]) / Σ exp(x) = P[j]. Together P[j] − [j = c].",
-        "P is exp(log_p), which forward saved. Take 1 off at the label of each row: "
+        "P is exp(log_p), which forward saved. Subtract 1 at the label of each row: "
         "dx[np.arange(len(dx)), labels] -= 1.",
         "The loss is the mean over N rows, so each row gets 1/N of it; and the chain rule multiplies by dy, a scalar.",
     ),
@@ -56,12 +56,12 @@ LESSON = Lesson(
         Mistake(
             "dx[np.arange(len(dx)), labels] -= 1", "pass",
             "the term of the label, − [j = c], is missing: the loss is −x[c] + ln Σ exp(x), and this is the slope of "
-            "its second part alone.",
+            "its second part only.",
         ),
         Mistake(
             "dx = np.exp(log_p)", "dx = np.zeros_like(log_p)",
             "the term of the sum, P, is missing: the loss is −x[c] + ln Σ exp(x), and this is the slope of its first "
-            "part alone.",
+            "part only.",
         ),
         Mistake(
             "dx[np.arange(len(dx)), labels] -= 1", "dx[:, labels] -= 1",
@@ -69,7 +69,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "dx[np.arange(len(dx)), labels] -= 1", "dx -= 1",
-            "1 was taken off everywhere. It belongs to one element a row, the label's: [j = c].",
+            "1 was subtracted everywhere. It belongs to one element per row, the label's: [j = c].",
         ),
         Mistake(
             "-= 1", "+= 1",

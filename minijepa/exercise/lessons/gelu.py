@@ -15,7 +15,7 @@ A = 0.044715
 class Gelu(Function):
     """y = x s  with  s = ½ (1 + tanh u)  and  u = C (x + A x³)
 
-    x and y (...): each element is for itself. C and A are the two constants above.
+    x and y (...): element by element. C and A are the two constants above.
     """
 
     shapes = "(...) -> (...)"
@@ -44,7 +44,7 @@ LESSON = Lesson(
     hints=(
         "y is a product of x and s, and s depends on x too. Product rule: y' = s + x s'. At the end the chain rule "
         "multiplies by dy.",
-        "s' goes through u: s' = ½ (1 − tanh² u) u', for the slope of tanh is 1 − tanh².",
+        "s' goes through u: s' = ½ (1 − tanh² u) u', because the slope of tanh is 1 − tanh².",
         "u' = C (1 + 3 A x²).",
         "tanh u need not be computed again: s = ½ (1 + tanh u) gives tanh u = 2s − 1, and "
         "½ (1 − tanh² u) = 2 s (1 − s). So dx = (s + x · 2 s (1 − s) u') dy.",
@@ -81,7 +81,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "2 * s * (1 - s)", "(1 - s * s)",
-            "the slope of tanh is 1 − tanh², but s is not tanh u: s = ½ (1 + tanh u). In s it is 2 s (1 − s).",
+            "the slope of tanh is 1 − tanh², but s is not tanh u: s = ½ (1 + tanh u). In terms of s it is 2 s (1 − s).",
         ),
     ),
 )  # fmt: skip

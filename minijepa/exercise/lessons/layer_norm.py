@@ -10,7 +10,7 @@ from minijepa.gradcheck.cases import layer_norm_cases
 class LayerNorm(Function):
     """y = w x̂ + b  with  x̂ = (x − μ) r,  μ = mean(x),  r = 1/√(mean((x − μ)²) + eps), means over the last axis
 
-    x and y (..., n): each row is for itself. w and b (n,): shared by all rows. r (..., 1): one number a row.
+    x and y (..., n): each row is separate. w and b (n,): shared by all rows. r (..., 1): one number per row.
     """
 
     shapes = "(..., n), (n), (n) -> (..., n)"
@@ -87,7 +87,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "(g * xhat).mean(axis=-1, keepdims=True)", "(dy * xhat).mean(axis=-1, keepdims=True)",
-            "in the third term dy stands where g = w dy belongs.",
+            "the third term has dy where g = w dy belongs.",
         ),
         Mistake(
             "(g * xhat).mean(axis=-1, keepdims=True)", "(g * xhat)",
@@ -99,15 +99,15 @@ LESSON = Lesson(
         ),
         Mistake(
             ".mean(axis=-1, keepdims=True)", ".mean()",
-            "the means are taken over all rows. Each row is for itself: axis=-1, keepdims=True.",
+            "the means are taken over all rows. Each row has its own: axis=-1, keepdims=True.",
         ),
         Mistake(
             ".mean(axis=-1, keepdims=True)", ".mean(axis=0)",
-            "the means are taken over the rows. LayerNorm's are taken inside of each row: axis=-1, keepdims=True.",
+            "the means are taken over the rows. LayerNorm's are taken within each row: axis=-1, keepdims=True.",
         ),
         Mistake(
             "(dy * xhat)", "(g * xhat)",
-            "w is in it once too often: y = w x̂ + b changes with w at the rate x̂, so dw is the sum of dy x̂, not g x̂.",
+            "there is one w too many: y = w x̂ + b changes with w at the rate x̂, so dw is the sum of dy x̂, not g x̂.",
         ),
         Mistake(
             "(dy * xhat).reshape", "dy.reshape",
@@ -115,7 +115,7 @@ LESSON = Lesson(
         ),
         Mistake(
             ".sum(axis=0)", ".mean(axis=0)",
-            "the mean over the rows instead of their sum. Each row brings its own gradient, and gradients add.",
+            "the mean over the rows instead of their sum. Each row contributes its own gradient, and gradients add.",
         ),
     ),
 )  # fmt: skip

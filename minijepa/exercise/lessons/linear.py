@@ -9,7 +9,7 @@ from minijepa.gradcheck.draws import normal
 class Linear(Function):
     """y = x wᵀ + b:  y[t, o] = Σᵢ x[t, i] w[o, i] + b[o]
 
-    x (..., i): any axes in front, which together are t. w (o, i). b (o,), or None. y (..., o).
+    x (..., i): any leading axes, which together are t. w (o, i). b (o,), or None. y (..., o).
     """
 
     shapes = "(..., i), (o, i), (o)? -> (..., o)"
@@ -42,11 +42,11 @@ LESSON = Lesson(
         "dx[t, i] = Σₒ dy[t, o] ∂y[t, o]/∂x[t, i].",
         "∂y[t, o]/∂x[t, i] = w[o, i], so dx[t, i] = Σₒ dy[t, o] w[o, i]. The sum runs over the last axis of dy and "
         "the first of w: that is a matrix product, and nothing is transposed.",
-        "w[o, i] serves every row: dw[o, i] = Σₜ dy[t, o] x[t, i]. To sum over t, the first axis of both, the left "
+        "w[o, i] is used in every row: dw[o, i] = Σₜ dy[t, o] x[t, i]. To sum over t, the first axis of both, the left "
         "factor of a matrix product is transposed: dw = dyᵀ x.",
         "b[o] is added in every row: db[o] = Σₜ dy[t, o].",
-        "If x has three axes, the first two together are t: dy.reshape(-1, dy.shape[-1]) makes rows of them, and so "
-        "it does of x. dx needs no reshape: @ works on the last two axes.",
+        "If x has three axes, the first two together are t: dy.reshape(-1, dy.shape[-1]) makes rows of them; do the "
+        "same with x. dx needs no reshape: @ works on the last two axes.",
     ),
     mistakes=(
         Mistake(
@@ -55,7 +55,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "rows.sum(axis=0)", "rows.mean(axis=0)",
-            "the mean over the rows instead of their sum. Each row brings its own gradient, and gradients add.",
+            "the mean over the rows instead of their sum. Each row contributes its own gradient, and gradients add.",
         ),
         Mistake(
             "rows.sum(axis=0)", "rows.sum()",
@@ -67,7 +67,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "rows.T @ x.reshape(-1, x.shape[-1])", "rows.T @ x.reshape(-1, x.shape[-1]) / len(rows)",
-            "the mean over the rows instead of their sum. Whoever wants a mean divides in the loss, and dy knows.",
+            "the mean over the rows instead of their sum. If the loss is a mean, dy already has that factor.",
         ),
     ),
 )  # fmt: skip

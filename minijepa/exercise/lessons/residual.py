@@ -11,8 +11,8 @@ from minijepa.gradcheck.draws import backwards, normal, strided, transposed
 class Residual(Function):
     """y = x + a w2ᵀ  with  a = tanh(h)  and  h = x w1ᵀ
 
-    The second half of a transformer's block, without its norm and biases, and with tanh (whose slope is 1 − tanh²) in
-    GELU's place. x and y (..., n). w1 (m, n). a and h (..., m). w2 (n, m).
+    The second half of a transformer's block, without its norm and biases, and with tanh (whose slope is 1 − tanh²)
+    instead of GELU. x and y (..., n). w1 (m, n). a and h (..., m). w2 (n, m).
     """
 
     shapes = "(..., n), (m, n), (n, m) -> (..., n)"

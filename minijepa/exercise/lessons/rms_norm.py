@@ -11,7 +11,7 @@ from minijepa.gradcheck.draws import backwards, normal, strided, transposed
 class RMSNorm(Function):
     """y = w x̂  with  x̂ = x r,  r = 1/√(mean(x²) + eps), the mean over the last axis
 
-    x and y (..., n): each row is for itself. w (n,): shared by all rows. r (..., 1): one number a row.
+    x and y (..., n): each row is separate. w (n,): shared by all rows. r (..., 1): one number per row.
     """
 
     shapes = "(..., n), (n) -> (..., n)"
@@ -90,7 +90,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "(dy * xhat)", "(g * xhat)",
-            "w is in it once too often: y = w x̂ changes with w at the rate x̂, so dw is the sum of dy x̂, not of g x̂.",
+            "there is one w too many: y = w x̂ changes with w at the rate x̂, so dw is the sum of dy x̂, not of g x̂.",
         ),
     ),
 )  # fmt: skip

@@ -72,7 +72,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "        np.add.at(dx, index, dy)".strip(), "dx = dy[index % len(dy)]",
-            "dy was gathered: dy[index]. Backward goes the other way: it takes dy[t] to row index[t], and adds.",
+            "dy was gathered: dy[index]. Backward goes the other way: it adds dy[t] to row index[t].",
         ),
     ),
 )  # fmt: skip

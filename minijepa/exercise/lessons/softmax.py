@@ -1,4 +1,4 @@
-"""Softmax: a Jacobian that is full, and never made."""
+"""Softmax: a full Jacobian that is never formed."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from minijepa.gradcheck.cases import softmax_cases
 class Softmax(Function):
     """y[j] = exp(x[j]) / Σₖ exp(x[k]), over the last axis
 
-    x and y (..., n): each row is for itself; inside of a row every x reaches every y.
+    x and y (..., n): each row is separate; within a row every x reaches every y.
     """
 
     shapes = "(..., n) -> (..., n)"
@@ -38,10 +38,10 @@ LESSON = Lesson(
     hints=(
         "x[i] raises its own numerator, and the denominator that all share. So it reaches every y[j]: "
         "dx[i] = Σⱼ dy[j] ∂y[j]/∂x[i].",
-        "Quotient rule: ∂y[j]/∂x[i] = y[j] ([i = j] − y[i]), where [i = j] is 1 for i = j and else 0.",
+        "Quotient rule: ∂y[j]/∂x[i] = y[j] ([i = j] − y[i]), where [i = j] is 1 for i = j, else 0.",
         "Put it in: dx[i] = Σⱼ dy[j] y[j] [i = j] − Σⱼ dy[j] y[j] y[i]. The bracket picks one term of the first sum; "
         "in the second, y[i] does not depend on j.",
-        "dx[i] = y[i] (dy[i] − Σⱼ dy[j] y[j]). The sum is one number a row: keepdims=True keeps it beside its row.",
+        "dx[i] = y[i] (dy[i] − Σⱼ dy[j] y[j]). The sum is one number per row: keepdims=True aligns it with its row.",
     ),
     mistakes=(
         Mistake(
@@ -59,7 +59,7 @@ LESSON = Lesson(
         ),
         Mistake(
             "(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).sum()",
-            "the sum runs over all rows. Rows don't know of each other: sum over the last axis, keepdims=True.",
+            "the sum runs over all rows. Rows are independent: sum over the last axis, keepdims=True.",
         ),
         Mistake(
             "(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).sum(axis=0)",
