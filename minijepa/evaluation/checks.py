@@ -31,7 +31,7 @@ def checked(x, y, num_classes, name):
 
 
 def checked_features(x, name):
-    """x as float32 (float64 stays), after checking that it is a non-empty finite matrix of real numbers."""
+    """x as float32 (or float64 if it is that), after checking that it is a non-empty finite matrix of real numbers."""
     try:
         x = as_float_array(x)
     except (DtypeError, ShapeError) as error:  # complex, masked, ragged ...

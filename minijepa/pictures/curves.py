@@ -1,4 +1,4 @@
-"""Numbers over time: a panel each, with round numbers on the axes; of one run, or of several over each other."""
+"""Numbers over time, of one run or several: one panel each, with round numbers on the axes."""
 
 import math
 from dataclasses import dataclass, field
@@ -123,7 +123,7 @@ def _panel(sheet, corner, name, runs, x_name):
 
 
 def _level(sheet, box, y, label, at_left, curves):
-    """A broken line across the panel, and its name above it, or below where a curve ends there (at these heights)."""
+    """A broken line across the panel, with its name above it, or below if a curve ends there (at these heights)."""
     left, top, right, bottom = box
     for x in range(left, right, 8):
         sheet.draw.line((x, y, min(x + 4, right), y), fill=GREY)
@@ -133,7 +133,7 @@ def _level(sheet, box, y, label, at_left, curves):
 
 
 def _letters(sheet, x, ends):
-    """The letter of each run beside its line's end, pushed down where another is there."""
+    """The letter of each run next to its line's end, moved down if another is there."""
     lowest = -math.inf
     for y, i in sorted((y, i) for i, y in enumerate(ends) if y is not None):
         lowest = max(y, lowest + 12)
@@ -157,7 +157,7 @@ def envelope(points, most=1):
 
 
 def _line(sheet, box, points, colour, width, dots):
-    """A smooth line through points of the screen, inside of ``box``, with a dot at its end, or at all points."""
+    """A smooth line through points of the screen, inside ``box``, with a dot at its end, or at all points."""
     left, top, right, bottom = box
     mask = Image.new("L", ((right - left + 2 * PAD) * SMOOTH, (bottom - top + 2 * PAD) * SMOOTH))
     pen = ImageDraw.Draw(mask)

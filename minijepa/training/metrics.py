@@ -96,7 +96,7 @@ def _is_whole(epoch, row):
 
 
 def curves_of(folder, rows, name=""):
-    """What curves show of a run folder, whose metrics are ``rows``, and of its steps.csv and config.json: Curves."""
+    """The Curves of a run folder, from its metrics (``rows``), steps.csv and config.json."""
     columns = {title: np.array([float(row[name] or "nan") for row in rows]) for title, name in CURVES.items()}
     return Curves(columns, np.arange(1, len(rows) + 1), _fine(folder, rows), _levels(folder), name)
 
@@ -118,7 +118,7 @@ def _fine(folder, rows):
 
 
 def _levels(folder):
-    """{panel: {name: number}}: 0 and chance, and what config.json knows of the untrained network."""
+    """{panel: {name: number}}: 0, chance, and the untrained network's figures from config.json."""
     levels = {"content R2": {"positions alone": 0.0}}
     try:
         with open_plain(folder / "config.json", encoding="utf-8") as file:
@@ -135,14 +135,14 @@ def _levels(folder):
 
 
 CAPTION = (
-    "Each point is an epoch, the number in blue the last value; pale: every step. The loss alone says little, for its "
+    "Each point is an epoch; the blue number is the last value; pale: every step. The loss alone says little, because its "
     "targets move: watch content R2 (above 0: the predictor knows more than positions), kNN (features tell classes "
     "apart), RankMe and deviation (falling to 1 and 0: collapse)."
 )
 
 
 def draw_curves(folder, rows):
-    """curves.png: the columns of metrics.csv that tell how the run is doing, and steps.csv."""
+    """curves.png: the columns of metrics.csv that show how the run is doing, and steps.csv."""
     title = shortened(f"Training of {folder.resolve().name}", 800, TITLE)
     curves_picture(curves_of(folder, rows), folder / "curves.png", title, CAPTION)
 

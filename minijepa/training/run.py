@@ -66,7 +66,7 @@ class Run:
             raise ConfigError(text) from None
 
     def _start(self, about):
-        """config.json, metrics.csv without a row, masks.png and the first checkpoint."""
+        """Write config.json, an empty metrics.csv, masks.png and the first checkpoint."""
         levels = self.trainer.monitors.levels(len(self.trainer.dataset.classes))
         self._write_about(about | {"made": self._provenance(), "untrained": levels})
         self._write_rows()
@@ -89,7 +89,7 @@ class Run:
             self.metrics = read_metrics(self.folder, done)
             self._write_rows()
             start_steps(self.place, read_steps(self.folder, t.progress.step))
-            if done:  # whatever a kill right behind the checkpoint has left undone
+            if done:  # in case the run was killed right after the checkpoint
                 draw_curves(self.place, self.metrics)
                 if t.progress.step % t.steps_per_epoch == 0:
                     self._keep(done)
@@ -220,7 +220,7 @@ class Run:
             with np.errstate(all="ignore"):  # values that are not finite end the run, in one line
                 yield
         except (DataError, TrainingError) as error:  # DataError: the monitors', for features that are not finite
-            with contextlib.suppress(MinijepaError):  # steps.csv shows how it came to that
+            with contextlib.suppress(MinijepaError):  # steps.csv shows what led to it
                 self._write_steps()
             remedy = f": {REMEDY}" if isinstance(error, DataError) else ""
             raise TrainingError(f"{error}{remedy}; {left} {self.saved}, before that") from None

@@ -58,7 +58,7 @@ class Trainer:
         self.progress = checkpoint.Progress()
         self.order = None, None  # an epoch and the order of its images
         self.steps = []  # rows for steps.csv that are not written yet
-        self.unread = Unread()  # what is not in progress.sums yet
+        self.unread = Unread()  # results that are not in progress.sums yet
 
     def train_step(self, step):
         """One step of the specification's section 8. Returns the values that the epoch's row of metrics averages.

@@ -58,8 +58,8 @@ LESSON = Lesson(
     mistakes=(
         Mistake(
             " - xhat * mean_g_xhat", "",
-            "the third term, − x̂ mean(g x̂), is missing: r depends on x too. Each x[i] reaches L by three paths: its "
-            "own x̂[i], the mean μ, and the scale r.",
+            "the third term, − x̂ mean(g x̂), is missing: r depends on x too. Each x[i] reaches L in three ways: "
+            "through its own x̂[i], the mean μ, and the scale r.",
         ),
         Mistake(
             " - mean_g -", " -",

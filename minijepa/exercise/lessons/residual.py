@@ -53,7 +53,7 @@ LESSON = Lesson(
         "a w2ᵀ: as in the exercise `linear`, da = dy w2 and dw2 = dyᵀ a (rows together, if there are more axes).",
         "a = tanh(h), element by element: dh = da (1 − a²).",
         "h = x w1ᵀ is a linear layer again: dw1 = dhᵀ x, and dh w1 is what comes back to x along this path.",
-        "x is used twice: in h, and as it is in y. Both paths add: dx = dy + dh w1.",
+        "x is used twice: in h, and directly in y. Both paths add: dx = dy + dh w1.",
     ),
     mistakes=(
         Mistake(
