@@ -135,7 +135,7 @@ def _levels(folder):
 
 
 CAPTION = (
-    "Each point is an epoch; the blue number is the last value; pale: every step. The loss alone says little, because its "
+    "Each point is an epoch; the blue number is the last value; pale: every step. The loss alone says little, as its "
     "targets move: watch content R2 (above 0: the predictor knows more than positions), kNN (features tell classes "
     "apart), RankMe and deviation (falling to 1 and 0: collapse)."
 )

@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(dataset):
         trainer.train_step(0)
 
 
-@pytest.mark.parametrize(("lr", "words"), [(1e300, "step 0 made weights that are not finite"), (1e38, "hold NaN")])
+@pytest.mark.parametrize(("lr", "words"), [(1e300, "step 0 made weights that are not finite"), (1e38, "contain NaN")])
 def test_a_run_that_diverged_is_not_saved(cifar_folder, tmp_path, capsys, lr, words):
     """The loss of the only step is finite; what the step does to the weights is not."""
     args = arguments(cifar_folder, tmp_path / "run", batch_size=80, base_lr=lr, warmup_epochs=0, knn_every=0)
