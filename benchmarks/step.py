@@ -42,7 +42,7 @@ from minijepa.backend.threads import available_cores, blas_info
 from minijepa.training import mpi
 from minijepa.training.lanes import LANES
 
-MICRO = (32, 64, 128, 256)
+MICRO = (32, 64)  # 128 and 256 were never the fastest on a CPU, and each takes gigabytes
 KINDS = ("padded", "sorted", "shared", "encode")  # of PyTorch contenders
 
 
@@ -224,8 +224,9 @@ def worker(function, arguments):
 
 
 class ContenderFailed(SystemExit):
-    def __init__(self):
-        super().__init__("a contender failed; its traceback stands above")
+    def __init__(self, status):
+        why = "the system killed it: too little memory?" if status == -9 else "its traceback stands above"
+        super().__init__(f"a contender failed: {why}")
 
 
 class Contender:
@@ -241,7 +242,7 @@ class Contender:
     def _answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise ContenderFailed
+            raise ContenderFailed(self.process.wait())
         return json.loads(line)
 
     def turn(self):
