@@ -50,7 +50,7 @@ SETTINGS = {  # what differs from the base
         context_scale=(0.75, 0.95),
         ema_momentum_start=0.996,
     ),
-    # What `laptop` and `best` consist of, a part at a time taken out of them
+    # `laptop` and `best` with one part removed at a time
     "weights from 0.02": dict(init_std=0.02),
     "patch gain 1": dict(patch_embed_gain=1),
     "flips alone": dict(augment_flip=True, augment_crop=0, augment_scale=(1, 1)),
@@ -125,7 +125,7 @@ def folder_of(args, setting, seed):
 
 
 def train(args, folder, config):
-    """Train one run to its end, or go on with it."""
+    """Train one run to its end, or resume it."""
     command = [sys.executable, str(ROOT / "train.py"), "--run-dir", str(folder), "--threads", str(args.threads)]
     command += ["--device", args.device, "--data-dir", args.data_dir]
     if (folder / checkpoint.FILE).exists():
@@ -140,7 +140,7 @@ def train(args, folder, config):
 
 
 def probed(args, folder, dataset):
-    """What was found of a run that is trained: the columns behind ``setting`` and ``seed``."""
+    """The results of a trained run: the columns after ``setting`` and ``seed``."""
     about, arrays = checkpoint.read(folder)
     model = checkpoint.model_of(about, arrays, folder, args.device)
     train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")

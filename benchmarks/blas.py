@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which BLAS NumPy runs here, with the code of which processor, and whether OPENBLAS_CORETYPE slows it down.
+"""Which BLAS NumPy runs here, for which processor, and whether OPENBLAS_CORETYPE slows it down.
 
     python benchmarks/blas.py
 """
@@ -29,7 +29,7 @@ def gflops(repeat=20):
 
 
 def line():
-    """``blas_info`` in one line. With OPENBLAS_CORETYPE set, another process finds out what it would be without."""
+    """``blas_info`` in one line. If OPENBLAS_CORETYPE is set, another process tests what it would be without."""
     info = blas_info()
     text = f"BLAS: {info['name']} {info['version']}"
     if info["kernel"]:

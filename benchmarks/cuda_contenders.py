@@ -12,8 +12,8 @@ from minijepa import MultiBlockMasker, backend
 from minijepa.data import Dataset, normalise
 from minijepa.training.trainer import Trainer
 
-STEPS = {"cuda": 20, "cpu": 1}  # in a turn; on a CPU it is a rehearsal
-PREPARED = 8  # batches that PyTorch goes round
+STEPS = {"cuda": 20, "cpu": 1}  # per turn; on a CPU it is a rehearsal
+PREPARED = 8  # batches that PyTorch cycles through
 
 
 def noise(count):
@@ -38,7 +38,7 @@ def minijepa_cuda_step(config, device="cuda"):
         for _ in range(STEPS[device]):
             trainer.collect(step, trainer.train_step(step))
             step += 1
-        trainer.read()  # waits for the card
+        trainer.read()  # waits for the GPU
         yield {"memory_mb": _memory(trainer) / 2**20 if device == "cuda" else 0}
 
 
@@ -80,7 +80,7 @@ def torch_cuda_step(config, mode, device="cuda"):
 
 
 def ceilings(config, device="cuda"):
-    """What the card does at best: bytes a second of a long copy, operations a second of large TF32 products."""
+    """The GPU's peak: bytes a second of a long copy, operations a second of large TF32 products."""
     import time
 
     cupy = backend.cupy

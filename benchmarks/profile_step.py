@@ -29,7 +29,7 @@ PREPARATION = ("masks", "data", "layout")  # what is done before any network run
 
 
 class Profile:
-    """Seconds, calls and bytes saved, added up over steps, of which ``str()`` gives the mean.
+    """Seconds, calls and bytes saved, added up over steps; ``str()`` gives the mean.
 
     ``phases``: {name: seconds}, each without the phases inside of it. ``ops``: {name: [calls, forward seconds, backward
     seconds, bytes saved for backward]}.
@@ -105,7 +105,7 @@ class Profile:
 
 
 def profile_steps(trainer, steps):
-    """A :class:`Profile` of ``steps`` training steps of ``trainer``, after one that warms up.
+    """A :class:`Profile` of ``steps`` training steps of ``trainer``, after a warm-up step.
 
     On one thread, whatever the trainer's number, so that times add up. "saved MB" is what operations keep for backward,
     in all chunks of a step together; a chunk frees its part before the next one starts.

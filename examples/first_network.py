@@ -14,7 +14,7 @@ weights = [Parameter(rng.standard_normal((n, m)) / np.sqrt(m)) for m, n in zip(s
 biases = [Parameter(np.zeros(n)) for n in sizes[1:]]
 
 for step in range(2001):
-    with Tape() as tape:  # operations are written down only in here
+    with Tape() as tape:  # operations are recorded only in here
         x = ops.linear(points, weights[0], biases[0]).tanh()
         x = ops.linear(x, weights[1], biases[1]).tanh()
         logits = ops.linear(x, weights[2], biases[2])

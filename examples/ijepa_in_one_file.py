@@ -61,7 +61,7 @@ def rows(x, index):
     return Value(x.data[index], backward)
 
 def concat(parts):
-    """Matrices one below the other;   each gets its own rows of dy"""
+    """Matrices stacked;   each gets its own rows of dy"""
     ends = np.cumsum([len(part.data) for part in parts])
     def backward(dy):
         for part, its_dy in zip(parts, np.split(dy, ends)):
@@ -96,7 +96,7 @@ def attention(qkv, heads):
     q, k, v = qkv.data.reshape(t, 3, heads, -1).transpose(1, 2, 0, 3)  # each (heads, T, d)
     s = math.sqrt(3 * heads / width)
     a = s * q @ k.swapaxes(1, 2)
-    p = np.exp(a - a.max(axis=2, keepdims=True))  # softmax does not see what a whole row has in common
+    p = np.exp(a - a.max(axis=2, keepdims=True))  # a constant added to a row cancels in softmax
     p /= p.sum(axis=2, keepdims=True)
     def backward(dy):
         dy = dy.reshape(t, heads, -1).swapaxes(0, 1)
@@ -117,7 +117,7 @@ def layer(params, name):  # its weight and its bias
     return params[name + ".weight"], params[name + ".bias"]
 
 def block(params, name, x, heads):
-    """x + attention(norm(x)), then x + mlp(norm(x)): (T, width) -> (T, width). Tokens meet in attention alone."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): (T, width) -> (T, width). Tokens meet only in attention."""
     y = layer_norm(x, *layer(params, name + ".norm1"))
     y = attention(linear(y, *layer(params, name + ".attn.qkv")), heads)
     x = add(x, linear(y, *layer(params, name + ".attn.proj")))
@@ -208,7 +208,7 @@ def adamw(params, moments, step, lr, b1=0.9, b2=0.999, eps=1e-8):
         g[...] = 0  # gradients are only ever added to, so the next batch must find none
 
 def train_step(params, moments, batch, masks, step, lr, momentum):
-    """Gradients of one image after the other, AdamW with their sum, then the EMA. Returns the loss of the batch."""
+    """The sum of all images' gradients, AdamW, then the EMA. Returns the loss of the batch."""
     count, loss_of_batch = sum(len(target) for _, targets in masks for target in targets), 0.0
     for patches, (context, targets) in zip(batch, masks):
         loss = image_loss(params, patches, context, targets, count)

@@ -1,4 +1,4 @@
-"""I-JEPA in a loop of one's own, on drawn shapes: python -m examples.train (half a minute)"""
+"""I-JEPA in your own loop, on drawn shapes: python -m examples.train (half a minute)"""
 
 import numpy as np
 

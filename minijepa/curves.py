@@ -1,4 +1,4 @@
-"""python -m minijepa.curves RUN [RUN ...]: the curves of runs, one over the other."""
+"""python -m minijepa.curves RUN [RUN ...]: the curves of several runs in one picture."""
 
 import argparse
 import sys

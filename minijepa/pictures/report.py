@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs no network: text, tables, curves to be read with the pointer, pictures."""
+"""A report as one self-contained HTML page: text, tables, curves that show values under the pointer, pictures."""
 
 import base64
 import html
@@ -13,7 +13,7 @@ LEFT, TOP, RIGHT, BOTTOM = 46, 10, 332, 166
 
 
 def report_page(title, sections):
-    """The page of ``sections``, pieces of HTML that the functions below make."""
+    """The page of ``sections``, pieces of HTML from the functions below."""
     template = (resources.files("minijepa.pictures") / "report.html").read_text(encoding="utf-8")
     return template.replace("{TITLE}", html.escape(title)).replace("{BODY}", "\n".join(sections))
 
@@ -23,7 +23,7 @@ def escaped(value):
 
 
 def header(title, chips, figure, verdict, tone):
-    """The name, facts in a row, and a large figure beside a sentence. ``tone``: "good", "bad" or ""."""
+    """The name, facts in a row, and a large figure next to a sentence. ``tone``: "good", "bad" or ""."""
     items = "".join(f"<li>{escaped(chip)}</li>" for chip in chips)
     return (
         f'<h1>{escaped(title)}</h1><ul class="chips">{items}</ul>'
@@ -33,7 +33,7 @@ def header(title, chips, figure, verdict, tone):
 
 
 def figures_table(rows, note):
-    """``rows``: [(name, linear probe, kNN)], numbers from 0 to 1, the first being our own."""
+    """``rows``: [(name, linear probe, kNN)], numbers from 0 to 1, our own first."""
     body = "".join(
         f"<tr{' class=own' if i == 0 else ''}><td>{escaped(name)}</td>{_bar(linear)}{_bar(knn)}</tr>"
         for i, (name, linear, knn) in enumerate(rows)
@@ -105,7 +105,7 @@ def _panel(curves, name, about):
 
 
 class _Scale:
-    """From epochs and values to places of a panel, and back."""
+    """Conversion between epochs and values and positions in a panel."""
 
     def __init__(self, first, last, low, high):
         self.first, self.last, self.low, self.high = float(first), float(last), low, high

@@ -1,4 +1,4 @@
-"""report.html: all that a run folder tells, on one page; it reads what lies there and computes nothing."""
+"""report.html: everything in a run folder on one page; it only reads files and computes nothing."""
 
 import contextlib
 import json
@@ -61,7 +61,7 @@ def write_report(folder):
 
 
 def _json(file):
-    """What a JSON file holds; {} for one that is not there or not whole."""
+    """The content of a JSON file; {} if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError), open_plain(file, encoding="utf-8") as content:
         found = json.load(content)
         return found if isinstance(found, dict) else {}
@@ -128,7 +128,7 @@ def _changed(config):
 
 
 def _facts(about):
-    """Who made the run, and with what it went on."""
+    """What made the run, and what resumed it."""
     facts = []
     resumed = about.get("resumed") if isinstance(about.get("resumed"), list) else []
     for when, made in [("started", about.get("made")), *(("went on", entry) for entry in resumed)]:
