@@ -253,10 +253,10 @@ PRESETS = {
     ),
     # 2 cores, half an hour: a smaller network, and many small steps for few images.
     "laptop": dict(
-        encoder_embed_dim=128, encoder_depth=3, encoder_num_heads=4, predictor_embed_dim=48, predictor_depth=2,
-        predictor_num_heads=4, patch_embed_gain=2, init_std=0.08, augment_flip=True, augment_scale=(0.5, 1.0),
-        target_norm="layer_norm", target_scale=(0.15, 0.2), context_scale=(0.85, 1.0), ema_momentum_start=0.98,
-        batch_size=64, base_lr=1.5e-3, epochs=12, warmup_epochs=1, knn_every=1,
+        encoder_depth=3, predictor_embed_dim=48, predictor_depth=2, predictor_num_heads=4, patch_embed_gain=2,
+        init_std=0.08, augment_flip=True, augment_scale=(0.5, 1.0), target_norm="layer_norm",
+        target_scale=(0.15, 0.2), context_scale=(0.85, 1.0), batch_size=64, base_lr=1.5e-3, epochs=18,
+        warmup_epochs=1, knn_every=1,
     ),
     # A minute: does everything work?
     "smoke": dict(

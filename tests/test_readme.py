@@ -67,7 +67,7 @@ def test_every_picture_is_explained_and_small():
     """docs/pictures.md embeds what lies in docs/pictures; no other image is in the repository."""
     explained = set(re.findall(r"\]\((pictures/\w+\.png)\)", (ROOT / "docs/pictures.md").read_text()))
     files = {str(p.relative_to(ROOT / "docs")): p.stat().st_size for p in (ROOT / "docs").rglob("*.png")}
-    assert explained == set(files) and len(files) == 7
+    assert explained == set(files) and len(files) == 12
     assert max(files.values()) < 100_000
 
 
