@@ -12,7 +12,6 @@ from tiny import NETWORK
 
 import probe
 from minijepa import Config, export, load
-from minijepa.config import PRESETS
 from minijepa.errors import CheckpointError, ConfigError, MissingPartError
 from minijepa.evaluation import evaluate, probing
 from minijepa.models import IJEPA, Classifier, ImageEncoder
@@ -153,7 +152,7 @@ def test_the_readme_exchanges_weights_with_timm(tmp_path, monkeypatch):
     timm, torch = import_timm()
     (block,) = (b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "timm" in b)
     monkeypatch.chdir(tmp_path)
-    model = save_run(tmp_path / "runs" / "laptop", **PRESETS["laptop"])
+    model = save_run(tmp_path / "runs" / "laptop", **Config.preset("laptop").to_dict())
     names = {"images": images_of(8)}
     exec(block, names)
     ours = model.encode(model.normalise(names["images"])).data.mean(axis=1)
