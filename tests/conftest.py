@@ -1,4 +1,5 @@
 import csv
+import signal
 import struct
 from pathlib import Path
 
@@ -12,6 +13,13 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_addoption(parser):
     parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed: .ci/run")
+
+
+def pytest_configure():
+    """Signals as a terminal gives them: a shell's background job ignores SIGINT, and so would every program tested."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
