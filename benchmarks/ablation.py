@@ -43,6 +43,7 @@ SETTINGS = {  # what differs from the base
         patch_embed_gain=1,
         init_std=0.02,
         augment_flip=False,
+        augment_crop=0,
         augment_scale=(1, 1),
         target_norm="none",
         target_scale=(0.15, 0.25),
@@ -52,7 +53,7 @@ SETTINGS = {  # what differs from the base
     # `laptop` and `best` with one part removed at a time
     "weights from 0.02": dict(init_std=0.02),
     "patch gain 1": dict(patch_embed_gain=1),
-    "no augmentation": dict(augment_flip=False, augment_scale=(1, 1)),
+    "no augmentation": dict(augment_flip=False, augment_crop=0, augment_scale=(1, 1)),
     "raw targets": dict(target_norm="none"),
     "wide masks": dict(target_scale=(0.15, 0.25), context_scale=(0.75, 0.95)),  # the specification's
     # More of it, or something else

@@ -35,7 +35,10 @@ run("probe.py", good, "--pictures")
 keep(good, ["masks", *FEATURES])
 
 if not (root / "runs/shapes").exists():
-    small = ["encoder_embed_dim=128", "encoder_num_heads=4", "init_std=0.02", "patch_embed_gain=1"]
+    small = (
+        "encoder_embed_dim=128 encoder_depth=4 encoder_num_heads=4 predictor_embed_dim=64 patch_embed_gain=1 "
+        "init_std=0.02 augment_crop=4 augment_scale=(1,1) ema_momentum_start=0.99 warmup_epochs=0.5"
+    ).split()
     settings = [part for setting in small for part in ("--set", setting)]
     run("train.py", "--preset", "laptop", "--dataset", "shapes", "--epochs", "6", "--run-dir", "runs/shapes", *settings)
 with tempfile.TemporaryDirectory() as drawings:
