@@ -126,7 +126,7 @@ def prepare(args, ranks):
         f"{run.folder}: {about['dataset']}, {counted(len(trainer.images), 'image')}, "
         f"{counted(trainer.config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}, "
         f"{trainer.model.num_parameters():,} trained parameters, on {device} "
-        + (f"with {counted(threads, 'thread')}" if device == "cpu" else f"in {about.get('precision', 'tf32')}")
+        + (f"with {counted(threads, 'worker')}" if device == "cpu" else f"in {about.get('precision', 'tf32')}")
         + (f" in each of {ranks.size} processes" if ranks.size > 1 else "")
     )
     return run

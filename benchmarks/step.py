@@ -54,7 +54,6 @@ def minijepa_step(config, threads):
     trainer = noise_trainer(config, 4, "cpu", threads)
     step = 0
     yield {}
-    yield {"flops": counted_flops(lambda: trainer.train_step(0)) / config.batch_size}
     while True:
         trainer.train_step(step)
         step += 1
@@ -88,6 +87,13 @@ def _all_turn(ranks, more):
     while not request.Test():
         time.sleep(0.0005)
     return bool(word[0])
+
+
+def flops_an_image(config):
+    """The operations of all matrix products in a training step, and in encoding, for one image."""
+    trainer, images = noise_trainer(config, 1), noise(config.batch_size)
+    step = counted_flops(lambda: trainer.train_step(0))
+    return step / len(images), counted_flops(lambda: extract_features(trainer.model, images, threads=1)) / len(images)
 
 
 def counted_flops(work):
@@ -140,7 +146,6 @@ def minijepa_encode(config, threads):
 
     model, images = IJEPA(config), noise(config.batch_size)
     yield {}
-    yield {"flops": counted_flops(lambda: extract_features(model, images, threads=threads)) / len(images)}
     while True:
         extract_features(model, images, threads=threads)
         yield {}
@@ -210,17 +215,31 @@ def worker(function, arguments):
     functions = vars(cuda_contenders) if hasattr(cuda_contenders, function) else globals()
     work = functions[function](Config.preset(arguments.pop("preset", "cifar10")), **arguments)
     extra = next(work)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     extra |= next(work)  # warm up
     print(json.dumps(extra), flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         extra = next(work)
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        report = {"seconds": seconds, "peak_mb": peak / 1024, "step_mb": (peak - before) / 1024}
+        peak = peak_mb()
+        report = {"seconds": seconds, "peak_mb": peak, "step_mb": peak - before}
         print(json.dumps({**report, **extra}), flush=True)
     work.close()
+
+
+def peak_mb():
+    """Memory at its peak, in MB; with worker processes, that of all together now: they keep what they once had.
+
+    Pages that several processes have in common count once.
+    """
+    alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    workers = Path(f"/proc/self/task/{os.getpid()}/children")
+    if not (workers.exists() and workers.read_text()):
+        return alone
+    processes = ["self", *workers.read_text().split()]
+    texts = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes]
+    return sum(int(text.split("Pss:")[1].split()[0]) for text in texts) / 1024
 
 
 class ContenderFailed(SystemExit):
@@ -385,7 +404,7 @@ def main():
     ours = runs["minijepa"]
     speed = {name: batch / c.median() for name, c in runs.items() if not name.startswith("gemm")}
     ceiling = runs["gemm"].median("flops_per_s")
-    flops, encode_flops = ours.start["flops"], runs["minijepa encode"].start["flops"]
+    flops, encode_flops = flops_an_image(Config.preset(args.preset))
     result = {
         "blas": blas_info(), "threads": args.threads, "rounds": args.rounds, "img_s": speed["minijepa"],
         "encode_img_s": speed["minijepa encode"], "gflop_per_image": flops / 1e9, "gemm_gflop_s": ceiling / 1e9,

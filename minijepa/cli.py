@@ -84,7 +84,7 @@ def add_machine(parser, data):
     device = dict(choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
     parser.add_argument("--device", **device)
     parser.add_argument("--data-dir", type=path, default="data", metavar="DIR", help=f"{data} (default: data)")
-    parser.add_argument("--threads", type=int, metavar="N", help="worker threads on a CPU (default: all cores)")
+    parser.add_argument("--threads", type=int, metavar="N", help="workers on a CPU (default: one for each core)")
 
 
 class Interruptible:

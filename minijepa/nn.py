@@ -5,6 +5,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Parameter, as_float_array
 from minijepa.backend import device_of, to_device, to_numpy, xp_of
+from minijepa.backend.processes import shared
 from minijepa.errors import CheckpointError, MinijepaError, TrainingError
 
 
@@ -143,9 +144,9 @@ def standardise_rows(x):
 class FlatParameters:
     """Parameters moved into one contiguous vector, in the given order, so that whole-model arithmetic is one line.
 
-    ``data`` (n,) holds the values and ``grad`` (n,), if wanted, the gradients; afterwards each parameter's ``.data``
-    and ``.grad`` are views into them. ``slices`` gives each name's place. A parameter shared by two layers keeps the
-    first of its names.
+    ``data`` (n,) holds the values, on a CPU in memory that worker processes share, and ``grad`` (n,), if wanted, the
+    gradients; afterwards each parameter's ``.data`` and ``.grad`` are views into them. ``slices`` gives each name's
+    place. A parameter shared by two layers keeps the first of its names.
     """
 
     def __init__(self, named_parameters, dtype, device, with_grad=True):
@@ -158,7 +159,8 @@ class FlatParameters:
             start, stop = stop, stop + parameter.size
             self.slices[name] = slice(start, stop)
         values = [np.ravel(p.data) for p in self.parameters.values()]
-        self.data = to_device(np.concatenate(values).astype(dtype), device)
+        values = np.concatenate(values).astype(dtype)
+        self.data = shared(values) if device == "cpu" else to_device(values, device)
         self.grad = to_device(np.zeros(stop, dtype), device) if with_grad else None
         for name, parameter in self.parameters.items():
             parameter.name = name
@@ -171,6 +173,8 @@ class FlatParameters:
 
     def __setstate__(self, state):
         vars(self).update(state)
+        if device_of(self.data) == "cpu":
+            self.data = shared(self.data)
         self._tie()  # copy.deepcopy and pickle turn each view into an array of its own
 
     def check_tied(self):

@@ -1,9 +1,10 @@
-"""Forward and backward of one batch, in chunks, on worker threads."""
+"""Forward and backward of one batch, in chunks, by several workers."""
 
 import numpy as np
 
 from minijepa.autograd import Tape
 from minijepa.backend import BLOCK
+from minijepa.backend.processes import CAN_FORK, Workers, shared
 from minijepa.backend.threads import on_threads
 from minijepa.tensor import Tensor
 from minijepa.training.mpi import Alone
@@ -41,70 +42,70 @@ def _outline(tensor):
 
 
 class Lanes:
-    """Computes a batch's loss and gradient; on a CPU, with the same bits for every number of threads.
+    """Computes a batch's loss and gradient; on a CPU, with the same bits for every number of workers.
 
-    A sum of floats depends on its order, so the order must not depend on the threads: chunk i of the batch belongs to
+    A sum of floats depends on its order, so the order must not depend on the workers: chunk i of the batch belongs to
     lane i mod 8, a lane adds its chunks' gradients to its own vector in order, and the lanes are added in order.
-    Threads only pick up whole lanes, and so do the processes that share a run (``ranks``). On a GPU there is one chunk,
-    the whole batch.
+    Workers (processes; threads where several machines share a run) only pick up whole lanes, and so do the ranks of
+    such a run. On a GPU there is one chunk, the whole batch.
     """
 
-    def __init__(self, model, threads, ranks=None):
-        self.model, self.threads, self.ranks = model, threads, ranks or Alone()
+    def __init__(self, model, workers, ranks=None):
+        self.model, self.workers, self.ranks = model, workers, ranks or Alone()
+        self.reached = set()  # names of parameters that ever received a gradient
         if model.device == "cpu":
             own = range(self.ranks.rank, LANES, self.ranks.size)
-            self.vectors = {lane: np.zeros_like(model.flat.data) for lane in own}
+            self.vectors = {lane: shared(np.zeros_like(model.flat.data)) for lane in own}
             self.views = {lane: model.flat.views(vector) for lane, vector in self.vectors.items()}
-        self.reached = set()  # parameters that ever received a gradient
+            if workers > 1 and CAN_FORK and self.ranks.size == 1:
+                self.map = Workers(self._lane, min(workers, LANES)).map
+            else:
+                self.map = lambda items: on_threads(self._lane, items, workers)
 
     def gradients(self, images, masks):
         """Put the gradient of the loss over (images, masks) into ``model.flat.grad``; return the loss.
 
         A float; on a GPU a 0-d array, not synchronised.
         """
-        model = self.model
+        model, ranks = self.model, self.ranks
         if model.device == "cuda":
             return self.in_one_chunk(*model.prepare(images, masks))
         count = len(masks.target_index)
         chunks = chunks_of(masks.context_lengths)
-
-        def run(lane):
-            self.vectors[lane][...] = 0
-            with np.errstate(all="ignore"):  # a loss that is not finite is reported by the trainer, in one line
-                loss = 0.0
-                for chunk in chunks[lane::LANES]:
-                    patches, layout = model.prepare(images[chunk], masks.select(chunk))
-                    loss += self._chunk(patches, layout, count, LeanTape(self.views[lane])).item()
-                return loss
-
-        used, ranks = min(LANES, len(chunks)), self.ranks
-        losses = on_threads(run, range(ranks.rank, used, ranks.size), self.threads)
+        used = min(LANES, len(chunks))
+        results = self.map([
+            (lane, count, [(images[chunk], masks.select(chunk)) for chunk in chunks[lane::LANES]])
+            for lane in range(ranks.rank, used, ranks.size)
+        ])  # fmt: skip
+        self.reached.update(*(reached for _, reached in results))
         self._add_up(ranks.parts(self.vectors, used, model.flat.grad), ranks.part(model.flat.grad))
         ranks.complete(model.flat.grad)
-        return sum(ranks.of_lanes(losses, used))
+        return sum(ranks.of_lanes([loss for loss, _ in results], used))
 
     def in_one_chunk(self, patches, layout):
         """The same on a GPU, from the results of ``IJEPA.prepare``."""
         self.model.zero_grad()
-        return self._chunk(patches, layout, layout.count, Tape()).data
+        tape = Tape()
+        loss = self._chunk(patches, layout, layout.count, tape)
+        self.reached |= _names(tape)
+        return loss.data
 
     def missing(self):
         """The names of parameters that never received a gradient, in any process."""
-        names = {name for name, p in self.model.flat.parameters.items() if p in self.reached}
-        reached = self.ranks.union(names)
+        reached = self.ranks.union(self.reached)
         return [name for name in self.model.flat.parameters if name not in reached]
 
-    def _add_up(self, vectors, total):
-        """total = Σ vectors, added in order, a cache-sized block at a time."""
-
-        def add(start):
-            block = slice(start, start + BLOCK)
-            total[block] = vectors[0][block]
-            with np.errstate(all="ignore"):  # see run
-                for vector in vectors[1:]:
-                    total[block] += vector[block]
-
-        on_threads(add, range(0, total.size, BLOCK), self.threads)
+    def _lane(self, item):
+        """Put the gradient of a lane's chunks into its vector: (their loss, the names of the parameters reached)."""
+        lane, count, chunks = item
+        loss, reached = 0.0, set()
+        self.vectors[lane][...] = 0
+        with np.errstate(all="ignore"):  # a loss that is not finite is reported by the trainer, in one line
+            for images, masks in chunks:
+                tape = LeanTape(self.views[lane])
+                loss += self._chunk(*self.model.prepare(images, masks), count, tape).item()
+                reached |= _names(tape)
+        return loss, reached
 
     def _chunk(self, patches, layout, count, tape):
         """One chunk forward and backward; its part of the loss."""
@@ -113,8 +114,23 @@ class Lanes:
         with tape:
             loss = model.distance(model.predictions_of(patches, layout), targets, count)
         tape.backward(loss)
-        self.reached |= tape.reached
         return loss
+
+    def _add_up(self, vectors, total):
+        """total = Σ vectors, added in order, a cache-sized block at a time."""
+
+        def add(start):
+            block = slice(start, start + BLOCK)
+            total[block] = vectors[0][block]
+            with np.errstate(all="ignore"):  # see _lane
+                for vector in vectors[1:]:
+                    total[block] += vector[block]
+
+        on_threads(add, range(0, total.size, BLOCK), self.workers)
+
+
+def _names(tape):
+    return {parameter.name for parameter in tape.reached}
 
 
 def chunks_of(context_lengths):

@@ -110,7 +110,7 @@ class Run:
     def _provenance(self):
         t = self.trainer
         shared = {"processes": t.ranks.size} if t.ranks.size > 1 else {}
-        return provenance.provenance(t.device, t.lanes.threads) | shared
+        return provenance.provenance(t.device, t.lanes.workers) | shared
 
     def _unlock(self):
         if self.lock:

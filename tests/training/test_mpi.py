@@ -92,7 +92,7 @@ def step_of(folder):
 def test_two_processes_give_the_same_bits_as_one(whole, tmp_path):
     status, out, err = ended((2, ["--mpi", *arguments(whole.parent, tmp_path / "run")]))
     assert (status, err) == (0, "")
-    assert "with 1 thread in each of 2 processes" in out and out.count("epoch   1/3") == 1
+    assert "with 1 worker in each of 2 processes" in out and out.count("epoch   1/3") == 1
     assert_same_run(tmp_path / "run", whole)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
 

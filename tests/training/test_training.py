@@ -67,12 +67,14 @@ def batch(model, size=150, seed=0):
     return images, MultiBlockMasker().sample(size, draw)
 
 
-def test_every_thread_count_gives_the_same_bits():
+@pytest.mark.parametrize("processes", [True, False])
+def test_every_number_of_workers_gives_the_same_bits(monkeypatch, processes):
+    monkeypatch.setattr("minijepa.training.lanes.CAN_FORK", processes)
     model = IJEPA(Config(**NETWORK), seed=1)
     images, masks = batch(model)  # 10 chunks, so that lanes hold one or two
     results = []
-    for threads in (1, 2, 3):
-        loss = Lanes(model, threads).gradients(images, masks)
+    for workers in (1, 2, 3, 9):
+        loss = Lanes(model, workers).gradients(images, masks)
         results.append((loss, model.flat.grad.copy()))
     for loss, gradient in results[1:]:
         assert loss == results[0][0]
@@ -91,11 +93,12 @@ def test_lanes_add_up_to_the_batch(size):
     lanes = Lanes(model, 2)
     assert lanes.gradients(images, masks) == pytest.approx(whole.item(), rel=1e-12)
     np.testing.assert_allclose(model.flat.grad, wanted, atol=1e-12 * np.abs(wanted).max())
-    assert lanes.reached == set(model.flat.parameters.values())
+    assert lanes.reached == set(model.flat.parameters)
 
 
 def test_after_an_error_in_a_lane_nobody_writes_gradients_any_more(monkeypatch):
     """The caller may go on, with the same Lanes or with others: their gradients must be their own."""
+    monkeypatch.setattr("minijepa.training.lanes.CAN_FORK", False)
     model = IJEPA(Config(**NETWORK))
     lanes = Lanes(model, 3)
     images, masks = batch(model)
@@ -266,7 +269,7 @@ def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
     trainer = Trainer(Config(**SETTINGS), dataset)
     lost = trainer.model.predictor.mask_token
     trainer.lanes.gradients = lambda *_: trainer.lanes.reached.update(
-        p for p in trainer.model.flat.parameters.values() if p is not lost
+        name for name, p in trainer.model.flat.parameters.items() if p is not lost
     ) or 1.0  # fmt: skip
     with pytest.raises(TrainingError, match=r"1 parameter received no gradient, such as predictor\.mask_token"):
         trainer.train_step(0)
@@ -364,7 +367,7 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     run = tmp_path / "runs" / "first"
     status, out, _ = train_cli(capsys, *arguments(cifar_folder, run, keep_every=2, val_size=20))
     assert status == 0
-    assert "60 images, 3 epochs of 3 steps" in out and "on cpu with 1 thread" in out
+    assert "60 images, 3 epochs of 3 steps" in out and "on cpu with 1 worker" in out
     assert "s for 3 more steps" in out  # the estimate
     assert f"{run}/ holds report.html" in out and f"python probe.py {run} --data-dir {cifar_folder}\n" in out
     assert {p.name for p in run.iterdir()} == {
