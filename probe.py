@@ -8,6 +8,7 @@ from minijepa import backend  # first: it holds BLAS to one thread before NumPy 
 from minijepa.backend.threads import worker_threads
 from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.data import read_folder
+from minijepa.errors import ConfigError
 from minijepa.evaluation.evaluate import evaluate, opened, probed_run, suffix_of
 from minijepa.evaluation.gallery import draw_all, draw_own, draw_own_without_data
 from minijepa.training.metrics import read_metrics
@@ -30,6 +31,10 @@ def parser():
         "--quick", action="store_true",
         help="a first impression, from one image in ten: half a minute on 2 cores; written next to the full results",
     )  # fmt: skip
+    p.add_argument(
+        "--blocks", type=int, default=1, metavar="N",
+        help="use the features after each of the last N blocks, side by side (I-JEPA's paper: 4; default: 1)",
+    )  # fmt: skip
     p.add_argument("--pictures", action="store_true", help="draw all pictures of docs/pictures.md too")
     p.add_argument(
         "--images", type=path, metavar="FOLDER",
@@ -45,12 +50,14 @@ def main(argv=None):
 
 
 def probe(args):
+    if args.blocks > 1 and (args.pictures or args.images is not None):
+        raise ConfigError("--blocks is for the figures: leave out --pictures and --images, or --blocks")
     device = backend.resolve_device(args.device)
     if args.images is not None and not args.pictures and (path := look(args, device)):
         tell(f"wrote {path}")
         return 0
     probed, about, images = probed_run(
-        args.run, args.data_dir, device, args.threads, args.split, args.encoder, args.quick
+        args.run, args.data_dir, device, args.threads, args.split, args.encoder, args.quick, args.blocks
     )
     own = own_pictures(args.images, probed.model) if args.images is not None else None
     has_metrics = (probed.folder / "metrics.csv").exists()  # a checkpoint that was copied away has none

@@ -60,6 +60,7 @@ class ProbedEncoder:
     encoder: str = "target"
     threads: int | None = None
     suffix: str = ""  # of the names of the files written
+    blocks: int = 1  # use the features after so many of the last blocks
 
     @cached_property
     def features(self):
@@ -70,7 +71,8 @@ class ProbedEncoder:
         return self.features_of(self.model, self.test, OURS)
 
     def features_of(self, model, images, told):
-        return extract_features(model, images, self.encoder, self.threads, f"{told}, {len(images):,} images")
+        told = f"{told}, {len(images):,} images"
+        return extract_features(model, images, self.encoder, self.threads, told, self.blocks)
 
     @cached_property
     def probe(self):
@@ -118,18 +120,22 @@ def opened(path, device="cpu", encoder="target"):
     return file, about, model
 
 
-def probed_run(path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", quick=False):
+def probed_run(
+    path, data_dir="data", device="cpu", threads=None, split="test", encoder="target", quick=False, blocks=1
+):
     """(ProbedEncoder, its checkpoint's metadata, the run's own training images).
 
-    ``quick``: one image in ten, for learning and for evaluation.
+    ``quick``: one image in ten, for learning and for evaluation. ``blocks``: see ``ImageEncoder.features``.
     """
     threads = worker_threads(threads)
     file, about, model = opened(path, device, encoder)
+    model.check_blocks(blocks)
     dataset = load_dataset(about["dataset"], data_dir, download=False)
     images = [x[:: QUICK if quick else 1] for x in labelled_images(model.config, dataset, split)]
     suffix = suffix_of(file, about) + ("" if (split, encoder) == ("test", "target") else f"-{split}-{encoder}")
-    suffix += "-quick" if quick else ""
-    probed = ProbedEncoder(model, dataset.classes, *images, split, about["step"], file, encoder, threads, suffix)
+    suffix += ("-quick" if quick else "") + (f"-{blocks}-blocks" if blocks > 1 else "")
+    where = split, about["step"], file, encoder, threads, suffix, blocks
+    probed = ProbedEncoder(model, dataset.classes, *images, *where)
     return probed, about, training_images(model.config, dataset)[0]
 
 
@@ -147,6 +153,8 @@ def evaluate(probed, about, say=tell):
     if about.get("provenance"):
         say(about["provenance"])
     say(f"{s.file}, step {s.step}: {s.encoder} encoder, {len(s.train):,} training and {len(s.test):,} {s.kind} images")
+    if s.blocks > 1:
+        say(f"features after each of the last {s.blocks} blocks, side by side: {s.features.shape[1]} of them")
     say(f"{'':20}  linear probe   kNN (k=20)")
     results = {OURS: _summary(s.probe, _knn(s, s.features, s.test_features))}
     say(_line(OURS, results[OURS]))
@@ -162,7 +170,8 @@ def evaluate(probed, about, say=tell):
         results[name] = {field: row[field] for field in results[OURS]}
     report = {
         "checkpoint": str(s.file), "step": s.step, "dataset": about["dataset"], "split": s.kind,
-        "encoder": s.encoder, "device": s.model.device, "seconds": round(time.perf_counter() - started, 1),
+        "encoder": s.encoder, "blocks": s.blocks, "device": s.model.device,
+        "seconds": round(time.perf_counter() - started, 1),
         "training_images": len(s.train), f"{s.kind}_images": len(s.test), "results": results,
         "verdict": verdict({name: row["linear_probe"] for name, row in results.items()}, len(s.test)),
         "classes": list(s.classes), "confusion": s.probe.confusion.tolist(),

@@ -13,17 +13,18 @@ def progress(total, told, unit):
     return tqdm(total=total, desc=told, unit=unit, disable=None, leave=False, dynamic_ncols=True)
 
 
-def extract_features(model, images, encoder="target", threads=None, told=None):
+def extract_features(model, images, encoder="target", threads=None, told=None, blocks=1):
     """Patch features averaged over each image: uint8 images (N, 3, S, S) -> float32 (N, D) on the host.
 
     ``encoder``: "target" (what the specification evaluates) or "context". ``told``: what a progress bar calls it.
+    ``blocks``: after how many of the last blocks, side by side.
     """
     if told is None:
-        return model.features(images, encoder, threads)
+        return model.features(images, encoder, threads, blocks)
     features = []
     with progress(len(images), told, "image") as bar:
         for start in range(0, len(images), AT_ONCE):
-            features.append(model.features(images[start : start + AT_ONCE], encoder, threads))
+            features.append(model.features(images[start : start + AT_ONCE], encoder, threads, blocks))
             bar.update(len(features[-1]))
     return np.concatenate(features)
 

@@ -50,8 +50,8 @@ def key_of(probed, name, model=None):
     facts = {"name": name, "classes": probed.classes, "sources": sources(), "numpy": np.__version__}
     arrays = []
     if model is not None:
-        settings = {field: getattr(model.config, field) for field in OF_NETWORK}
-        facts |= settings | {"mean": list(model.mean), "std": list(model.std), "device": model.device}
+        facts |= {field: getattr(model.config, field) for field in OF_NETWORK} | {"blocks": probed.blocks}
+        facts |= {"mean": list(model.mean), "std": list(model.std), "device": model.device}
         arrays = [to_numpy(p.data) for _, p in model.network(probed.encoder).named_parameters()]
     images = probed.train, probed.train_y, probed.test, probed.test_y
     return _sha256(json.dumps(facts, sort_keys=True).encode(), *arrays, *images)

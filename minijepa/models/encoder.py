@@ -87,17 +87,27 @@ class ImageEncoder:
             features[part] = self._tokens(network, images[part]).data
         return Tensor(features)
 
-    def features(self, images, encoder="target", threads=None):
+    def features(self, images, encoder="target", threads=None, blocks=1):
         """A vector for each image, its patches' features averaged: uint8 (N, 3, S, S) -> float32 NumPy array (N, D).
 
         The images are as in a data set: not normalised, on the host, and any number of them. ``threads``: on a CPU; all
-        cores if None.
+        cores if None. ``blocks``: with 4, the features after each of the last four blocks, side by side, (N, 4 D).
         """
+        self.check_blocks(blocks)
+        network = self.network(encoder)
 
         def averaged(chunk):
-            return self.encode(self.normalise(chunk), encoder).data.mean(axis=1)
+            patches = self.patches(self.normalise(chunk))
+            b, n, _ = patches.shape
+            after = network.last_blocks(patches, Packing([n] * b), blocks)
+            return xp_of(patches).concatenate([x.data.reshape(b, n, -1).mean(axis=1) for x in after], axis=1)
 
-        return map_images(self, images, averaged, (self.config.encoder_embed_dim,), threads)
+        return map_images(self, images, averaged, (blocks * self.config.encoder_embed_dim,), threads)
+
+    def check_blocks(self, blocks):
+        """Raise ConfigError unless an encoder has so many blocks."""
+        if not 1 <= blocks <= (depth := self.config.encoder_depth):
+            raise ConfigError(f"--blocks {blocks}: the encoder has {counted(depth, 'block')}")
 
     def _tokens(self, network, images):
         patches = patchify(images, self.config.patch_size)

@@ -70,8 +70,17 @@ class ViTEncoder(Module):
 
         ``packing``: B sequences of N.
         """
+        return self._transform(self._embed(patches), packing, keep)
+
+    def last_blocks(self, patches, packing, count):
+        """Like :meth:`encode`, after each of the last ``count`` blocks and the final norm: ``count`` times (B N, D)."""
+        x = self._embed(patches)
+        outputs = [x := block(x, packing) for block in self.blocks]
+        return [self.norm(x) for x in outputs[-count:]]
+
+    def _embed(self, patches):
         x = self.patch_embed(patches) + self.pos_embed
-        return self._transform(ops.reshape(x, (-1, x.shape[-1])), packing, keep)
+        return ops.reshape(x, (-1, x.shape[-1]))
 
     def _transform(self, x, packing, keep):
         for block in self.blocks[:-1]:

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import NETWORK
+from tiny import DEEPER, NETWORK
 
 import probe
 import train
@@ -22,7 +22,7 @@ from minijepa.training.trainer import Trainer
 
 from conftest import write_cifar  # isort: skip
 
-SETTINGS = NETWORK | dict(batch_size=100, epochs=2, warmup_epochs=0, val_size=20)
+SETTINGS = DEEPER | dict(batch_size=100, epochs=2, warmup_epochs=0, val_size=20)
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,24 @@ def counted_fits(monkeypatch):
 
     monkeypatch.setattr(evaluate, "linear_probe", count)
     return fits
+
+
+def test_the_last_blocks_are_probed_together_beside_the_results_of_the_last_one(
+    run, overlapping_cifar_folder, capsys, monkeypatch
+):
+    fits = counted_fits(monkeypatch)
+    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
+    depth = load(run).config.encoder_depth
+    status, out, _ = probe_cli(capsys, *args, f"--blocks={depth}")
+    assert status == 0 and [width for _, width in fits] == [16 * depth, 16 * depth, 3072]
+    assert f"features after each of the last {depth} blocks, side by side: {16 * depth} of them" in out
+    assert json.loads((run / f"probe-{depth}-blocks.json").read_text())["blocks"] == depth
+    assert not (run / "probe.json").exists()
+    assert probe_cli(capsys, *args)[0] == 0  # another untrained row, the same one of raw pixels
+    assert [width for _, width in fits[3:]] == [16, 16]
+    for wrong, text in (("9", "the encoder has"), ("0", "the encoder has"), ("2", "leave out --pictures")):
+        status, _, err = probe_cli(capsys, *args, f"--blocks={wrong}", *["--pictures"] * (wrong == "2"))
+        assert status == 2 and text in err and err.count("\n") == 1
 
 
 def test_what_training_does_not_change_is_computed_once(run, overlapping_cifar_folder, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """The networks: the specification's seven gotchas, the whole loss against differences, names, packing."""
 
 import copy
+import dataclasses
 import pickle
 import tracemalloc
 
@@ -453,6 +454,22 @@ def test_features_are_those_of_the_patches_averaged_from_raw_images(config):
     assert model.features(images[:0]).shape == (0, 8)
     with pytest.raises(DtypeError, match="is it normalised already"):
         model.features(model.normalise(images))
+
+
+def test_features_of_the_last_blocks_are_those_of_encoders_that_end_there(config):
+    config = dataclasses.replace(config, encoder_depth=3)
+    model, images = lively(IJEPA(config)), np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), np.uint8)
+    for blocks in (1, 2, 3):
+        expected = []
+        for depth in range(4 - blocks, 4):
+            shorter = IJEPA(dataclasses.replace(config, encoder_depth=depth))
+            names = shorter.state_dict()
+            shorter.load_state_dict({name: value for name, value in model.state_dict().items() if name in names})
+            expected.append(shorter.features(images))
+        np.testing.assert_array_equal(model.features(images, blocks=blocks), np.concatenate(expected, axis=1))
+    for blocks in (0, 4):
+        with pytest.raises(ConfigError, match=f"^--blocks {blocks}: the encoder has 3 blocks$"):
+            model.features(images, blocks=blocks)
 
 
 def test_a_gradient_through_many_images_is_recorded_as_one(config):
