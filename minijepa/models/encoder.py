@@ -106,7 +106,8 @@ class ImageEncoder:
 
     def check_blocks(self, blocks):
         """Raise ConfigError unless an encoder has so many blocks."""
-        if not 1 <= blocks <= (depth := self.config.encoder_depth):
+        depth = self.config.encoder_depth
+        if not 1 <= blocks <= depth:
             raise ConfigError(f"--blocks {blocks}: the encoder has {counted(depth, 'block')}")
 
     def _tokens(self, network, images):
