@@ -13,7 +13,7 @@ MODULES = {
     "gradcheck [OP ...]": "backward passes against finite differences",
     "explain [OP | --step]": "an operation's derivation and code, or a step; --html FILE: a page",
     "exercise [OP]": "backward passes to write yourself, with a judge",
-    "curves RUN [RUN ...]": "the curves of runs, one over the other",
+    "training.curves RUN [RUN ...]": "the curves of runs, one over the other",
     "export RUN FILE": "the encoder alone, for timm and others",
 }
 

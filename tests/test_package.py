@@ -15,10 +15,11 @@ import pytest
 
 import probe
 import train
-from minijepa import Config, __version__, curves, export
+from minijepa import Config, __version__, export
 from minijepa import __main__ as listing
 from minijepa.cli import REQUIRED
 from minijepa.config import MEASURED, PRESETS
+from minijepa.training import curves
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

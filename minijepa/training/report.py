@@ -154,6 +154,6 @@ def _commands(folder, unfinished):
         ("the real figures", f"python probe.py {run}"),
         ("and all pictures", f"python probe.py {run} --pictures"),
         ("your own pictures", f"python probe.py {run} --images FOLDER"),
-        ("beside another run", f"python -m minijepa.curves {run} runs/OTHER"),
+        ("beside another run", f"python -m minijepa.training.curves {run} runs/OTHER"),
         ("the encoder alone, for timm and others", f"python -m minijepa.export {run} encoder.npz"),
     ]

@@ -1,4 +1,4 @@
-"""steps.csv, python -m minijepa.curves, and report.html."""
+"""steps.csv, python -m minijepa.training.curves, and report.html."""
 
 import html
 import json
@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from tiny import NETWORK, noise
 
-from minijepa import Config, curves
+from minijepa import Config
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.pictures import Curves, report
-from minijepa.training import checkpoint
+from minijepa.training import checkpoint, curves
 from minijepa.training.metrics import curves_of, read_metrics
 from minijepa.training.report import write_report
 from minijepa.training.run import Run

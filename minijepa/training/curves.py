@@ -1,4 +1,4 @@
-"""python -m minijepa.curves RUN [RUN ...]: the curves of several runs in one picture."""
+"""python -m minijepa.training.curves RUN [RUN ...]: the curves of several runs in one picture."""
 
 import argparse
 import sys
@@ -16,7 +16,8 @@ OUT = "curves-compared.png"
 
 def parser():
     p = argparse.ArgumentParser(
-        prog="python -m minijepa.curves", description="Draw the curves of run folders over each other, into one PNG."
+        prog="python -m minijepa.training.curves",
+        description="Draw the curves of run folders over each other, into one PNG.",
     )
     p.add_argument("--version", action="version", version=f"minijepa {VERSION}")
     p.add_argument("runs", nargs="+", type=path, metavar="RUN", help=f"a run folder; at most {len(COLOURS)} of them")
