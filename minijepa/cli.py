@@ -1,6 +1,7 @@
 """What the command lines share: printing, exit status and errors, and common arguments."""
 
 import contextlib
+import difflib
 import importlib.util
 import inspect
 import os
@@ -76,6 +77,12 @@ def docstring(thing):
 def counted(number, noun):
     """``"1 step"``, ``"1,200 steps"``"""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def suggestion(name, known):
+    """What to say of an unknown name: "did you mean gelu?" or, if none is similar, "there are ..."."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
 
 
 def add_machine(parser, data):

@@ -1,20 +1,17 @@
 """python -m minijepa.exercise [OP]: backward passes to write, with checks, hints, solutions and progress."""
 
 import argparse
-import difflib
-import inspect
 import json
 import sys
 import textwrap
 from pathlib import Path
 
-from minijepa.autograd import Tape, Tensor
-from minijepa.cli import docstring, exit_status, parse, tell
+from minijepa.cli import docstring, exit_status, parse, suggestion, tell
 from minijepa.errors import ConfigError
 from minijepa.exercise.judge import judge
 from minijepa.exercise.lessons import LESSONS
+from minijepa.explain.operation import function_of, source_of
 from minijepa.files import replaced
-from minijepa.gradcheck.cases import cases_of
 
 COMMAND = "python -m minijepa.exercise"
 LINE = "{:>2} {:<14}{:<43}{:<8}{:>5} {:>5}"
@@ -45,11 +42,7 @@ def serve(name, hint=False, solution=False):
         tell(table(progress))
         return 0
     if name not in LESSONS:
-        close = difflib.get_close_matches(name, LESSONS, n=3)
-        raise ConfigError(
-            f"unknown exercise {name!r}: "
-            + (f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(LESSONS)}")
-        )
+        raise ConfigError(f"unknown exercise {name!r}: {suggestion(name, LESSONS)}")
     lesson, path = LESSONS[name], Path(LESSONS[name].file)
     if hint:
         progress.add(name, hints=progress.of(name)["hints"] < len(lesson.hints))
@@ -98,12 +91,11 @@ class Progress:
         with replaced(self.path, "w", encoding="utf-8") as file:
             file.write(json.dumps(self.kept, indent=2) + "\n")
 
-    def solved(self):
-        return [name for name in LESSONS if self.of(name)["solved"]]
-
-    def next(self):
-        """The first exercise that is not solved, or None."""
-        return next((name for name in LESSONS if not self.of(name)["solved"]), None)
+    def told(self, end):
+        """How many exercises are solved, and the next one, or ``end`` after the last."""
+        left = [name for name in LESSONS if not self.of(name)["solved"]]
+        done = f"{len(LESSONS) - len(left)} of {len(LESSONS)} solved."
+        return f"{done} Next: {COMMAND} {left[0]}" if left else f"{done} {end}: well done."
 
 
 def table(progress):
@@ -113,42 +105,27 @@ def table(progress):
         begun, kept = Path(lesson.file).exists(), progress.of(name)
         state = "solved" if kept["solved"] else "begun" if begun else "-"
         lines.append(LINE.format(i, name, lesson.asks, state, kept["attempts"] or "", kept["hints"] or "").rstrip())
-    done = f"{len(progress.solved())} of {len(LESSONS)} solved."
-    following = progress.next()
-    lines += ["", f"{done} Next: {COMMAND} {following}" if following else f"{done} All of them: well done."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", progress.told("All of them")])
+
+
+def numbered(hints):
+    return "\n\n".join(textwrap.fill(f"{i}. {hint}", 80, subsequent_indent="   ") for i, hint in enumerate(hints, 1))
 
 
 def hints(lesson, count):
     """The first ``count`` hints."""
-    lines = []
-    for i, text in enumerate(lesson.hints[:count], 1):
-        lines += [*textwrap.wrap(f"{i}. {text}", 80, subsequent_indent="   "), ""]
     left = len(lesson.hints) - count
     more = f"{left} more: run this again" if left else f"That was all; the code: {COMMAND} {lesson.name} --solution"
-    return "\n".join([*lines, f"Hint {count} of {len(lesson.hints)}. {more}."])
+    return f"{numbered(lesson.hints[:count])}\n\nHint {count} of {len(lesson.hints)}. {more}."
 
 
 def way(lesson):
     """The derivation, then the code, and the package's own code if it has this operation."""
-    lines = [docstring(lesson.op), "", "The derivation"]
-    lines += [line for i, hint in enumerate(lesson.hints, 1) for line in ("", *textwrap.wrap(
-        f"{i}. {hint}", 80, subsequent_indent="   "))]  # fmt: skip
-    lines += ["", "The code", "", lesson.backward_source().rstrip()]
+    parts = [docstring(lesson.op), "The derivation", numbered(lesson.hints), "The code", lesson.backward_source()]
     if lesson.twin:
-        own = twin(lesson)
-        lines += ["", f"The package's own, {own.__module__.replace('.', '/')}.py", ""]
-        lines.append(textwrap.dedent(inspect.getsource(own.backward)).rstrip())
-    lines += ["", f"Every step, with its reason: {lesson.page}"]
-    return "\n".join(lines)
-
-
-def twin(lesson):
-    """The package's own Function for the lesson."""
-    example = cases_of(lesson.twin)[0]
-    with Tape() as tape:
-        example.fn(*(Tensor(array, requires_grad=True) for array in example.arrays))
-    return tape.entries[-1].op
+        own = function_of(lesson.twin)
+        parts += [f"The package's own, {own.__module__.replace('.', '/')}.py", source_of(own.backward)]
+    return "\n\n".join([*parts, f"Every step, with its reason: {lesson.page}"])
 
 
 def afterwards(lesson, right, progress):
@@ -157,11 +134,8 @@ def afterwards(lesson, right, progress):
         taken, count = progress.of(lesson.name)["hints"], len(lesson.hints)
         flag = "--hint" if taken < count else "--solution"
         return f"To go on: {COMMAND} {lesson.name} {flag}\n({taken} of {count} hints taken; the page: {lesson.page})"
-    following = progress.next()
-    done = f"{len(progress.solved())} of {len(LESSONS)} solved."
-    if lesson.twin:
-        done = f"The package's own: python -m minijepa.explain {lesson.twin}\n{done}"
-    return f"{done} Next: {COMMAND} {following}" if following else f"{done} That was the last one: well done."
+    own = f"The package's own: python -m minijepa.explain {lesson.twin}\n" if lesson.twin else ""
+    return own + progress.told("That was the last one")
 
 
 if __name__ == "__main__":

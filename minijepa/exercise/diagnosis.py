@@ -43,7 +43,7 @@ def diagnosis(desk, case, slots, j):
         for mistakes in itertools.combinations([m for m in lesson.mistakes if spoilt(m) is not None], count):
             gradient = spoilt(*mistakes)
             if gradient is not None and same(mine, gradient):
-                return " And: ".join(mistake.says for mistake in mistakes)
+                return " And: ".join(lesson.mistakes[mistake] for mistake in mistakes)
         return None
 
     of_ones = desk.slots(lesson.op, case, np.ones(entry.output.shape))[j]

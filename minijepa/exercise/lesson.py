@@ -3,8 +3,9 @@
 import ast
 import inspect
 import sys
-import textwrap
 from dataclasses import dataclass
+
+from minijepa.explain.operation import source_of
 
 INTRO = '''"""Exercise {self.name}: {self.asks}.
 
@@ -18,25 +19,14 @@ Forward is given, backward is yours. The page: {self.page}
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A typical mistake, as a change of the right backward: ``old`` becomes ``new`` in its source.
-
-    ``says``: the message for an attempt whose gradient equals the changed one's.
-    """
-
-    old: str
-    new: str
-    says: str
-
-
-@dataclass(frozen=True)
 class Lesson:
     """An exercise. Its module is the solved student's file; the stub is made from it.
 
     ``op``: the Function, forward and right backward. ``page``: its derivation. ``asks``: a line for the list.
     ``cases(fn)``: the inputs, as gradcheck takes them, for ``fn(*tensors, **options)``; the first has lengths that
     all differ. ``call(op, *tensors, **options)``: how an operation like ``op`` is called. ``hints``: the derivation in
-    steps. ``mistakes``: the most likely first. ``twin``: the package's own operation, the name of an ``ops`` function.
+    steps. ``mistakes``: {(old, new): message} for an attempt whose gradient is that of a backward with ``new`` in place
+    of ``old``, the most likely first. ``twin``: the package's own operation, the name of an ``ops`` function.
     """
 
     op: type
@@ -44,7 +34,7 @@ class Lesson:
     asks: str
     cases: callable
     hints: tuple
-    mistakes: tuple
+    mistakes: dict
     call: callable = lambda op, *inputs, **options: op.apply(*inputs, **options)
     twin: str | None = None
 
@@ -72,11 +62,11 @@ class Lesson:
 
     def backward_source(self, *mistakes):
         """The source of the right backward, changed by mistakes; None if they exclude each other."""
-        source = textwrap.dedent(inspect.getsource(self.op.backward))
-        for mistake in mistakes:
-            if mistake.old not in source:
+        source = source_of(self.op.backward)
+        for old, new in mistakes:
+            if old not in source:
                 return None
-            source = source.replace(mistake.old, mistake.new)
+            source = source.replace(old, new)
         return source
 
     def variant(self, *mistakes):

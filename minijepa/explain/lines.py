@@ -1,8 +1,8 @@
 """Which lines of a backward pass compute which gradient: read from its source, so that it follows changes."""
 
 import ast
-import inspect
-import textwrap
+
+from minijepa.explain.operation import source_of
 
 ALLOCATIONS = ("empty", "zeros", "empty_like", "zeros_like")
 
@@ -13,7 +13,7 @@ def gradient_lines(op, inputs):
     If the returned tuple holds a name, these are the lines that write to it, or to a view of it, except the line that
     only allocates the array. Otherwise they are those of the return statement, or all lines if there is none.
     """
-    function = ast.parse(textwrap.dedent(inspect.getsource(op.backward))).body[0]
+    function = ast.parse(source_of(op.backward)).body[0]
     returns = [n for n in ast.walk(function) if isinstance(n, ast.Return)]
     if not returns:  # a lambda
         return [_numbers([function])] * inputs

@@ -65,8 +65,12 @@ def formula_and_code(op, width):
         _title(f"{function.__name__}: {function.shapes}"),
         fit_text(docstring(function), width),
         _title(f"The code, {'/'.join(source.parts[-3:])}"),
-        "\n\n".join(fit_code(textwrap.dedent(inspect.getsource(piece)).rstrip(), width) for piece in code),
+        "\n\n".join(fit_code(source_of(piece), width) for piece in code),
     ])  # fmt: skip
+
+
+def source_of(function):
+    return textwrap.dedent(inspect.getsource(function)).rstrip()
 
 
 def helpers_of(function):

@@ -5,7 +5,6 @@ The engine itself is recorded (``walk.py``), so the page computes nothing: it sh
 
 import inspect
 import json
-import textwrap
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from minijepa.cli import docstring
 from minijepa.errors import ConfigError, DtypeError, ShapeError, TapeError
 from minijepa.explain.columns import fit_text
 from minijepa.explain.lines import gradient_lines
-from minijepa.explain.operation import helpers_of, page_of
+from minijepa.explain.operation import helpers_of, page_of, source_of
 from minijepa.explain.step import saved_names
 from minijepa.explain.walk import RecordingTape, network_of, network_of_step, numeric_of, numeric_of_each_use
 from minijepa.files import open_plain, replaced
@@ -144,11 +143,7 @@ def _lesson(entry):
         names=names,
         derivation=fit_text(docstring(op), DOC_WIDTH),
         file=f"minijepa/{module}",
-        code=[dict(title=p.__name__, first=inspect.getsourcelines(p)[1], text=_source(p)) for p in pieces],
+        code=[dict(title=p.__name__, first=inspect.getsourcelines(p)[1], text=source_of(p)) for p in pieces],
         lines=gradient_lines(op, inputs),
         page=page_of(op.op_name()) if hasattr(ops, op.op_name()) else "rest",  # getitem's is called Slice
     )
-
-
-def _source(function):
-    return textwrap.dedent(inspect.getsource(function)).rstrip()

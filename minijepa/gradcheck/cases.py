@@ -4,13 +4,13 @@
 example. A new operation needs an entry here; a test checks that.
 """
 
-import difflib
 from typing import NamedTuple
 
 import numpy as np
 
 from minijepa import ops
 from minijepa.backend import device_of, to_device
+from minijepa.cli import suggestion
 from minijepa.errors import ConfigError
 from minijepa.gradcheck.draws import backwards, distinct, generator, normal, positive, signed, strided, transposed
 
@@ -29,9 +29,7 @@ def cases_of(op):
     """The cases of an operation. Raises ConfigError, suggesting similar names, for one that does not exist."""
     if op in CASES:
         return CASES[op]
-    close = difflib.get_close_matches(op, CASES, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(CASES))}"
-    raise ConfigError(f"unknown operation {op!r}: {hint}")
+    raise ConfigError(f"unknown operation {op!r}: {suggestion(op, sorted(CASES))}")
 
 
 def beside(array, x):

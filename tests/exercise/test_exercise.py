@@ -15,11 +15,12 @@ import pytest
 from conftest import ROOT
 
 from minijepa import Tape, Tensor, backend, ops
-from minijepa.exercise.__main__ import main, twin
+from minijepa.exercise.__main__ import main
 from minijepa.exercise.desk import Desk
 from minijepa.exercise.diagnosis import same
 from minijepa.exercise.judge import judge
 from minijepa.exercise.lessons import LESSONS
+from minijepa.explain.operation import function_of
 
 MISTAKES = [(name, mistake) for name, lesson in LESSONS.items() for mistake in lesson.mistakes]
 
@@ -119,12 +120,12 @@ def test_a_lesson_computes_what_the_package_computes(name):
     assert all(same(slot, tensor.grad) for slot, tensor in zip(slots, tensors))
 
 
-@pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=lambda value: getattr(value, "new", value))
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=lambda value: value if isinstance(value, str) else value[1])
 def test_a_typical_mistake_is_named(name, mistake, capsys):
     attempt(name, LESSONS[name].backward_source(mistake))
     status, out = run(capsys, name)
     assert status == 1
-    assert words(mistake.says) in words(out)
+    assert words(LESSONS[name].mistakes[mistake]) in words(out)
     assert "--hint" in out
 
 
@@ -463,8 +464,8 @@ def test_a_solution_is_the_way_and_the_code(name, capsys):
     assert lesson.page in out
     assert (lesson.twin is None) == (name in ("residual", "rms_norm"))
     if lesson.twin:
-        assert textwrap.dedent(inspect.getsource(twin(lesson).backward)) in out
-        assert twin(lesson).__module__.startswith("minijepa.ops.")
+        assert textwrap.dedent(inspect.getsource(function_of(lesson.twin).backward)) in out
+        assert function_of(lesson.twin).__module__.startswith("minijepa.ops.")
 
 
 def test_progress_is_kept_and_shown(capsys):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import case
 from minijepa.gradcheck.draws import backwards, normal, strided, transposed
 
@@ -63,46 +63,26 @@ LESSON = Lesson(
         "A = q kᵀ / √d is a matrix product again: dq = dA k / √d. The factor 1/√d that forward has, backward has too.",
         "k is the transposed factor: dk[j] = Σᵢ dA[i, j] q[i] / √d, so dk = dAᵀ q / √d.",
     ),
-    mistakes=(
-        Mistake(
-            " / math.sqrt(q.shape[1])", "",
+    mistakes={
+        (" / math.sqrt(q.shape[1])", ""):
             "the factor 1/√d is missing: forward divides A by √d, so what comes back through A is divided too.",
-        ),
-        Mistake(
-            " / math.sqrt(q.shape[1])", " / q.shape[1]",
+        (" / math.sqrt(q.shape[1])", " / q.shape[1]"):
             "divided by d instead of √d.",
-        ),
-        Mistake(
-            "p * (dp - (dp * p).sum(axis=1, keepdims=True))", "dp",
+        ("p * (dp - (dp * p).sum(axis=1, keepdims=True))", "dp"):
             "softmax's backward is left out: between dP and dA there is dA = P (dP − Σⱼ dP P).",
-        ),
-        Mistake(
-            "(dp - (dp * p).sum(axis=1, keepdims=True))", "dp",
+        ("(dp - (dp * p).sum(axis=1, keepdims=True))", "dp"):
             "softmax's second term, − P Σⱼ dP P, is missing: raising one score lowers the other weights of its row.",
-        ),
-        Mistake(
-            "(dp * p).sum(axis=1, keepdims=True)", "dp * p",
+        ("(dp * p).sum(axis=1, keepdims=True)", "dp * p"):
             "softmax's sum is missing: a score moves every weight of its row, so sum dP P over axis 1, keepdims=True.",
-        ),
-        Mistake(
-            "(dp * p).sum(axis=1, keepdims=True)", "(dp * p).sum(axis=0)",
+        ("(dp * p).sum(axis=1, keepdims=True)", "(dp * p).sum(axis=0)"):
             "softmax's sum runs down the columns. A row of P sums to 1: sum over axis 1, keepdims=True.",
-        ),
-        Mistake(
-            "(dp * p).sum(axis=1, keepdims=True)", "dp.sum(axis=1, keepdims=True)",
+        ("(dp * p).sum(axis=1, keepdims=True)", "dp.sum(axis=1, keepdims=True)"):
             "softmax's sum is over dP; it must be over dP P.",
-        ),
-        Mistake(
-            "da.T @ q", "da @ q",
+        ("da.T @ q", "da @ q"):
             "dA is not transposed: dk[j] = Σᵢ dA[i, j] q[i] / √d sums over dA's first axis.",
-        ),
-        Mistake(
-            "p.T @ dy", "p @ dy",
+        ("p.T @ dy", "p @ dy"):
             "P is not transposed: dv[j] = Σᵢ P[i, j] dy[i] sums over P's first axis.",
-        ),
-        Mistake(
-            "da @ k /", "da @ q /",
+        ("da @ k /", "da @ q /"):
             "q where k belongs: A = q kᵀ / √d changes with q at the rate k.",
-        ),
-    ),
+    },
 )  # fmt: skip

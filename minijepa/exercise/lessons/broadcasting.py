@@ -1,7 +1,7 @@
 """Broadcasting: what forward copied, backward sums."""
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import binary, case
 from minijepa.gradcheck.draws import normal
 
@@ -52,31 +52,19 @@ LESSON = Lesson(
         "says which axes they are. (Summing over an axis that has length 1 in dy too changes nothing.)",
         "Both inputs can be broadcast at once, (3, 1) with (1, 4): do the same for a, with b * dy.",
     ),
-    mistakes=(
-        Mistake(
-            "((a, b * dy), (b, a * dy))", "((a, a * dy), (b, b * dy))",
+    mistakes={
+        ("((a, b * dy), (b, a * dy))", "((a, a * dy), (b, b * dy))"):
             "the factors are swapped: y = a b changes with a at the rate b, so da needs b and db needs a.",
-        ),
-        Mistake(
-            "((a, b * dy), (b, a * dy))", "((a, dy), (b, dy))",
+        ("((a, b * dy), (b, a * dy))", "((a, dy), (b, dy))"):
             "that is the gradient of a + b. y = a b changes with a at the rate b: multiply dy by it.",
-        ),
-        Mistake(
-            "gradient.sum(axis=added)", "gradient.mean(axis=added)",
+        ("gradient.sum(axis=added)", "gradient.mean(axis=added)"):
             "the mean over the copies instead of their sum. Each copy reaches L on its own, and the paths add.",
-        ),
-        Mistake(
-            "gradient.sum(axis=stretched, keepdims=True)", "gradient.mean(axis=stretched, keepdims=True)",
+        ("gradient.sum(axis=stretched, keepdims=True)", "gradient.mean(axis=stretched, keepdims=True)"):
             "the mean over the copies instead of their sum. Each copy reaches L on its own, and the paths add.",
-        ),
-        Mistake(
-            "gradient = gradient.sum(axis=stretched, keepdims=True)", "pass",
+        ("gradient = gradient.sum(axis=stretched, keepdims=True)", "pass"):
             "axes of length 1 that were stretched are not summed: along them there are copies too. Sum with "
             "keepdims=True, so that the axis stays.",
-        ),
-        Mistake(
-            "keepdims=True", "keepdims=False",
+        ("keepdims=True", "keepdims=False"):
             "the right sum, but the stretched axis is gone: it had length 1 and must have it again. keepdims=True.",
-        ),
-    ),
+    },
 )  # fmt: skip

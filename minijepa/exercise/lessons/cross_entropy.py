@@ -3,7 +3,7 @@
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import cross_entropy_cases
 
 
@@ -48,40 +48,24 @@ LESSON = Lesson(
         "dx[np.arange(len(dx)), labels] -= 1.",
         "The loss is the mean over N rows, so each row gets 1/N of it; and the chain rule multiplies by dy, a scalar.",
     ),
-    mistakes=(
-        Mistake(
-            " / len(dx)", "",
+    mistakes={
+        (" / len(dx)", ""):
             "the 1/N of the mean is missing: each of N rows has an N-th of the loss.",
-        ),
-        Mistake(
-            "dx[np.arange(len(dx)), labels] -= 1", "pass",
+        ("dx[np.arange(len(dx)), labels] -= 1", "pass"):
             "the term of the label, − [j = c], is missing: the loss is −x[c] + ln Σ exp(x), and this is the slope of "
             "its second part only.",
-        ),
-        Mistake(
-            "dx = np.exp(log_p)", "dx = np.zeros_like(log_p)",
+        ("dx = np.exp(log_p)", "dx = np.zeros_like(log_p)"):
             "the term of the sum, P, is missing: the loss is −x[c] + ln Σ exp(x), and this is the slope of its first "
             "part only.",
-        ),
-        Mistake(
-            "dx[np.arange(len(dx)), labels] -= 1", "dx[:, labels] -= 1",
+        ("dx[np.arange(len(dx)), labels] -= 1", "dx[:, labels] -= 1"):
             "dx[:, labels] takes these columns in every row. Row n has its own label: dx[np.arange(N), labels].",
-        ),
-        Mistake(
-            "dx[np.arange(len(dx)), labels] -= 1", "dx -= 1",
+        ("dx[np.arange(len(dx)), labels] -= 1", "dx -= 1"):
             "1 was subtracted everywhere. It belongs to one element per row, the label's: [j = c].",
-        ),
-        Mistake(
-            "-= 1", "+= 1",
+        ("-= 1", "+= 1"):
             "the term of the label has the wrong sign: the loss falls when the label's score rises, P − [j = c].",
-        ),
-        Mistake(
-            "np.exp(log_p)", "log_p.copy()",
+        ("np.exp(log_p)", "log_p.copy()"):
             "ln P where P belongs: forward saved the logarithms, and P = exp(log_p).",
-        ),
-        Mistake(
-            "dy / len(dx)", "dy / dx.size",
+        ("dy / len(dx)", "dy / dx.size"):
             "divided by N C instead of N: the loss is a mean over rows, not over elements.",
-        ),
-    ),
+    },
 )  # fmt: skip

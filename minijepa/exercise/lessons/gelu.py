@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import case, unary
 
 C = math.sqrt(2 / math.pi)
@@ -49,39 +49,23 @@ LESSON = Lesson(
         "tanh u need not be computed again: s = ½ (1 + tanh u) gives tanh u = 2s − 1, and "
         "½ (1 − tanh² u) = 2 s (1 − s). So dx = (s + x · 2 s (1 − s) u') dy.",
     ),
-    mistakes=(
-        Mistake(
-            "(s + x * ds)", "s",
+    mistakes={
+        ("(s + x * ds)", "s"):
             "the product rule's second term, x s', is missing: y = x s, and s depends on x too.",
-        ),
-        Mistake(
-            "(s + x * ds)", "(x * ds)",
+        ("(s + x * ds)", "(x * ds)"):
             "the product rule's first term, s, is missing: y = x s, and x itself changes too.",
-        ),
-        Mistake(
-            "(s + x * ds)", "(s + ds)",
+        ("(s + x * ds)", "(s + ds)"):
             "in the product rule's second term the factor x is missing: (x s)' = s + x s'.",
-        ),
-        Mistake(
-            " * du", "",
+        (" * du", ""):
             "the chain rule's inner factor u' is missing: s depends on u, and u on x, at the rate C (1 + 3 A x²).",
-        ),
-        Mistake(
-            "3 * A", "A",
+        ("3 * A", "A"):
             "u' has A x² where it must have 3 A x²: the slope of x³ is 3x².",
-        ),
-        Mistake(
-            "C * (1", "(1",
+        ("C * (1", "(1"):
             "u' lacks the factor C: u = C (x + A x³).",
-        ),
-        Mistake(
-            "2 * s * (1 - s)", "s * (1 - s)",
+        ("2 * s * (1 - s)", "s * (1 - s)"):
             "s (1 − s) is the slope of the logistic function of u. s = ½ (1 + tanh u) is that of 2u: its slope is "
             "2 s (1 − s).",
-        ),
-        Mistake(
-            "2 * s * (1 - s)", "(1 - s * s)",
+        ("2 * s * (1 - s)", "(1 - s * s)"):
             "the slope of tanh is 1 − tanh², but s is not tanh u: s = ½ (1 + tanh u). In terms of s it is 2 s (1 − s).",
-        ),
-    ),
+    },
 )  # fmt: skip

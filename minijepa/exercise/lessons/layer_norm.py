@@ -3,7 +3,7 @@
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import layer_norm_cases
 
 
@@ -55,67 +55,37 @@ LESSON = Lesson(
         "= − r x̂[i] mean(g x̂).",
         "Together dx = r (g − mean(g) − x̂ mean(g x̂)), the means over the last axis with keepdims=True.",
     ),
-    mistakes=(
-        Mistake(
-            " - xhat * mean_g_xhat", "",
+    mistakes={
+        (" - xhat * mean_g_xhat", ""):
             "the third term, − x̂ mean(g x̂), is missing: r depends on x too. Each x[i] reaches L in three ways: "
             "through its own x̂[i], the mean μ, and the scale r.",
-        ),
-        Mistake(
-            " - mean_g -", " -",
+        (" - mean_g -", " -"):
             "the second term, − mean(g), is missing: μ depends on every x of the row.",
-        ),
-        Mistake(
-            "(g - mean_g - xhat * mean_g_xhat)", "g",
+        ("(g - mean_g - xhat * mean_g_xhat)", "g"):
             "only the first of three paths: μ and r were treated as constants, but both depend on x.",
-        ),
-        Mistake(
-            "g = w * dy", "g = dy",
+        ("g = w * dy", "g = dy"):
             "w is missing: from y to x̂ the gradient is multiplied by w, g = w dy.",
-        ),
-        Mistake(
-            "r * (g", "(g",
+        ("r * (g", "(g"):
             "the factor r in front is missing: x̂ = (x − μ) r moves by r when x moves by 1.",
-        ),
-        Mistake(
-            "xhat * mean_g_xhat", "mean_g_xhat",
+        ("xhat * mean_g_xhat", "mean_g_xhat"):
             "the third term lacks its factor x̂[i]: ∂r/∂x[i] = −(r²/n) x̂[i].",
-        ),
-        Mistake(
-            "- mean_g - xhat", "- mean_g + xhat",
+        ("- mean_g - xhat", "- mean_g + xhat"):
             "the third term has the wrong sign: r falls as the row grows, ∂r/∂x[i] = −(r²/n) x̂[i].",
-        ),
-        Mistake(
-            "(g * xhat).mean(axis=-1, keepdims=True)", "(dy * xhat).mean(axis=-1, keepdims=True)",
+        ("(g * xhat).mean(axis=-1, keepdims=True)", "(dy * xhat).mean(axis=-1, keepdims=True)"):
             "the third term has dy where g = w dy belongs.",
-        ),
-        Mistake(
-            "(g * xhat).mean(axis=-1, keepdims=True)", "(g * xhat)",
+        ("(g * xhat).mean(axis=-1, keepdims=True)", "(g * xhat)"):
             "the third term lacks its mean: x[i] moves r, and r moves every x̂[j] of the row. Sum over j.",
-        ),
-        Mistake(
-            ".mean(axis=-1, keepdims=True)", ".sum(axis=-1, keepdims=True)",
+        (".mean(axis=-1, keepdims=True)", ".sum(axis=-1, keepdims=True)"):
             "sums where means belong: the 1/n of μ and of the variance are missing.",
-        ),
-        Mistake(
-            ".mean(axis=-1, keepdims=True)", ".mean()",
+        (".mean(axis=-1, keepdims=True)", ".mean()"):
             "the means are taken over all rows. Each row has its own: axis=-1, keepdims=True.",
-        ),
-        Mistake(
-            ".mean(axis=-1, keepdims=True)", ".mean(axis=0)",
+        (".mean(axis=-1, keepdims=True)", ".mean(axis=0)"):
             "the means are taken over the rows. LayerNorm's are taken within each row: axis=-1, keepdims=True.",
-        ),
-        Mistake(
-            "(dy * xhat)", "(g * xhat)",
+        ("(dy * xhat)", "(g * xhat)"):
             "there is one w too many: y = w x̂ + b changes with w at the rate x̂, so dw is the sum of dy x̂, not g x̂.",
-        ),
-        Mistake(
-            "(dy * xhat).reshape", "dy.reshape",
+        ("(dy * xhat).reshape", "dy.reshape"):
             "the factor x̂ is missing: y = w x̂ + b changes with w at the rate x̂.",
-        ),
-        Mistake(
-            ".sum(axis=0)", ".mean(axis=0)",
+        (".sum(axis=0)", ".mean(axis=0)"):
             "the mean over the rows instead of their sum. Each row contributes its own gradient, and gradients add.",
-        ),
-    ),
+    },
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Linear: the chain rule with indices, and where the transposes come from."""
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import case, linear_cases
 from minijepa.gradcheck.draws import normal
 
@@ -48,26 +48,16 @@ LESSON = Lesson(
         "If x has three axes, the first two together are t: dy.reshape(-1, dy.shape[-1]) makes rows of them; do the "
         "same with x. dx needs no reshape: @ works on the last two axes.",
     ),
-    mistakes=(
-        Mistake(
-            "dy @ w", "dy @ w.T",
+    mistakes={
+        ("dy @ w", "dy @ w.T"):
             "w is transposed. dx[t, i] = Σₒ dy[t, o] w[o, i] sums over w's first axis, and dy @ w does that.",
-        ),
-        Mistake(
-            "rows.sum(axis=0)", "rows.mean(axis=0)",
+        ("rows.sum(axis=0)", "rows.mean(axis=0)"):
             "the mean over the rows instead of their sum. Each row contributes its own gradient, and gradients add.",
-        ),
-        Mistake(
-            "rows.sum(axis=0)", "rows.sum()",
+        ("rows.sum(axis=0)", "rows.sum()"):
             "the sum runs over all of dy. b[o] is added to column o alone: sum over rows only.",
-        ),
-        Mistake(
-            "rows.sum(axis=0)", "rows[0]",
+        ("rows.sum(axis=0)", "rows[0]"):
             "the gradient of one row only. b is added in every row, so its gradient is the sum over rows.",
-        ),
-        Mistake(
-            "rows.T @ x.reshape(-1, x.shape[-1])", "rows.T @ x.reshape(-1, x.shape[-1]) / len(rows)",
+        ("rows.T @ x.reshape(-1, x.shape[-1])", "rows.T @ x.reshape(-1, x.shape[-1]) / len(rows)"):
             "the mean over the rows instead of their sum. If the loss is a mean, dy already has that factor.",
-        ),
-    ),
+    },
 )  # fmt: skip

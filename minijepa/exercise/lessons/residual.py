@@ -3,7 +3,7 @@
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import case
 from minijepa.gradcheck.draws import backwards, normal, strided, transposed
 
@@ -55,39 +55,23 @@ LESSON = Lesson(
         "h = x w1ᵀ is a linear layer again: dw1 = dhᵀ x, and dh w1 is what comes back to x along this path.",
         "x is used twice: in h, and directly in y. Both paths add: dx = dy + dh w1.",
     ),
-    mistakes=(
-        Mistake(
-            "dy + dh @ w1", "dh @ w1",
+    mistakes={
+        ("dy + dh @ w1", "dh @ w1"):
             "the path past the branch is missing: x is used twice, and y = x + … hands x its dy. Both paths add.",
-        ),
-        Mistake(
-            "dy + dh @ w1", "dy",
+        ("dy + dh @ w1", "dy"):
             "the path through the branch is missing: x is used twice, and h = x w1ᵀ brings a second gradient. "
             "Both paths add.",
-        ),
-        Mistake(
-            " * (1 - a * a)", "",
+        (" * (1 - a * a)", ""):
             "the slope of tanh, 1 − a², is missing between a and h.",
-        ),
-        Mistake(
-            "(1 - a * a)", "(1 - a)",
+        ("(1 - a * a)", "(1 - a)"):
             "the slope of tanh is 1 − tanh², which is 1 − a².",
-        ),
-        Mistake(
-            "(1 - a * a)", "a * (1 - a)",
+        ("(1 - a * a)", "a * (1 - a)"):
             "a (1 − a) is the slope of the logistic function; that of tanh is 1 − a².",
-        ),
-        Mistake(
-            "dy @ w2", "dy @ w2.T",
+        ("dy @ w2", "dy @ w2.T"):
             "w2 is transposed: da = dy w2, as dx is in the exercise `linear`.",
-        ),
-        Mistake(
-            "dh @ w1", "dh @ w1.T",
+        ("dh @ w1", "dh @ w1.T"):
             "w1 is transposed: what comes back through h = x w1ᵀ is dh w1, as dx is in the exercise `linear`.",
-        ),
-        Mistake(
-            "a.reshape(-1, a.shape[-1])", "(x @ w1.T).reshape(-1, a.shape[-1])",
+        ("a.reshape(-1, a.shape[-1])", "(x @ w1.T).reshape(-1, a.shape[-1])"):
             "h where a belongs: w2 multiplies a = tanh(h), so dw2 = dyᵀ a.",
-        ),
-    ),
+    },
 )  # fmt: skip

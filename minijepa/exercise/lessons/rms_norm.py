@@ -3,7 +3,7 @@
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import case
 from minijepa.gradcheck.draws import backwards, normal, strided, transposed
 
@@ -55,42 +55,24 @@ LESSON = Lesson(
         "Insert: dx[i] = r g[i] − Σⱼ g[j] x[j] (r²/n) x̂[i], and x[j] r = x̂[j]. So "
         "dx = r (g − x̂ mean(g x̂)).",
     ),
-    mistakes=(
-        Mistake(
-            " - xhat * (g * xhat).mean(axis=-1, keepdims=True)", "",
+    mistakes={
+        (" - xhat * (g * xhat).mean(axis=-1, keepdims=True)", ""):
             "the second term, − x̂ mean(g x̂), is missing: r depends on x too.",
-        ),
-        Mistake(
-            "(g - xhat *", "(g - g.mean(axis=-1, keepdims=True) - xhat *",
+        ("(g - xhat *", "(g - g.mean(axis=-1, keepdims=True) - xhat *"):
             "that is LayerNorm's gradient: − mean(g) comes from subtracting the mean, which RMSNorm does not do.",
-        ),
-        Mistake(
-            "g = w * dy", "g = dy",
+        ("g = w * dy", "g = dy"):
             "w is missing: from y to x̂ the gradient is multiplied by w, g = w dy.",
-        ),
-        Mistake(
-            "r * (g", "(g",
+        ("r * (g", "(g"):
             "the factor r in front is missing: x̂ = x r moves by r when x moves by 1.",
-        ),
-        Mistake(
-            "xhat * (g * xhat)", "(g * xhat)",
+        ("xhat * (g * xhat)", "(g * xhat)"):
             "the second term lacks its factor x̂[i]: ∂r/∂x[i] = −(r²/n) x̂[i].",
-        ),
-        Mistake(
-            "g - xhat", "g + xhat",
+        ("g - xhat", "g + xhat"):
             "the second term has the wrong sign: r falls as the row grows, ∂r/∂x[i] = −(r²/n) x̂[i].",
-        ),
-        Mistake(
-            "(g * xhat).mean(axis=-1, keepdims=True)", "(g * xhat)",
+        ("(g * xhat).mean(axis=-1, keepdims=True)", "(g * xhat)"):
             "the second term lacks its mean: x[i] moves r, and r moves every x̂[j] of the row. Sum over j.",
-        ),
-        Mistake(
-            ".mean(axis=-1, keepdims=True)", ".sum(axis=-1, keepdims=True)",
+        (".mean(axis=-1, keepdims=True)", ".sum(axis=-1, keepdims=True)"):
             "a sum where a mean belongs: the 1/n of mean(x²) is missing.",
-        ),
-        Mistake(
-            "(dy * xhat)", "(g * xhat)",
+        ("(dy * xhat)", "(g * xhat)"):
             "there is one w too many: y = w x̂ changes with w at the rate x̂, so dw is the sum of dy x̂, not of g x̂.",
-        ),
-    ),
+    },
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import case, rows_cases
 from minijepa.gradcheck.draws import normal
 
@@ -54,25 +54,18 @@ LESSON = Lesson(
         "NumPy has this loop in one call: np.add.at(dx, index, dy). (`dx[index] += dy` is not the same: it adds once "
         "to a row that occurs twice.)",
     ),
-    mistakes=(
-        Mistake("np.add.at(dx, index, dy)", "dx[index] = dy", LOST),
-        Mistake(
-            "np.add.at(dx, index, dy)",
-            "np.add.at(dx, index, dy); dx /= np.maximum(np.bincount(index, minlength=len(dx)), 1)"
-            ".reshape(-1, *[1] * (dx.ndim - 1))",
+    mistakes={
+        ("np.add.at(dx, index, dy)", "dx[index] = dy"):
+            LOST,
+        ("np.add.at(dx, index, dy)",
+         "np.add.at(dx, index, dy); dx /= np.maximum(np.bincount(index, minlength=len(dx)), 1)"
+         ".reshape(-1, *[1] * (dx.ndim - 1))"):
             "the mean over the copies of a row instead of their sum. Each copy reaches L, and the paths add.",
-        ),
-        Mistake(
-            "np.add.at(dx, index, dy)", "np.add.at(dx, index, 1)",
+        ("np.add.at(dx, index, dy)", "np.add.at(dx, index, 1)"):
             "that counts how often each row was picked. Add dy[t] to row index[t], not 1.",
-        ),
-        Mistake(
-            "np.add.at(dx, index, dy)", "dx[: len(dy)] += dy[: len(dx)]",
+        ("np.add.at(dx, index, dy)", "dx[: len(dy)] += dy[: len(dx)]"):
             "dy[t] was added to row t. It belongs to the row that y[t] was copied from: index[t].",
-        ),
-        Mistake(
-            "        np.add.at(dx, index, dy)".strip(), "dx = dy[index % len(dy)]",
+        ("np.add.at(dx, index, dy)", "dx = dy[index % len(dy)]"):
             "dy was gathered: dy[index]. Backward goes the other way: it adds dy[t] to row index[t].",
-        ),
-    ),
+    },
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minijepa.autograd import Function
-from minijepa.exercise.lesson import Lesson, Mistake
+from minijepa.exercise.lesson import Lesson
 from minijepa.gradcheck.cases import softmax_cases
 
 
@@ -43,39 +43,23 @@ LESSON = Lesson(
         "in the second, y[i] does not depend on j.",
         "dx[i] = y[i] (dy[i] − Σⱼ dy[j] y[j]). The sum is one number per row: keepdims=True aligns it with its row.",
     ),
-    mistakes=(
-        Mistake(
-            "(dy - (dy * y).sum(axis=-1, keepdims=True))", "dy",
+    mistakes={
+        ("(dy - (dy * y).sum(axis=-1, keepdims=True))", "dy"):
             "the second term, − y Σ dy y, is missing: raising x[i] also raises the denominator of every y in the row.",
-        ),
-        Mistake(
-            "(dy - (dy * y).sum(axis=-1, keepdims=True))", "(1 - y) * dy",
+        ("(dy - (dy * y).sum(axis=-1, keepdims=True))", "(1 - y) * dy"):
             "y (1 − y) dy is the Jacobian's diagonal alone, as if x[i] reached y[i] only. Through the denominator it "
             "reaches all of its row: sum over j.",
-        ),
-        Mistake(
-            "(dy * y).sum(axis=-1, keepdims=True)", "dy.sum(axis=-1, keepdims=True)",
+        ("(dy * y).sum(axis=-1, keepdims=True)", "dy.sum(axis=-1, keepdims=True)"):
             "the sum is over dy; it must be over dy y: each y[j] falls in proportion to itself.",
-        ),
-        Mistake(
-            "(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).sum()",
+        ("(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).sum()"):
             "the sum runs over all rows. Rows are independent: sum over the last axis, keepdims=True.",
-        ),
-        Mistake(
-            "(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).sum(axis=0)",
+        ("(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).sum(axis=0)"):
             "the sum runs over axis 0, down the columns. softmax works along rows: axis=-1, keepdims=True.",
-        ),
-        Mistake(
-            "(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).mean(axis=-1, keepdims=True)",
+        ("(dy * y).sum(axis=-1, keepdims=True)", "(dy * y).mean(axis=-1, keepdims=True)"):
             "a mean where a sum belongs: Σⱼ dy[j] y[j] is weighted by y already.",
-        ),
-        Mistake(
-            "y * (dy - (dy * y).sum(axis=-1, keepdims=True))", "y * dy - (dy * y).sum(axis=-1, keepdims=True)",
+        ("y * (dy - (dy * y).sum(axis=-1, keepdims=True))", "y * dy - (dy * y).sum(axis=-1, keepdims=True)"):
             "the row's sum is subtracted without its factor y[i]: y multiplies both terms.",
-        ),
-        Mistake(
-            "y * (dy - (dy", "(dy - (dy",
+        ("y * (dy - (dy", "(dy - (dy"):
             "the factor y in front is missing: ∂y[j]/∂x[i] = y[j] ([i = j] − y[i]).",
-        ),
-    ),
+    },
 )  # fmt: skip
