@@ -52,7 +52,7 @@ def finite(x, values):
     return x[known], values[known]
 
 
-def curves_picture(runs, path=None, title="Training", caption="", note="", x_name="epoch"):
+def curves_picture(runs, path=None, title="Training", caption=""):
     """A panel for each column of ``runs``, a Curves or up to six of them, one over the other.
 
     Values that are not finite (a metric that is not measured every epoch) are left out; the line goes on to the next.
@@ -61,14 +61,14 @@ def curves_picture(runs, path=None, title="Training", caption="", note="", x_nam
     panels = list(dict.fromkeys(name for run in runs for name in run.columns))
     across, legend = min(ACROSS, max(1, len(panels))), LEGEND * len(runs) if len(runs) > 1 else 0
     height = legend + math.ceil(len(panels) / across) * PANEL[1]
-    sheet = Sheet(across * PANEL[0], height, title, caption, note)
+    sheet = Sheet(across * PANEL[0], height, title, caption)
     for i, run in enumerate(runs if legend else ()):
         y = sheet.top + LEGEND * i + 12
         sheet.draw.line((sheet.left, y, sheet.left + 24, y), fill=COLOURS[i], width=3)
         sheet.text((sheet.left + 32, y), f"{_letter(i)}  {run.name}", LABEL, COLOURS[i], "lm")
     for i, name in enumerate(panels):
         corner = sheet.left + i % across * PANEL[0], sheet.top + legend + i // across * PANEL[1]
-        _panel(sheet, corner, name, runs, x_name)
+        _panel(sheet, corner, name, runs)
     return sheet.saved(path)
 
 
@@ -76,7 +76,7 @@ def _letter(i):
     return "ABCDEF"[i]
 
 
-def _panel(sheet, corner, name, runs, x_name):
+def _panel(sheet, corner, name, runs):
     left, top, right, bottom = box = tuple(PLOT[i] + corner[i % 2] for i in range(4))
     sheet.text((left, top - 12), name, 15, INK)
     numbers = [run.of(name) for run in runs]
@@ -104,7 +104,7 @@ def _panel(sheet, corner, name, runs, x_name):
         position, _ = place(tick, low)
         sheet.draw.line((round(position), bottom, round(position), bottom + 4), fill=GREY)
         sheet.text((round(position), bottom + 17), f"{tick:g}", 12, GREY, "ms")
-    sheet.text((right, bottom + 33), x_name, 12, GREY, "rs")
+    sheet.text((right, bottom + 33), "epoch", 12, GREY, "rs")
     last_y = [place(first, y[-1])[1] for _, y, _, _ in numbers if len(y)]
     for i, (label, value) in enumerate(levels.items()):
         _level(sheet, box, round(place(first, value)[1]), label, i % 2 == 1, last_y)
@@ -144,11 +144,11 @@ def _pale(colour):
     return tuple((2 * 255 + channel) // 3 for channel in colour)
 
 
-def envelope(points, most=1):
-    """Points (x, y) of the screen, thinned to the lowest and the highest of each ``most`` pixels of x: spikes stay."""
+def envelope(points):
+    """Points (x, y) of the screen, thinned to the lowest and the highest of each pixel of x: spikes stay."""
     columns = {}
     for x, y in points:
-        columns.setdefault(math.floor(x / most), []).append((x, y))
+        columns.setdefault(math.floor(x), []).append((x, y))
     thinned = []
     for some in columns.values():
         ends = {some[0], min(some, key=lambda p: p[1]), max(some, key=lambda p: p[1]), some[-1]}

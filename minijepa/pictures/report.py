@@ -56,14 +56,19 @@ def curves_grid(curves, explained):
 
 def _panel(curves, name, about):
     x, y, fine_x, fine_y = curves.of(name)
-    levels = curves.levels.get(name, {})
-    known = [*y, *fine_y]
-    if not known:
+    if not len(y):
         return f'<div class="card panel"><header><h3>{escaped(name)}</h3><output>not measured</output></header></div>'
-    marks = ticks(min(*known, *levels.values(), known[0]), max(*known, *levels.values(), known[0]), 4)
+    levels = curves.levels.get(name, {})
+    known = [*y, *fine_y, *levels.values()]
+    marks = ticks(min(known), max(known), 4)
     ends = [*x, *fine_x[:1], *fine_x[-1:]]
-    first, last = min(ends), max(ends) if max(ends) > min(ends) else min(ends) + 1
-    scale = _Scale(first, last, marks[0], marks[-1])
+    first, last = float(min(ends)), float(max(ends) if max(ends) > min(ends) else min(ends) + 1)
+
+    def scale(epoch, value):
+        """The place in the panel."""
+        across, up = (epoch - first) / (last - first), (value - marks[0]) / (marks[-1] - marks[0])
+        return round(float(LEFT + (RIGHT - LEFT) * across), 1), round(float(BOTTOM - (BOTTOM - TOP) * up), 1)
+
     fine = envelope([scale(*p) for p in zip(fine_x, fine_y)])
     parts = ['<g class="rules">']
     for tick, text in zip(marks, tick_texts(marks)):
@@ -77,7 +82,7 @@ def _panel(curves, name, about):
     for label, value in levels.items():
         height = scale(first, value)[1]
         parts.append(f'<line class="level" x1="{LEFT}" x2="{RIGHT}" y1="{height}" y2="{height}"/>')
-        curve = scale(0, y[-1])[1] if len(y) else BOTTOM
+        curve = scale(first, y[-1])[1]
         below = height < TOP + 14 or (height - 18 < curve <= height and height < BOTTOM - 14)
         text = f"{escaped(label)} {value:.3g}"
         names.append(
@@ -91,34 +96,14 @@ def _panel(curves, name, about):
         parts.append(f'<circle class="dot" cx="{spot[0]}" cy="{spot[1]}" r="2.6"/>')
     parts += names
     parts.append(f'<line class="at" y1="{TOP}" y2="{BOTTOM}"/><circle class="mark" r="4.5"/>')
-    read = [[float(a), float(b), *spot, f"epoch {a:g}: {b:.4g}"] for a, b, spot in zip(x, y, spots)] or [
-        [float(scale.epoch(sx)), 0, sx, sy, f"{scale.value(sy):.3g}"] for sx, sy in fine
-    ]
-    data = {"points": read, "scale": [LEFT, RIGHT, float(first), float(last)]}
-    now = f"{y[-1]:.4g}" if len(y) else f"{fine_y[-1]:.4g}"
+    read = [[float(a), float(b), *spot, f"epoch {a:g}: {b:.4g}"] for a, b, spot in zip(x, y, spots)]
+    data = {"points": read, "scale": [LEFT, RIGHT, first, last]}
     return (
-        f'<div class="card panel"><header><h3>{escaped(name)}</h3><output>{now}</output></header>'
+        f'<div class="card panel"><header><h3>{escaped(name)}</h3><output>{y[-1]:.4g}</output></header>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(name)} by epoch" tabindex="0" '
         f'data-points="{html.escape(json.dumps(data, allow_nan=False))}">{"".join(parts)}</svg>'
         f'<p class="small muted">{escaped(about)}</p></div>'
     )
-
-
-class _Scale:
-    """Conversion between epochs and values and positions in a panel."""
-
-    def __init__(self, first, last, low, high):
-        self.first, self.last, self.low, self.high = float(first), float(last), low, high
-
-    def __call__(self, x, y):
-        across, up = (x - self.first) / (self.last - self.first), (y - self.low) / (self.high - self.low)
-        return round(float(LEFT + (RIGHT - LEFT) * across), 1), round(float(BOTTOM - (BOTTOM - TOP) * up), 1)
-
-    def epoch(self, place):
-        return self.first + (self.last - self.first) * (place - LEFT) / (RIGHT - LEFT)
-
-    def value(self, place):
-        return self.low + (self.high - self.low) * (BOTTOM - place) / (BOTTOM - TOP)
 
 
 def _points(spots):

@@ -18,11 +18,9 @@ from minijepa.pictures.canvas import (
     shortened,
     text_width,
 )
-from minijepa.pictures.masks import checked_grid
+from minijepa.pictures.masks import GAP, HEADING, SCALE, WIDE_GAP, checked_grid
 
-GAP, WIDE_GAP = 12, 26
 UNDER = 24  # height of a line of text under an image
-HEADING = 28
 
 
 def neighbours_picture(images, labels, bank, bank_labels, nearest, similarity, classes, path=None, caption="", note=""):
@@ -64,11 +62,11 @@ def _neighbour(sheet, left, top, image, scale, cosine, name, framed):
         sheet.text((left + size, top + size + 17), number, LABEL - 2, GREY, "rs")
 
 
-def pca_picture(images, maps, path=None, caption="", note="", across=3):
+def pca_picture(images, maps, path=None, caption="", note=""):
     """For each image: itself, and its patches in the colours of each of ``maps`` {heading: uint8 (B, 3, S, S)}."""
     scale = screen_scale(images)
     size = images.shape[-1] * scale
-    across = min(across, len(images))
+    across = min(3, len(images))
     group = (len(maps) + 1) * (size + 6) - 6
     sheet = Sheet(
         across * (group + WIDE_GAP) - WIDE_GAP,
@@ -87,14 +85,14 @@ def pca_picture(images, maps, path=None, caption="", note="", across=3):
     return sheet.saved(path)
 
 
-def predictions_picture(images, masks, fillings, patch_size, path=None, caption="", note="", scale=4):
+def predictions_picture(images, masks, fillings, patch_size, path=None, caption="", note=""):
     """A row for each image: itself, its context, and the context with the hidden block filled in several ways.
 
     images: uint8 (B, 3, S, S); masks: of these, with one target block each; fillings: {heading: (images (B, 3, S, S) of
     which the target block is shown, a number for each or None)}.
     """
     grid = checked_grid("predictions_picture", images, masks, patch_size)
-    size, cell = images.shape[-1] * scale, patch_size * scale
+    size, cell = images.shape[-1] * SCALE, patch_size * SCALE
     columns = len(fillings) + 2
     sheet = Sheet(
         2 * (size + WIDE_GAP) + (columns - 2) * (size + GAP) - GAP,
@@ -111,12 +109,12 @@ def predictions_picture(images, masks, fillings, patch_size, path=None, caption=
     for row in range(len(images)):
         top = sheet.top + HEADING + 20 + row * (size + UNDER + 4)
         seen, block = pixels_of(masks.context[row], grid, cell), pixels_of(masks.targets[row][0], grid, cell)
-        context = np.where(seen[..., None], enlarged(images[row], scale), hidden_patches(grid, cell))
-        sheet.pixels(lefts[0], top, enlarged(images[row], scale))
+        context = np.where(seen[..., None], enlarged(images[row], SCALE), hidden_patches(grid, cell))
+        sheet.pixels(lefts[0], top, enlarged(images[row], SCALE))
         sheet.pixels(lefts[1], top, context)
         sheet.outline(lefts[1], top, block, ORANGE)
         for left, (shown, numbers) in zip(lefts[2:], fillings.values()):
-            sheet.pixels(left, top, np.where(block[..., None], enlarged(shown[row], scale), context))
+            sheet.pixels(left, top, np.where(block[..., None], enlarged(shown[row], SCALE), context))
             sheet.outline(left, top, block, ORANGE)
             if numbers is not None:
                 sheet.text((left + size // 2, top + size + 17), f"error {numbers[row]:.2f}", LABEL, GREY, "ms")
