@@ -8,7 +8,7 @@ from minijepa.data import MultiBlockMasker
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
 from minijepa.evaluation.neighbours import nearest_neighbours
-from minijepa.evaluation.patches import central_blocks, patch_maps, predicted_blocks, principal_components
+from minijepa.evaluation.patches import central_blocks, colours_of, component_places, patch_maps, predicted_blocks
 from minijepa.training.metrics import draw_curves, draw_masks
 
 QUERIES, NEIGHBOURS = 10, 8
@@ -104,7 +104,7 @@ def patch_colours(probed, images):
 
 def _coloured(fitted, shown, size):
     """Features (B, N, D) as colours, uint8 (B, 3, size, size), by the principal components of ``fitted``."""
-    return patch_maps(principal_components(fitted.reshape(-1, fitted.shape[-1])).colours(shown), size)
+    return patch_maps(colours_of(component_places(fitted.reshape(-1, fitted.shape[-1]), shown)), size)
 
 
 def _less_mean(features):
@@ -120,9 +120,9 @@ def draw_predictions(probed, path):
     found = predicted_blocks(probed.model, images, masks, probed.train[:BANK], probed.threads)
     fillings = {
         "hidden block": (images, None),
-        "nearest to\ntrue features": (found.truth, None),
-        "nearest to\nprediction": (found.prediction, found.prediction_error),
-        "nearest to mean\nof position": (found.position, found.position_error),
+        "nearest to\ntrue features": (found["truth"][0], None),
+        "nearest to\nprediction": found["prediction"],
+        "nearest to mean\nof position": found["position"],
     }
     pictures.predictions_picture(
         images, masks, fillings, config.patch_size, path,

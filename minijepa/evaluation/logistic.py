@@ -1,4 +1,8 @@
-"""Multinomial logistic regression, fitted to convergence by a preconditioned L-BFGS."""
+"""Multinomial logistic regression, fitted to convergence by a preconditioned L-BFGS.
+
+Sources: Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Statist. Math. 44 (1992), for the bound on the
+curvature; Nocedal & Wright, "Numerical Optimization", 2nd ed. (2006), algorithms 7.4 and 7.5, for L-BFGS.
+"""
 
 import warnings
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minijepa.errors import ConfigError
-from minijepa.evaluation.checks import checked, map_rows
+from minijepa.evaluation.checks import map_rows
 
 ROUGH = 1e-4  # the gradient's norm down to which float32 products are good enough
 GAIN = 1e-6  # nats that a converged fit could still gain in its next step
@@ -21,31 +25,6 @@ class FitInfo:
     iterations: int
     gradient_norm: float
     converged: bool
-
-
-def logistic_regression(x, y, num_classes, l2, start=None, tolerance=1e-5, max_iterations=1000):
-    """Multinomial logistic regression, to convergence: x (N, D), y (N,) -> weight (C, D), bias (C,), FitInfo.
-
-    Minimises :func:`loss_and_gradient` until the Euclidean norm of its whole gradient is below ``tolerance`` and the
-    next step promises less than 1e-6 nats. The norm alone would not do: along a direction in which the features hardly
-    vary (collapsing ones have many) it is small at any distance from the minimum. ``start`` is an optional
-    (weight, bias) to start from. The results are float64. A fit that does not converge says so in
-    ``FitInfo.converged`` and in a RuntimeWarning.
-
-    Plain L-BFGS is slow on correlated features, whose curvature differs by orders of magnitude between directions:
-    286 steps for the raw pixels of CIFAR-10 (l2 = 0.1), against 31 here, thanks to Böhning's bound on the curvature:
-    see :class:`Curvature`.
-
-    float32 features are multiplied in float32 (sums over blocks of rows in float64) until the norm is below 1e-4, where
-    rounding begins to show, and in float64 from there on.
-
-    Sources: Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Statist. Math. 44 (1992), for the bound;
-    Nocedal & Wright, "Numerical Optimization", 2nd ed. (2006), algorithms 7.4 and 7.5, for L-BFGS.
-    """
-    x, y = checked(x, y, num_classes, "training")
-    theta = None if start is None else np.column_stack(start).astype(np.float64)
-    theta, info = fit(x, y, num_classes, l2, Curvature(x), theta, tolerance, max_iterations)
-    return theta[:, :-1], theta[:, -1], info
 
 
 def loss_and_gradient(theta, x, y, l2, dtype=np.float64):
@@ -90,10 +69,18 @@ def loss_and_gradient(theta, x, y, l2, dtype=np.float64):
 
 
 def fit(x, y, num_classes, l2, curvature, theta=None, tolerance=1e-5, max_iterations=1000):
-    """Logistic regression from theta (zeros if None), given the :class:`Curvature`; returns theta (C, D+1) and FitInfo.
+    """Multinomial logistic regression on x (N, D), y (N,), from theta (zeros if None) -> theta (C, D+1), FitInfo.
 
-    ``tolerance`` None: a rough fit, in float32 and until a step promises less than 1e-5 nats. It takes a third of the
-    time, and its accuracy on other rows differs from a converged one's by well below the standard error.
+    Minimises :func:`loss_and_gradient` until the norm of its whole gradient is below ``tolerance`` and the next step
+    promises less than 1e-6 nats. The norm alone would not do: along a direction in which the features hardly vary
+    (collapsing ones have many) it is small at any distance from the minimum. ``tolerance`` None: a rough fit, in
+    float32 and until a step promises less than 1e-5 nats; it takes a third of the time, and its accuracy on other rows
+    differs from a converged one's by well below the standard error. A fit that does not converge says so in
+    ``FitInfo.converged`` and, unless it is rough, in a RuntimeWarning.
+
+    Plain L-BFGS is slow on correlated features, whose curvature differs by orders of magnitude between directions:
+    286 steps for the raw pixels of CIFAR-10 (l2 = 0.1), against 31 with a :class:`Curvature`. float32 features are
+    multiplied in float32 until the norm is below 1e-4, where rounding begins to show, and in float64 from there on.
     """
     if not l2 > 0:
         raise ConfigError(f"l2 = {l2}: the penalty must be positive, or separable classes would have no solution")

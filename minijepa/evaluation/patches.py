@@ -1,7 +1,5 @@
 """Patch features made visible: principal components, and images made of nearest patches."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from minijepa.backend import to_device, to_numpy
@@ -13,45 +11,31 @@ from minijepa.models.vit import patchify
 # ------------------------------------------------------------------------------------------------- principal components
 
 
-@dataclass(frozen=True)
-class Components:
-    """The first principal components of rows of features: ``mean`` (D,), ``axes`` (K, D), orthonormal, largest first,
-    zeros beyond the D-th.
-
-    ``low`` and ``high`` (K,): the range of nearly all rows' components.
-    """
-
-    mean: np.ndarray
-    axes: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    def __call__(self, x):
-        """(..., D) -> (..., K)"""
-        return (x - self.mean) @ self.axes.T
-
-    def colours(self, x):
-        """Rows as colours, uint8 (..., 3), from three components, each stretched from ``low`` to ``high``."""
-        spread = self.high - self.low
-        place = (self(x) - self.low) / np.where(spread > 0, spread, np.inf)
-        return colours_of(np.clip(np.where(spread > 0, place, 0.5), 0, 1))
-
-
 def principal_components(x):
-    """The three directions in which rows x (n, D) vary most -> Components.
+    """The three directions in which rows x (n, D) vary most -> their mean (D,), directions (3, D), largest first.
 
-    They are the eigenvectors of the covariance matrix with the largest eigenvalues. An eigenvector's sign is arbitrary:
-    here its largest entry is positive, so that the same rows always get the same colours. 2% of the rows are below
-    ``low`` and 2% above ``high``, so that a few outliers don't take all the contrast.
+    They are the eigenvectors of the covariance matrix with the largest eigenvalues, orthonormal, and zeros beyond the
+    D-th. An eigenvector's sign is arbitrary: here its largest entry is positive, so that the same rows always get the
+    same colours.
     """
-    x = np.asarray(x, np.float64)
     mean = x.mean(axis=0)
     _, vectors = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
     axes = vectors.T[::-1][:3]
-    axes = np.pad(axes, ((0, 3 - len(axes)), (0, 0)))  # features of fewer dimensions have nothing along the others
-    axes = axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1))
-    low, high = np.percentile((x - mean) @ axes.T, [2, 98], axis=0)
-    return Components(mean, axes, low, high)
+    axes = np.pad(axes, ((0, 3 - len(axes)), (0, 0)))
+    return mean, axes * np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1))
+
+
+def component_places(fitted, shown):
+    """Three numbers from 0 to 1 for rows ``shown``, (..., D) -> (..., 3), by the principal components of ``fitted``.
+
+    2% of the fitted rows are below 0 and 2% above 1, so that a few outliers don't take all the contrast.
+    """
+    fitted = np.asarray(fitted, np.float64)
+    mean, axes = principal_components(fitted)
+    low, high = np.percentile((fitted - mean) @ axes.T, [2, 98], axis=0)
+    spread = high - low
+    place = ((shown - mean) @ axes.T - low) / np.where(spread > 0, spread, np.inf)
+    return np.clip(np.where(spread > 0, place, 0.5), 0, 1)
 
 
 def colours_of(place):
@@ -116,24 +100,14 @@ def central_blocks(masks, grid):
     return Masks.from_lists(masks.context, [[min(blocks, key=off_centre)] for blocks in masks.targets])
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """Target blocks made of other images' patches, as uint8 images (B, 3, S, S), changed only in the block.
-
-    Each target patch is replaced by the patch of the bank whose target features are closest to its own (``truth``), to
-    the predicted ones (``prediction``), or to the bank's mean at its position (``position``): the best guess of a
-    predictor that knows where a patch is but not what surrounds it. Errors (B,): mean squares per dimension.
-    """
-
-    truth: np.ndarray
-    prediction: np.ndarray
-    position: np.ndarray
-    prediction_error: np.ndarray
-    position_error: np.ndarray
-
-
 def predicted_blocks(model, images, masks, bank_images, threads=None):
-    """Predict one target block of each image (``masks``: one block each), and look up the result in the bank."""
+    """Target blocks (``masks``: one of each image) made of other images' patches: {name: (images, errors)}.
+
+    Each target patch is replaced by the patch of the bank whose target features are closest to its own ("truth"), to
+    the predicted ones ("prediction"), or to the bank's mean at its position ("position"): the best guess of a predictor
+    that knows where a patch is but not what surrounds it. The images, uint8 (B, 3, S, S), are changed only in the
+    block. Errors (B,): mean squares per dimension.
+    """
     bank = target_patches(model, bank_images, threads)
     batch = model.normalise(to_device(images, model.device))
     target = to_numpy(model.targets(batch, masks).data)
@@ -141,18 +115,18 @@ def predicted_blocks(model, images, masks, bank_images, threads=None):
     position = bank.mean(axis=0)[masks.target_index]
     size, image = model.config.patch_size, np.repeat(np.arange(len(images)), masks.target_lengths[:, 0])
     pixels = patchify(bank_images, size)
-    pixels = pixels.reshape(-1, pixels.shape[-1])
-    rows = bank.reshape(-1, bank.shape[-1])
+    pixels, known = pixels.reshape(-1, pixels.shape[-1]), bank.reshape(-1, bank.shape[-1])
 
     def filled(features):
         patches = patchify(images, size)
-        patches[image, masks.target_index] = pixels[closest_rows(rows, features)]
+        patches[image, masks.target_index] = pixels[closest_rows(known, features)]
         return unpatchify(patches, size)
 
     def error(features):
         return np.bincount(image, ((features - target) ** 2).mean(axis=1)) / masks.target_lengths[:, 0]
 
-    return Predicted(filled(target), filled(prediction), filled(position), error(prediction), error(position))
+    features = {"truth": target, "prediction": prediction, "position": position}
+    return {name: (filled(rows), error(rows)) for name, rows in features.items()}
 
 
 def unpatchify(patches, patch_size):

@@ -9,12 +9,13 @@ from minijepa.data import MultiBlockMasker, make_shapes, normalise
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
 from minijepa.evaluation.gallery import centred_neighbours, one_of_each_class, patch_colours
-from minijepa.evaluation.logistic import logistic_regression
+from minijepa.evaluation.logistic import Curvature, fit
 from minijepa.evaluation.neighbours import nearest_neighbours
 from minijepa.evaluation.patches import (
     central_blocks,
     closest_rows,
     colours_of,
+    component_places,
     patch_maps,
     predicted_blocks,
     principal_components,
@@ -45,39 +46,38 @@ def images():
 
 def test_components_are_those_of_the_singular_value_decomposition(rng):
     x = rng.standard_normal((200, 12)) @ rng.standard_normal((12, 12)) + 3
-    components = principal_components(x)
-    _, _, axes = np.linalg.svd(x - x.mean(axis=0))
-    for found, wanted in zip(components.axes, axes[:3]):
+    mean, axes = principal_components(x)
+    np.testing.assert_allclose(mean, x.mean(axis=0))
+    for found, wanted in zip(axes, np.linalg.svd(x - mean)[2][:3]):
         np.testing.assert_allclose(found, wanted * np.sign(wanted[np.abs(wanted).argmax()]), atol=1e-9)
-    np.testing.assert_allclose(components(x), (x - x.mean(axis=0)) @ components.axes.T)
+    place, low, high = (x - mean) @ axes.T, *np.percentile((x - mean) @ axes.T, [2, 98], axis=0)
+    np.testing.assert_allclose(component_places(x, x), np.clip((place - low) / (high - low), 0, 1))
 
 
 def test_components_do_not_depend_on_order_or_on_the_solvers_sign(rng):
     x = rng.standard_normal((100, 5)) * [5, 4, 3, 2, 1]
-    axes = principal_components(x).axes
-    np.testing.assert_allclose(principal_components(x[::-1]).axes, axes, atol=1e-9)
-    np.testing.assert_allclose(principal_components(-x).axes, axes, atol=1e-9)
+    _, axes = principal_components(x)
+    np.testing.assert_allclose(principal_components(x[::-1])[1], axes, atol=1e-9)
+    np.testing.assert_allclose(principal_components(-x)[1], axes, atol=1e-9)
 
 
 def test_outliers_do_not_take_the_contrast(rng):
     x = rng.standard_normal((1000, 3)) * [3, 2, 1]
     x[0] = 10  # beyond the percentiles
-    components = principal_components(x)
-    inside = ((components(x) >= components.low) & (components(x) <= components.high)).mean(axis=0)
-    np.testing.assert_allclose(inside, 0.96, atol=0.002)
-    assert (components.high < 8).all()
+    place = component_places(x, x)
+    np.testing.assert_allclose(((place > 0) & (place < 1)).mean(axis=0), 0.96, atol=0.002)
+    assert (component_places(x, np.full((1, 3), 8.0)) == 1).all()
 
 
 def test_features_that_are_all_alike_are_one_middling_colour():
-    colours = principal_components(np.full((50, 4), 7.0)).colours(np.full((6, 4), 7.0))
+    colours = colours_of(component_places(np.full((50, 4), 7.0), np.full((6, 4), 7.0)))
     assert (colours == colours_of(np.full(3, 0.5))).all() and 60 < colours[0, 0] < 190
 
 
 def test_features_of_one_dimension_have_a_lightness_alone(rng):
     x = rng.standard_normal((50, 1))
-    components = principal_components(x)
-    np.testing.assert_array_equal(components.axes, [[1], [0], [0]])
-    lightest = components.colours(x)[x.argmax()].astype(int)
+    np.testing.assert_array_equal(principal_components(x)[1], [[1], [0], [0]])
+    lightest = colours_of(component_places(x, x))[x.argmax()].astype(int)
     assert lightest.min() > 200 and np.ptp(lightest) < 30
 
 
@@ -112,8 +112,8 @@ def test_within_an_image_only_differences_inside_of_it_count(model, images):
     over_all, within = patch_colours(probed, np.concatenate([images[:3], flat]))
     assert over_all.shape == within.shape == (4, 3, 32, 32) and over_all.dtype == np.uint8
     patches = extract_patches(model, images, threads=1).astype(float)
-    components = principal_components((patches - patches.mean(axis=1, keepdims=True)).reshape(-1, 16))
-    wanted = components.colours(patches[1] - patches[1].mean(axis=0))
+    fitted = (patches - patches.mean(axis=1, keepdims=True)).reshape(-1, 16)
+    wanted = colours_of(component_places(fitted, patches[1] - patches[1].mean(axis=0)))
     shown = within[1, :, ::4, ::4].reshape(3, 64).T
     assert np.abs(shown.astype(int) - wanted).max() <= 1
     assert within[3].std() < within[:3].std() / 2
@@ -166,17 +166,14 @@ def test_a_block_is_made_of_the_nearest_patches_and_the_rest_stays(model, images
     config, shown = model.config, images[:6]
     masks = central_blocks(MultiBlockMasker.of(config).sample(6, np.random.default_rng(2)), (8, 8))
     found = predicted_blocks(model, shown, masks, images, threads=1)
-    np.testing.assert_array_equal(found.truth, shown)  # the bank holds the images, whose own patches are the nearest
+    np.testing.assert_array_equal(found["truth"][0], shown)  # the bank holds the images themselves
 
     batch = normalise(shown, model.mean, model.std)
     target, prediction = model.targets(batch, masks).data, model.predictions(batch, masks).data
     bank = target_patches(model, images, threads=1)
     position = bank.mean(axis=0)[masks.target_index]
     pixels = patchify(images, 4).reshape(-1, 48)
-    for features, filled, error in (
-        (prediction, found.prediction, found.prediction_error),
-        (position, found.position, found.position_error),
-    ):
+    for features, (filled, error) in ((prediction, found["prediction"]), (position, found["position"])):
         patches, start = patchify(filled, 4), 0
         for i, (block,) in enumerate(masks.targets):
             rows = slice(start, start + len(block))
@@ -230,7 +227,7 @@ def test_probabilities_are_those_of_the_fitted_classifier(rng):
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_array_equal(p.argmax(axis=1), probe.predictions)
     train, test = standardise_features(x[:300], x[300:])
-    weight, bias, _ = logistic_regression(train, y[:300], 3, probe.l2)
-    odds = np.exp(test @ weight.T + bias)
+    theta, _ = fit(train, y[:300], 3, probe.l2, Curvature(train))
+    odds = np.exp(test @ theta[:, :-1].T + theta[:, -1])
     np.testing.assert_allclose(p, odds / odds.sum(axis=1, keepdims=True), rtol=1e-3)
     assert np.trace(probe.confusion) / probe.confusion.sum() == probe.accuracy

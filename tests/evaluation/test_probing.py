@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minijepa.errors import ConfigError, DataError
-from minijepa.evaluation.logistic import logistic_regression, loss_and_gradient, minimise
+from minijepa.evaluation.logistic import Curvature, fit, loss_and_gradient, minimise
 from minijepa.evaluation.neighbours import KEPT, knn_accuracy, nearest_neighbours
 from minijepa.evaluation.patches import closest_rows
 from minijepa.evaluation.probing import (
@@ -51,6 +51,12 @@ def newton(x, y, classes, l2, steps=30):
 
 
 # ---------------------------------------------------------------------------------------------- logistic regression
+
+
+def logistic_regression(x, y, classes, l2, **options):
+    """weight (C, D), bias (C,), FitInfo"""
+    theta, info = fit(x, y, classes, l2, Curvature(x), **options)
+    return theta[:, :-1], theta[:, -1], info
 
 
 def test_gradient_is_the_slope_of_the_loss():
@@ -134,7 +140,7 @@ def test_a_fit_converges_along_directions_that_hardly_vary_too():
 def test_start_at_the_solution_needs_no_step():
     x, y = make_classes(200, 5, 3)
     weight, bias, _ = logistic_regression(x, y, 3, 1e-2, tolerance=1e-8)
-    _, _, info = logistic_regression(x, y, 3, 1e-2, start=(weight, bias))
+    _, _, info = logistic_regression(x, y, 3, 1e-2, theta=np.column_stack([weight, bias]))
     assert info.iterations == 0 and info.converged
 
 
