@@ -6,26 +6,22 @@ import numpy as np
 
 from minijepa.backend import rng
 from minijepa.data import cifar10, shapes
-from minijepa.data.augment import Augmentation, augment, draw_augmentation, draw_windows, resized_crop
+from minijepa.data.augment import augment, draw_augmentation, draw_windows, resized_crop
 from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, unpack_cifar10
 from minijepa.data.folder import read_folder
 from minijepa.data.masking import Masks, MultiBlockMasker
-from minijepa.data.pixels import MEAN, STD, denormalise, normalise
+from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.data.shapes import make_shapes
 from minijepa.errors import ConfigError
 
 __all__ = [
     "DATASETS",
-    "Augmentation",
     "Dataset",
     "Masks",
     "MultiBlockMasker",
     "augment",
-    "denormalise",
-    "download_cifar10",
     "draw_augmentation",
     "draw_windows",
-    "has_cifar10",
     "has_some_cifar10",
     "load_cifar10",
     "load_dataset",
@@ -35,7 +31,6 @@ __all__ = [
     "resized_crop",
     "split_validation",
     "training_images",
-    "unpack_cifar10",
 ]
 
 @dataclass(frozen=True, eq=False)

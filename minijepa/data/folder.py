@@ -6,17 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from minijepa.errors import DataError
 
 MOST = 24  # pictures that fit on a sheet
-
-TURNS = {  # what undoes EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +81,7 @@ def _upright(picture):
     """Rotated as its EXIF says; unchanged if that can't be read."""
     picture.load()
     with contextlib.suppress(Exception):
-        if (turn := TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))) is not None:
-            return picture.transpose(turn)
+        ImageOps.exif_transpose(picture, in_place=True)
     return picture
 
 

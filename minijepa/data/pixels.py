@@ -1,4 +1,4 @@
-"""From the pixels of a file to the numbers that a network takes, and back."""
+"""From the pixels of a file to the numbers that a network takes."""
 
 import numpy as np
 
@@ -17,7 +17,11 @@ def normalise(images, mean=MEAN, std=STD):
     """
     if images.dtype != np.uint8:
         raise DtypeError(f"normalise takes uint8 images (0 to 255), got {images.dtype}: is it normalised already?")
-    _check_channels("normalise", images, mean, std)
+    if images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
+        raise ShapeError(
+            f"normalise takes images (..., {len(mean)}, height, width), a mean and a deviation for each channel; "
+            f"got images {images.shape}, {len(mean)} means and {len(std)} deviations"
+        )
     xp = xp_of(images)
     y = xp.empty(images.shape, np.float32)
     for c in range(len(mean)):  # Python floats keep float32 and need no transfer to a GPU
@@ -25,22 +29,3 @@ def normalise(images, mean=MEAN, std=STD):
         xp.multiply(images[..., c, :, :], 1.0 / (255.0 * float(std[c])), out=channel, dtype=np.float32)
         channel -= float(mean[c]) / float(std[c])
     return y
-
-
-def denormalise(images, mean=MEAN, std=STD):
-    """The inverse of :func:`normalise`, for pictures: float (..., C, H, W) to uint8, rounded and clipped."""
-    _check_channels("denormalise", images, mean, std)
-    xp = xp_of(images)
-    x = xp.empty(images.shape, np.uint8)
-    for c in range(len(mean)):
-        channel = images[..., c, :, :] * (255.0 * float(std[c])) + 255.0 * float(mean[c])
-        x[..., c, :, :] = xp.clip(xp.rint(channel), 0, 255).astype(np.uint8)
-    return x
-
-
-def _check_channels(name, images, mean, std):
-    if images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
-        raise ShapeError(
-            f"{name} takes images (..., {len(mean)}, height, width), a mean and a deviation for each channel; "
-            f"got images {images.shape}, {len(mean)} means and {len(std)} deviations"
-        )
