@@ -33,40 +33,29 @@ def main(argv=None):
     walked = "write a page for a browser that walks the tape; replaces only such a page"
     parser.add_argument("--html", type=path, metavar="FILE", help=walked)
     args = parse(parser, argv)
-    if args.html is None:
-        return exit_status("explain", tell_step if args.step else lambda: explain(args.op))
-    if not (args.op or args.step):
+    if args.html is not None and not (args.op or args.step):
         parser.error("--html takes an operation, or --step")
-    return exit_status("explain", lambda: tell_page(args.html, args.op))
+    return exit_status("explain", lambda: explain(args))
 
 
-def tell_page(file, op):
-    """Write the page of an operation, or of a training step (None); the exit status."""
-    text, passed = write_page(file, op)
+def explain(args):
+    """Print what the command line asks for; the exit status."""
+    if args.html is not None:
+        text, passed = write_page(args.html, args.op)
+    elif args.step:
+        text, passed = told_step()
+    else:
+        text, passed = (table_of_ops(), True) if args.op is None else told_op(args.op)
     tell(text)
     return 0 if passed else 1
 
 
-def tell_step():
-    """Print a training step; the exit status."""
-    text, passed = told_step()
-    tell(text)
-    return 0 if passed else 1
-
-
-def explain(op):
-    """Print all about an operation; the exit status."""
-    if op is None:
-        tell(table_of_ops())
-        return 0
-    case = cases_of(op)[0]
-    width = terminal_columns()
-    tell(formula_and_code(op, width))
-    page = f"docs/backward/{page_of(op)}.md"
-    tell("\n" + fit_text(f"Read on: {page} has every step of the derivation, a mistake to try and an exercise.", width))
+def told_op(op):
+    """(text, passed): all about an operation, and whether its live check passed."""
+    case, width, page = cases_of(op)[0], terminal_columns(), f"docs/backward/{page_of(op)}.md"
+    more = fit_text(f"Read on: {page} has every step of the derivation, a mistake to try and an exercise.", width)
     check, passed = live_check(case, input_names(op), width)
-    tell(check)
-    return 0 if passed else 1
+    return "\n".join([formula_and_code(op, width), "", more, check]), passed
 
 
 def table_of_ops():

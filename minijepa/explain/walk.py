@@ -13,7 +13,7 @@ from minijepa.backend import rng
 from minijepa.explain.operation import input_names
 from minijepa.explain.step import tiny_step
 from minijepa.gradcheck.cases import cases_of
-from minijepa.gradcheck.check import STEP, numeric_gradient
+from minijepa.gradcheck.check import numeric_gradient, step_of
 from minijepa.gradcheck.watch import WatchingTape
 from minijepa.nn import Module
 
@@ -171,25 +171,19 @@ class _NudgedTape(Tape):
 
 def numeric_of(network, tensor, number, entries=None):
     """dL/d(tensor) by finite differences of the whole network. ``number``: of its entry; None for a leaf."""
+    if number is None:
+        return numeric_gradient(lambda: network.forward().data, tensor.data, entries=entries)
     nudge = np.zeros(tensor.shape)
 
     def nudged():
         with _NudgedTape(number, nudge):
             return network.forward().data
 
-    h = step_of(tensor)
-    if number is None:
-        return numeric_gradient(lambda: network.forward().data, tensor.data, h=h, entries=entries)
-    return numeric_gradient(nudged, nudge, h=h, entries=entries)
+    return numeric_gradient(nudged, nudge, h=step_of(tensor.data), entries=entries)
 
 
 def numeric_of_each_use(network):
     """dL/dx through only the first use of the value that is used twice, and through only the second."""
     x = network.used_twice
     nudges = np.zeros(x.shape), np.zeros(x.shape)
-    return [numeric_gradient(lambda: network.forward(nudges).data, nudge, h=step_of(x)) for nudge in nudges]
-
-
-def step_of(tensor):
-    """The step of the differences, as gradcheck takes it."""
-    return STEP * min(1.0, float(abs(tensor.data).max(initial=0)) or 1.0)
+    return [numeric_gradient(lambda: network.forward(nudges).data, nudge, h=step_of(x.data)) for nudge in nudges]

@@ -94,7 +94,7 @@ def compare_gradients(fn, *arrays, seed=0, h=None, max_entries=None):
         if max_entries is not None and max_entries < copy.size:
             entries = np.sort(draws.choice(copy.size, max_entries, replace=False))
         differences = functools.partial(numeric_gradient, value, copy, kept_cotangent, entries=entries)
-        step = _step(copy) if h is None else h
+        step = step_of(copy) if h is None else h
         known = (i, to_numpy(copy), to_numpy(tensor.grad), differences(h=step), entries, step)
         first = Comparison(*known, to_numpy(kept_cotangent), tape.rounding)
         comparisons.append(first if h is not None else _wider(first, differences))
@@ -132,7 +132,7 @@ def numeric_gradient(value, array, cotangent=1.0, h=None, entries=None):
     """
     if array.dtype != np.float64:
         raise GradcheckError(f"differences of {array.dtype} have too few digits: use float64, IJEPA(dtype=np.float64)")
-    h = _step(array) if h is None else h
+    h = step_of(array) if h is None else h
     positions = np.arange(array.size) if entries is None else entries
     slopes = np.empty(len(positions))
     for i, position in enumerate(positions):
@@ -226,7 +226,7 @@ class Comparison:
         return factor if gradient_error(self.compared, factor * self.numeric) < 1e-6 else None
 
 
-def _step(array):
+def step_of(array):
     largest = float(abs(array).max()) if array.size else 0.0
     return STEP * min(1.0, largest or 1.0)
 
