@@ -107,8 +107,8 @@ class Profile:
 def profile_steps(trainer, steps):
     """A :class:`Profile` of ``steps`` training steps of ``trainer``, after a warm-up step.
 
-    On one thread, whatever the trainer's number, so that times add up. "saved MB" is what operations keep for backward,
-    in all chunks of a step together; a chunk frees its part before the next one starts.
+    The trainer must have one worker, this process. "saved MB" is what operations keep for backward, in all chunks of a
+    step together; a chunk frees its part before the next one starts.
     """
     profile, model = Profile(steps), trainer.model
     trainer.train_step(0)
@@ -129,7 +129,6 @@ def profile_steps(trainer, steps):
         ]:  # fmt: skip
             replace(owner, method, profile.phase(name, getattr(owner, method)))
         replace(lanes.Tape, "backward", profile.counted(lanes.Tape.backward))
-        replace(trainer.lanes, "threads", 1)
         for step in range(1, steps + 1):
             trainer.train_step(step)
     return profile

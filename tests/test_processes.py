@@ -31,14 +31,16 @@ def test_shared_arrays_are_common_and_others_are_not():
         return ours[4]
 
     workers = Workers(work, 2)
-    own[...], ours[4] = 1, 8
+    own[...] = 1
+    assert workers.map([0, 1]) == [4, 4]  # what was done before the first map is known to all
+    own[...], ours[4] = 2, 8
     assert workers.map([0, 1]) == [8, 8]
-    assert ours.tolist() == [5, 0, 2, 3, 8]  # worker 1 saw the change of ours, but not of its own
+    assert ours.tolist() == [10, 5, 2, 3, 8]  # worker 1 saw the change of ours, but not of its own
     assert shared(np.zeros((0, 3), np.float32)).shape == (0, 3)
     assert shared(np.ones((2, 3), np.float32)).tolist() == [[1, 1, 1]] * 2
     unpickled = copy.deepcopy(ours)
     unpickled[0] = 1
-    assert ours[0] == 5
+    assert ours[0] == 10
 
 
 @pytest.mark.parametrize("item", [0, 1])
@@ -49,8 +51,9 @@ def test_an_error_is_raised_and_the_workers_go_on(item):
         return number
 
     workers = Workers(work, 2)
-    with pytest.raises(ZeroDivisionError, match=f"in {item}"):
+    with pytest.raises(ZeroDivisionError, match=f"in {item}") as caught:
         workers.map([0, 1])
+    assert ('raise ZeroDivisionError(f"in {number}")' in "".join(getattr(caught.value, "__notes__", ""))) == bool(item)
     assert workers.map([2, 3]) == [2, 3]
 
 
@@ -81,17 +84,88 @@ def test_where_no_process_can_be_forked_fewer_do_the_work(monkeypatch):
     assert Workers(lambda item: item + 1, 4).map([1, 2, 3]) == [2, 3, 4]
 
 
+def run(program, **options):
+    """Run a program that may use Workers, in a session of its own; returns when all of them have closed its pipes."""
+    program = "import gc, os, signal, threading\nfrom minijepa.backend.processes import Workers\n" + textwrap.dedent(program)
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True, **options)
+
+
 @pytest.mark.parametrize("ending", ["pass", "os.kill(os.getpid(), signal.SIGKILL)", "os.killpg(0, signal.SIGINT)"])
-def test_workers_end_with_the_process_that_forked_them(ending):
+@pytest.mark.parametrize("closed", [(), (0,), (0, 1)])
+def test_workers_end_with_the_process_that_forked_them(ending, closed):
     program = f"""
-        import os, signal
-        from minijepa.backend.processes import Workers
+        out = os.dup(1)
+        for descriptor in {closed}:
+            os.close(descriptor)  # then a pipe gets its number
         first, second = Workers(lambda item: os.getpid(), 3), Workers(lambda item: os.getpid(), 2)
-        print(*first.map([0, 1, 2])[1:], second.map([0, 1])[1], flush=True)
+        pids = *first.map([0, 1, 2])[1:], second.map([0, 1])[1]
+        os.write(out, " ".join(map(str, pids)).encode())
         {ending}
         """
-    program = textwrap.dedent(program)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, start_new_session=True
-    )  # returns when all of them have closed its pipes
-    assert len({*done.stdout.split(), str(os.getpid())}) == 4
+    assert len({*run(program).stdout.split(), str(os.getpid())}) == 4
+
+
+def test_a_worker_leaves_alone_what_the_first_process_left_to_the_garbage_collector():
+    program = """
+        gc.disable()
+        first = Workers(lambda item: item, 2)
+        first.itself = first
+        first.map([0, 1])
+        del first
+        print(Workers(lambda item: [gc.collect(), item][1], 2).map([0, 1]))
+        """
+    done = run(program)
+    assert (done.stdout, done.stderr, done.returncode) == ("[0, 1]\n", "", 0)
+
+
+def test_where_others_collect_ended_processes_all_is_well():
+    program = """
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        workers = Workers(lambda item: item and os.kill(os.getpid(), signal.SIGKILL), 2)
+        try:
+            workers.map([0, 1])
+        except Exception as error:
+            print(error)
+        print(workers.map([0, 0]))
+        """
+    done = run(program)
+    assert "was killed" in done.stdout and done.stdout.endswith("\n[0, 0]\n") and done.stderr == ""
+
+
+def test_a_copy_of_the_first_process_that_other_code_made_ends_no_workers():
+    program = """
+        workers = Workers(lambda item: item + 1, 2)
+        workers.map([0, 1])
+        if os.fork() == 0:
+            raise SystemExit
+        os.wait()
+        print(workers.map([1, 2]))
+        """
+    done = run(program)
+    assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
+
+
+def test_workers_can_be_forked_beside_other_threads_and_from_one():
+    program = """
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        work = lambda: print(Workers(lambda item: item + 1, 3).map([1, 2, 3]), flush=True)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        work()
+        """
+    done = run(program)
+    assert (done.stdout, done.stderr, done.returncode) == ("[2, 3, 4]\n" * 2, "", 0)
+
+
+def test_a_result_that_cannot_be_sent_ends_the_worker_and_not_the_program_twice():
+    program = """
+        try:
+            Workers(lambda item: item and (lambda: None), 2).map([0, 1])
+        except Exception as error:
+            print(error)
+        print("once")
+        """
+    done = run(program)
+    assert done.stdout.count("once") == 1 and "was killed" in done.stdout and "pickle" in done.stderr

@@ -4,25 +4,33 @@ Threads take turns at the interpreter's lock, and wake each other up for it thou
 """
 
 import contextlib
+import gc
 import mmap
 import multiprocessing
 import os
 import signal
 import sys
+import traceback
+import warnings
 import weakref
 
 import numpy as np
 
+from minijepa.cli import ENDINGS
 from minijepa.errors import TrainingError
 
-CAN_FORK = sys.platform == "linux"  # elsewhere a forked BLAS may not work
+CAN_FORK = sys.platform == "linux" and os.path.isdir("/proc/self/fd")  # elsewhere a forked BLAS may not work
 
 
 def shared(array):
     """A copy of ``array`` in memory that processes forked later have in common with this one."""
     if not array.size:
         return array.copy()
-    copy = np.frombuffer(mmap.mmap(-1, array.nbytes), array.dtype).reshape(array.shape)
+    try:
+        memory = mmap.mmap(-1, array.nbytes)
+    except OSError as error:
+        raise MemoryError(f"{array.nbytes:,} bytes: {error.strerror}") from None
+    copy = np.frombuffer(memory, array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
 
@@ -30,25 +38,23 @@ def shared(array):
 class Workers:
     """``count`` processes, this one among them, that compute ``function``.
 
-    The others are forked now, with everything ``function`` refers to as it is now; later changes reach them only in
-    :func:`shared` arrays. Arguments and results are pickled.
+    The others are forked by the first :meth:`map`, with everything ``function`` refers to as it is then; later changes
+    reach them only in :func:`shared` arrays. Arguments and results are pickled.
     """
 
     def __init__(self, function, count):
         self.function, self.count = function, count
-        self._start()
+        self.connections, self.end = [], None
 
     def _start(self):
         self.connections, processes = [], []
-        self.end = weakref.finalize(self, _end, self.connections, processes)  # at exit too
+        self.end = weakref.finalize(self, _end, os.getpid(), self.connections, processes)  # at exit too
         for _ in range(self.count - 1):
-            ours, theirs = multiprocessing.Pipe()
             try:
-                process = os.fork()
+                ours, theirs = multiprocessing.Pipe()
+                process = _forked(_serve, theirs, [*self.connections, ours], self.function)
             except OSError:  # a container's limit, say: fewer do the work
                 break
-            if process == 0:
-                _serve(theirs, self.function)
             theirs.close()
             self.connections.append(ours)
             processes.append(process)
@@ -58,7 +64,7 @@ class Workers:
 
         Raises the first error after all have stopped; TrainingError if a worker was killed.
         """
-        if not self.end.alive:
+        if self.end is None or not self.end.alive:
             self._start()
         count = len(self.connections) + 1
         try:
@@ -66,7 +72,7 @@ class Workers:
                 connection.send(items[number::count])
             replies = [_reply(self.function, items[::count])]
             replies += [connection.recv() for connection in self.connections]
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             self.end()
             raise TrainingError("a worker process was killed: for lack of memory? Try fewer --threads") from None
         except BaseException:  # an interruption: nobody reads those replies
@@ -89,23 +95,54 @@ def _reply(function, items):
         return None, error
 
 
-def _serve(connection, function):
+def _forked(function, *arguments):
+    """The number of a new process that calls ``function`` and ends, whatever happens: it never returns from here.
+
+    It receives no signal that ends programs: a terminal sends them to all, and the first process decides what to do.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns if there are other threads, whose locks may stay locked in the new process. Ours (tqdm's,
+            # say) hold none that it needs.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = os.fork()
+        if process == 0:
+            try:
+                function(*arguments)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)  # without the exit handlers of the process that it was forked from
+        return process
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _serve(connection, others, function):
     """A worker's life: it ends when it is told to, or with the process that forked it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the first process decides what to do
-    own = connection.fileno()
-    os.closerange(3, own)  # the first process's files: a lock, say, is held until all its copies are closed
-    os.closerange(own + 1, os.sysconf("SC_OPEN_MAX"))
-    with contextlib.suppress(EOFError, ConnectionError):
+    gc.freeze()  # what the first process leaves to the garbage collector isn't this one's to clean up
+    for other in others:
+        other.close()
+    for number in map(int, os.listdir("/proc/self/fd")):  # up to SC_OPEN_MAX there may be a billion
+        if number > 2 and number != connection.fileno():
+            with contextlib.suppress(OSError):
+                os.close(number)  # the first process's: a lock, say, is held until all its copies are closed
+    with contextlib.suppress(EOFError, OSError):
         while (items := connection.recv()) is not None:
-            connection.send(_reply(function, items))
-    os._exit(0)  # without the exit handlers of the process that it was forked from
+            results, error = _reply(function, items)
+            if error:
+                error.add_note("In a worker process:\n" + "".join(traceback.format_exception(error)))
+            connection.send((results, error))
 
 
-def _end(connections, processes):
+def _end(owner, connections, processes):
+    if os.getpid() != owner:  # another process that was forked from it, by other code
+        return
     for connection in connections:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             connection.send(None)
         connection.close()
     for process in processes:
-        os.waitpid(process, 0)
+        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, the system has collected it
+            os.waitpid(process, 0)
