@@ -86,8 +86,8 @@ def test_where_no_process_can_be_forked_fewer_do_the_work(monkeypatch):
 
 def run(program, **options):
     """Run a program that may use Workers, in a session of its own; returns when all of them have closed its pipes."""
-    program = "import gc, os, signal, threading\nfrom minijepa.backend.processes import Workers\n" + textwrap.dedent(program)
-    command = [sys.executable, "-W", "error", "-c", program]
+    imports = "import gc, os, signal, threading\nfrom minijepa.backend.processes import Workers\n"
+    command = [sys.executable, "-W", "error", "-c", imports + textwrap.dedent(program)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True, **options)
 
 
