@@ -103,8 +103,8 @@ def _forked(function, *arguments):
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     try:
         with warnings.catch_warnings():
-            # Python 3.12 warns of other threads, such as tqdm's: the new process does not have them, and a lock that one
-            # of them holds stays locked there. They hold none that it needs.
+            # Python 3.12 warns of other threads, such as tqdm's: they don't exist in the new process, and a lock that
+            # one of them holds stays locked there. They hold none that it needs.
             warnings.simplefilter("ignore", DeprecationWarning)
             process = os.fork()
         if process == 0:
