@@ -6,9 +6,10 @@ import weakref
 
 import numpy as np
 import pytest
+from tiny import differentiate, operation
 
 from minijepa import Function, Parameter, Tape, Tensor, autograd, no_tape, ops
-from minijepa.autograd import current_tape, unbroadcast
+from minijepa.autograd import current_tape
 from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
 
 
@@ -25,20 +26,13 @@ def leaf(*values, dtype=np.float32):
     return Tensor(np.array(values, dtype), requires_grad=True)
 
 
-class Square(Function):
-    """y = x²;  dx = 2x dy"""
+def square(ctx, x):
+    ctx.save(x)
+    return x * x
 
-    shapes = "(...) -> (...)"
 
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, dy):
-        (x,) = ctx.saved
-        return (2 * x * dy,)
+# y = x²;  dx = 2x dy
+Square = operation(square, lambda ctx, dy: (2 * ctx.saved[0] * dy,), "Square", shapes="(...) -> (...)")
 
 
 # ------------------------------------------------------------------------------------------------------------- tensors
@@ -61,17 +55,6 @@ def test_a_float_array_is_looked_at_and_not_copied(dtype):
     assert x.data is array and Tensor(x).data is array and x.detach().data is array
     assert (x.shape, x.ndim, x.size, len(x), x.dtype) == ((2, 3), 2, 6, 2, dtype)
     assert x.grad is None and not x.requires_grad
-
-
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [("word", "str of dtype <U4"), (1j, "complex of dtype complex128"), ([None], "list of dtype object")],
-)
-def test_what_is_no_real_number_is_refused(data, found):
-    with raises(DtypeError, f"a Tensor holds real numbers; got {found}"):
-        Tensor(data)
-    with raises(DtypeError, f"a Tensor holds real numbers; got {found}"):
-        Tensor([1.0]) + data
 
 
 def test_item_repr_and_parameter():
@@ -119,38 +102,20 @@ def test_only_inside_a_tape_and_only_if_an_input_requires_a_gradient():
     assert not (y * y).requires_grad  # y was recorded, but nothing is being recorded any more
 
 
-def test_no_tape_stops_the_gradient():
-    x = leaf(3)
-    with Tape() as tape:
-        with no_tape():
-            square = x * x
-        loss = (square * x).sum()
-    tape.backward(loss)
-    assert x.grad.tolist() == [9]  # x² as a constant
-
-
 def test_needs_tells_an_operation_whose_gradient_is_wanted():
     seen = []
 
-    class Three(Function):
-        shapes = "(...), (...), (...)? -> (...)"
+    def forward(ctx, a, b, c):
+        ctx.save(a)
+        seen.append((ctx.needs, len(ctx.saved)))
+        return a + b
 
-        @staticmethod
-        def forward(ctx, a, b, c):
-            seen.append(ctx.needs)
-            ctx.save(a)
-            seen.append(len(ctx.saved))
-            return a + b
-
-        @staticmethod
-        def backward(ctx, dy):
-            return dy, dy, None
-
+    op = operation(forward, lambda ctx, dy: (dy, dy, None), shapes="(...), (...), (...)? -> (...)")
     with Tape():
-        Three.apply(leaf(1), Tensor([1]), None)
+        op.apply(leaf(1), Tensor([1]), None)
         with no_tape():
-            Three.apply(leaf(1), leaf(1), None)
-    assert seen == [(True, False, False), 1, (False, False, False), 0]
+            op.apply(leaf(1), leaf(1), None)
+    assert seen == [((True, False, False), 1), ((False, False, False), 0)]
 
 
 def test_a_tape_can_be_entered_again_until_it_is_used_up():
@@ -181,56 +146,28 @@ def test_an_exception_inside_leaves_no_tape_behind():
 def gradient(fn, *leaves, cotangent=None):
     for x in leaves:
         x.zero_grad()
-    with Tape() as tape:
-        y = fn(*leaves)
-    tape.backward(y, cotangent)
+    differentiate(lambda: fn(*leaves), cotangent)
     return [x.grad.tolist() for x in leaves]
 
 
 def test_a_value_used_several_times_receives_the_sum():
+    """test_compositions.py has a hundred random programs more."""
     x, w = leaf(3), leaf(5)
     assert gradient(lambda x: x * x, x) == [[6]]
-    assert gradient(lambda x: x + x, x) == [[2]]
     assert gradient(lambda x: x - x, x) == [[0]]
     assert gradient(lambda x: (x + x) + (x + x) * x, x) == [[14]]  # 2x + 2x²
     assert gradient(lambda x, w: (x * w) * (x * w), x, w) == [[150], [90]]
 
-    def seven_times(x):
-        h = x * 1.0
-        return h + h + h + h + h + h + h
-
-    assert gradient(seven_times, x) == [[7]]
-
-
-def test_a_diamond_and_its_order():
-    """y = f(h) + g(h): the gradient of h must be complete before it goes on to x, whatever the order of f and g."""
-
-    def diamond(x):
-        h = x * x
-        left, right = h * 3.0, h * h
-        return (right + left) + h * left
-
-    assert gradient(diamond, leaf(2)) == [[4 * 2**3 + 6 * 2 + 12 * 2**3]]  # x⁴ + 3x² + 3x⁴
-
 
 def test_operations_that_the_loss_does_not_depend_on_are_passed_over():
-    x = leaf(2)
+    x, unused = leaf(2), leaf(3)
     with Tape() as tape:
         h = x * x
         ops.sqrt(h - 4.0)  # its gradient would be infinite
         loss = h * 3.0
-        h * h
+        h * unused
     tape.backward(loss)
-    assert x.grad.tolist() == [12]
-
-
-def test_an_unused_branch_leaves_no_trace_in_reached():
-    x, unused = leaf(2), leaf(3)
-    with Tape() as tape:
-        loss = (x * x).sum()
-        (unused * unused).sum()
-    tape.backward(loss)
-    assert tape.reached == {x} and unused.grad is None
+    assert x.grad.tolist() == [12] and tape.reached == {x} and unused.grad is None
 
 
 def test_a_chain_of_ten_thousand_operations():
@@ -246,9 +183,7 @@ def test_a_chain_of_ten_thousand_operations():
 def test_gradients_accumulate_until_zero_grad():
     x = leaf(3)
     for expected in (6, 12):
-        with Tape() as tape:
-            loss = x * x
-        tape.backward(loss)
+        differentiate(lambda: x * x)
         assert x.grad.tolist() == [expected]
     kept = x.grad
     x.zero_grad()
@@ -259,12 +194,14 @@ def test_gradients_accumulate_until_zero_grad():
 def test_leaves_and_losses_without_axes(dtype):
     """NumPy's operations on arrays without axes return scalars, which can't be added to in place."""
     x = Tensor(np.array(3, dtype), requires_grad=True)
+
+    def compute():
+        h = x * 1.0
+        return h * h + h + 4.0 * h
+
     for expected in (2 * 3 + 1 + 4, 2 * (2 * 3 + 1 + 4)):
-        with Tape() as tape:
-            h = x * 1.0
-            loss = h * h + h + 4.0 * h
+        loss = differentiate(compute)
         assert loss.dtype == dtype and isinstance(loss.data, np.ndarray)
-        tape.backward(loss)
         assert isinstance(x.grad, np.ndarray) and x.grad.dtype == dtype and x.grad == expected
 
 
@@ -274,9 +211,7 @@ def test_a_preset_gradient_is_added_to_in_place():
     a, b = leaf(1, 2), leaf(3, 4, 5)
     a.grad, b.grad = flat[:2], flat[2:]
     for _ in range(2):
-        with Tape() as tape:
-            loss = (a * a).sum() + (b * 2.0).sum()
-        tape.backward(loss)
+        differentiate(lambda: (a * a).sum() + (b * 2.0).sum())
     assert flat.tolist() == [4, 8, 4, 4, 4]
     assert a.grad.base is flat and b.grad.base is flat
 
@@ -287,9 +222,7 @@ def test_into_a_dict_fills_given_arrays_adds_missing_leaves_and_leaves_grad_alon
     mine = np.array([10, 10], np.float32)
     into = {a: mine}
     for _ in range(2):
-        with Tape(into=into) as tape:
-            loss = (a * b).sum()
-        tape.backward(loss)
+        differentiate(lambda: (a * b).sum(), into=into)
     assert into[a] is mine and mine.tolist() == [16, 18]
     assert into[b].tolist() == [2, 4] and into.keys() == {a, b}
     assert a.grad is kept and kept.tolist() == [7, 7] and b.grad is None
@@ -325,11 +258,14 @@ def test_threads_have_their_own_tapes():
 def test_a_backward_that_hands_out_one_array_twice_does_not_alias():
     """Add returns dy for both inputs. Adding to one of the gradients in place would change the other."""
     a, b = leaf(1), leaf(1)
-    with Tape() as tape:
-        loss = (a + b) + a * 10.0
-    tape.backward(loss)
+    differentiate(lambda: (a + b) + a * 10.0)
     a.grad += 100
     assert a.grad.tolist() == [111] and b.grad.tolist() == [1]
+
+    into = {}
+    differentiate(lambda: a + b, into=into)
+    into[a] += 100
+    assert into[a].tolist() == [101] and into[b].tolist() == [1]
 
     x, y = leaf(1), leaf(1)
     with Tape() as tape:  # the same with values in between, of which one receives more gradients
@@ -339,29 +275,10 @@ def test_a_backward_that_hands_out_one_array_twice_does_not_alias():
     assert x.grad.tolist() == [9] and y.grad.tolist() == [1]
 
 
-def test_missing_leaves_of_a_dict_do_not_alias_either():
-    a, b, into = leaf(1), leaf(1), {}
-    with Tape(into=into) as tape:
-        loss = a + b
-    tape.backward(loss)
-    into[a] += 100
-    assert into[a].tolist() == [101] and into[b].tolist() == [1]
-
-
 def test_an_array_of_the_wrong_shape_in_a_dict_is_refused():
     x = leaf(1, 2)
-    with Tape(into={x: np.zeros((3, 2), np.float32)}) as tape:
-        loss = x.sum()
     with pytest.raises(ShapeError, match=r"kept for a leaf of shape \(2,\) has shape \(3, 2\)"):
-        tape.backward(loss)
-
-
-def test_constants_receive_no_gradient():
-    x, constant = leaf(1, 2), Tensor([3, 4])
-    with Tape() as tape:
-        loss = (x + constant).sum()
-    tape.backward(loss)
-    assert constant.grad is None and x.grad.tolist() == [1, 1]
+        differentiate(x.sum, into={x: np.zeros((3, 2), np.float32)})
 
 
 def test_numbers_and_lists_take_the_dtype_of_the_array_beside_them():
@@ -406,36 +323,28 @@ def test_no_tape_may_be_entered_again():
 
 def test_threads_may_share_a_no_tape():
     """Each leaves it to its own tape, whoever entered last."""
-    suspended, both, seen = no_tape(), threading.Barrier(2, timeout=10), []
+    suspended, seen = no_tape(), []
 
-    def work(first):
-        with Tape() as tape:
-            if not first:
-                both.wait()  # the first is inside
+    def work():
+        with Tape() as mine:
             with suspended:
-                if first:
-                    both.wait()
-                both.wait()  # both are inside; the first leaves first
-                if not first:
-                    both.wait()
-            seen.append(current_tape() is tape)
-            if first:
-                both.wait()
+                seen.append(current_tape())
+            seen.append(current_tape() is mine)
 
-    threads = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == [True, True]
+    thread = threading.Thread(target=work)
+    with Tape() as tape:
+        with suspended:
+            thread.start()
+            thread.join()
+        assert current_tape() is tape and seen == [None, True]
 
 
-@pytest.mark.parametrize("loss", [1.0, np.float32(1)], ids=["number", "array"])
-def test_backward_from_something_that_is_no_tensor(loss):
+def test_backward_from_something_that_is_no_tensor():
     with Tape() as tape:
         leaf(1, 2).sum()
-    with pytest.raises(TapeError, match="backward starts from a Tensor"):
-        tape.backward(loss)
+    for loss in (1.0, np.float32(1)):
+        with pytest.raises(TapeError, match="backward starts from a Tensor"):
+            tape.backward(loss)
 
 
 def test_the_cotangent_is_not_written_into_and_not_aliased():
@@ -447,38 +356,10 @@ def test_the_cotangent_is_not_written_into_and_not_aliased():
     assert x.grad.tolist() == [6, 8] and dy.tolist() == [3, 4]
 
 
-@pytest.mark.parametrize("dy", [[1, 2], np.array([1.0, 2.0]), Tensor([1, 2]), np.array([1, 0, 2, 0])[::2]], ids=repr)
-def test_a_cotangent_may_be_a_list_an_array_or_a_tensor(dy):
-    assert gradient(lambda x: x * 3.0, leaf(1, 2), cotangent=dy) == [[3, 6]]
-
-
-def test_a_scalar_may_have_axes():
+def test_a_cotangent_may_be_a_list_an_array_or_a_tensor_and_is_1_for_a_scalar_with_axes():
+    for dy in ([1, 2], np.array([1.0, 2.0]), Tensor([1, 2]), np.array([1, 0, 2, 0])[::2]):
+        assert gradient(lambda x: x * 3.0, leaf(1, 2), cotangent=dy) == [[3, 6]]
     assert gradient(lambda x: (x * x).sum(keepdims=True), leaf(1, 2)) == [[2, 4]]
-
-
-def test_broadcast_inputs_receive_the_sum_over_their_copies():
-    a = Tensor(np.ones((2, 1, 3), np.float32), requires_grad=True)
-    b = Tensor(np.full((4, 1), 2, np.float32), requires_grad=True)
-    c = Tensor(2.0, requires_grad=True)
-    with Tape() as tape:
-        loss = (a * b * c).sum()
-    tape.backward(loss)
-    assert a.grad.shape == (2, 1, 3) and (a.grad == 4 * 2 * 2).all()
-    assert b.grad.shape == (4, 1) and (b.grad == 2 * 3 * 2).all()
-    assert c.grad.shape == () and c.grad == 2 * 4 * 3 * 2
-
-
-@pytest.mark.parametrize(
-    ("shape", "wanted"),
-    [((2, 3), ()), ((2, 3), (1, 3)), ((2, 3), (3,)), ((2, 3), (1, 1)), ((5, 1, 3), (1, 1)), ((1,), ())],
-)
-def test_unbroadcast_is_the_transpose_of_broadcasting(shape, wanted):
-    """⟨broadcast(x), dy⟩ = ⟨x, unbroadcast(dy)⟩ for all x and dy."""
-    generator = np.random.default_rng(0)
-    x, dy = generator.standard_normal(wanted), generator.standard_normal(shape)
-    dx = unbroadcast(dy, wanted)
-    assert dx.shape == wanted
-    assert np.isclose((np.broadcast_to(x, shape) * dy).sum(), (x * dx).sum(), rtol=1e-12)
 
 
 # ----------------------------------------------------------------------------------------------------------- memory
@@ -563,12 +444,8 @@ def test_recording_on_a_tape_that_is_used_up():
 
 def test_nested_tapes():
     with Tape() as tape:
-        with (
-            raises(
-                TapeError, "a tape is already recording in this thread: tapes don't nest; suspend it with no_tape()"
-            ),
-            Tape(),
-        ):
+        nested = "a tape is already recording in this thread: tapes don't nest; suspend it with no_tape()"
+        with raises(TapeError, nested), Tape():
             pass
         assert current_tape() is tape
         with no_tape(), Tape() as inner:
@@ -675,23 +552,17 @@ def test_a_function_of_ones_own():
 
 def returning(result=None, backward=None, name="MyOp2D"):
     """An operation on (t, d), (d)? that returns what it is told to."""
-    return type(
+    return operation(
+        lambda ctx, x, b: x + 1 if result is None else result(x),
+        lambda ctx, dy: backward(dy),
         name,
-        (Function,),
-        {
-            "shapes": "(t, d), (d)? -> (t, d)",
-            "forward": staticmethod(lambda ctx, x, b: x + 1 if result is None else result(x)),
-            "backward": staticmethod(lambda ctx, dy: backward(dy)),
-        },
+        shapes="(t, d), (d)? -> (t, d)",
     )
 
 
 def run_backward(op):
-    x = Tensor(np.ones((2, 3), np.float32), requires_grad=True)
-    b = Tensor(np.ones(3, np.float32), requires_grad=True)
-    with Tape() as tape:
-        y = op.apply(x, b)
-    tape.backward(y.sum() if not y.requires_grad else y, np.ones((2, 3), np.float32))
+    x, b = Parameter(np.ones((2, 3), np.float32)), Parameter(np.ones(3, np.float32))
+    differentiate(lambda: op.apply(x, b), np.ones((2, 3), np.float32))
     return x.grad, b.grad
 
 
@@ -710,11 +581,7 @@ TWO = "backward must return a tuple of 2, one slot per input (2, 3), (3,); got "
         (lambda dy: None, ShapeError, TWO + "NoneType"),
         (lambda dy: [dy, dy], ShapeError, TWO + "list"),
         (lambda dy: (dy,), ShapeError, TWO + "a tuple of 1"),
-        (
-            lambda dy: (dy, None, None),
-            ShapeError,
-            TWO + "a tuple of 3",
-        ),
+        (lambda dy: (dy, None, None), ShapeError, TWO + "a tuple of 3"),
         (lambda dy: (dy.T, None), ShapeError, SHAPE.format("(3, 2)", 0, "(2, 3)")),
         (lambda dy: (dy[:1], None), ShapeError, SHAPE.format("(1, 3)", 0, "(2, 3)")),
         (lambda dy: (dy, dy[0, :1]), ShapeError, SHAPE.format("(1,)", 1, "(3,)")),
@@ -748,52 +615,41 @@ def test_a_wrong_forward_is_named(result, message):
 
 
 def test_one_gradient_without_its_comma():
-    class Forgets(Square):
-        @staticmethod
-        def backward(ctx, dy):
-            return 2 * dy
-
-    with Tape() as tape:
-        y = Forgets.apply(leaf(1, 2))
+    forgets = operation(backward=lambda ctx, dy: 2 * dy, name="Forgets", base=Square)
     message = "one slot per input (2,); got ndarray: return (dx,), with the comma"
     with raises(ShapeError, f"forgets: backward must return a tuple of 1, {message}"):
-        tape.backward(y, [1, 1])
+        differentiate(lambda: forgets.apply(leaf(1, 2)), [1, 1])
 
 
 @pytest.mark.parametrize(
-    ("formula", "saved", "complaint"),
+    ("formula", "complaint"),
     [
-        (lambda dy: (np.reshape(dy, 7), None), "nothing saved", "cannot reshape array of size 6 into shape (7,)"),
-        (lambda dy: (dy[:, [5]], None), "nothing saved", "index 5 is out of bounds for axis 1 with size 3"),
+        (lambda dy: (np.reshape(dy, 7), None), "cannot reshape array of size 6 into shape (7,)"),
+        (lambda dy: (dy[:, [5]], None), "index 5 is out of bounds for axis 1 with size 3"),
     ],
 )
-def test_what_numpy_refuses_in_backward_names_the_operation_and_the_shapes(formula, saved, complaint):
-    with raises(ShapeError, f"my_op2_d: backward, given dy (2, 3), with inputs (2, 3), (3,) and {saved}: {complaint}"):
+def test_what_numpy_refuses_in_backward_names_the_operation_and_the_shapes(formula, complaint):
+    given = "given dy (2, 3), with inputs (2, 3), (3,) and nothing saved"
+    with raises(ShapeError, f"my_op2_d: backward, {given}: {complaint}"):
         run_backward(returning(backward=formula))
 
 
 def test_saved_arrays_that_do_not_fit_backwards_names():
-    class Forgets(Square):
-        @staticmethod
-        def backward(ctx, dy):
-            _, y = ctx.saved
-            return (y * dy,)
+    def backward(ctx, dy):
+        _, y = ctx.saved
+        return (y * dy,)
 
-    with Tape() as tape:
-        y = Forgets.apply(leaf(1, 2))
-    with pytest.raises(ShapeError) as info:
-        tape.backward(y, [1, 1])
-    start = "forgets: backward, given dy (2,), with inputs (2,) and (2,) saved: not enough values to unpack"
-    assert str(info.value).startswith(start)
+    forgets = operation(backward=backward, name="Forgets", base=Square)
+    start = r"^forgets: backward, given dy \(2,\), with inputs \(2,\) and \(2,\) saved: not enough values to unpack"
+    with pytest.raises(ShapeError, match=start):
+        differentiate(lambda: forgets.apply(leaf(1, 2)), [1, 1])
 
 
 def test_calling_an_operation_and_asking_a_tensor_to_run_backward():
     with raises(TapeError, "Square is an operation and can't be instantiated: call Square.apply(...)"):
         Square([1.0, 2.0])
-    with raises(
-        TapeError,
-        "a Tensor does not know its tape: with Tape() as tape: loss = ...; then tape.backward(loss)",
-    ):
+    words = "a Tensor does not know its tape: with Tape() as tape: loss = ...; then tape.backward(loss)"
+    with raises(TapeError, words):
         leaf(1, 2).sum().backward()
 
 
@@ -803,21 +659,11 @@ def test_a_gradient_may_be_missing():
 
 
 def test_a_function_without_formulas():
-    class Nothing(Function):
-        pass
-
+    nothing = operation(name="Nothing")
     with pytest.raises(NotImplementedError):
-        Nothing.apply([1.0])
+        nothing.apply([1.0])
     with raises(ShapeError, "nothing: takes (*)+ -> (*), was given nothing: it takes at least 1 inputs and got 0"):
-        Nothing.apply()
-
-
-def test_a_value_error_of_numpy_names_the_operation_and_the_shapes():
-    with raises(
-        ShapeError,
-        "reshape: takes (*) -> (*), was given (2, 3): cannot reshape array of size 6 into shape (4,)",
-    ):
-        Tensor(np.ones((2, 3))).reshape(4)
+        nothing.apply()
 
 
 @pytest.mark.parametrize(
@@ -860,9 +706,7 @@ def test_devices_do_not_mix(monkeypatch):
     monkeypatch.setattr(autograd, "device_of", lambda a: "cuda" if isinstance(a, OnTheCard) else "cpu")
     here, there = leaf(1, 2), Tensor(0.0)
     there.data = np.ones((3, 2), np.float32).view(OnTheCard)
-    with raises(
-        DeviceError,
-        "add: its inputs are on different devices (cpu (2,), cuda (3, 2)); move them with to_device",
-    ):
+    found = "(cpu (2,), cuda (3, 2))"
+    with raises(DeviceError, f"add: its inputs are on different devices {found}; move them with to_device"):
         here + there
     assert (there + there).shape == (3, 2) and (here + here).shape == (2,)

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from tiny import differentiate, normal_like
 
 from minijepa import Parameter, Tape, Tensor, gradcheck, ops
 from minijepa.errors import DtypeError, ShapeError, TapeError
@@ -119,9 +120,7 @@ def test_a_copy_keeps_its_gradient_or_is_refused():
 def run(case, convert):
     """Value and gradients of a case, of its arrays as ``convert`` makes them."""
     leaves = [Parameter(convert(a)) for a in case.arrays]
-    with Tape() as tape:
-        y = case.fn(*leaves)
-    tape.backward(y, convert(np.random.default_rng(0).standard_normal(y.shape)))
+    y = differentiate(lambda: case.fn(*leaves), lambda y: convert(normal_like(y)))
     return [y.data, *(leaf.grad for leaf in leaves)]
 
 
@@ -141,6 +140,10 @@ def unaligned(a):
     return odd
 
 
+def strided(a):
+    return np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a
+
+
 class OwnArithmetic(np.ndarray):
     def __mul__(self, other):
         return np.ndarray.__mul__(self, 3 * other)
@@ -148,16 +151,20 @@ class OwnArithmetic(np.ndarray):
     __rmul__ = __mul__
 
 
-ODD = [as_matrix, lambda a: a.astype(">f8"), lambda a: a.view(OwnArithmetic), read_only, unaligned]
+ODD = {
+    "matrix": as_matrix, "big-endian": lambda a: a.astype(">f8"), "own arithmetic": lambda a: a.view(OwnArithmetic),
+    "read-only": read_only, "unaligned": unaligned, "strided": strided,
+    "by columns": lambda a: a.copy(order="F"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("convert", ODD, ids=["matrix", "big-endian", "own arithmetic", "read-only", "unaligned"])
+@pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("op", CASES)
-def test_odd_arrays_give_the_numbers_of_plain_ones(op, convert):
+def test_odd_arrays_give_the_numbers_of_plain_ones(op, kind):
     for case in CASES[op][:6]:
-        for found, wanted in zip(run(case, convert), run(case, lambda a: a), strict=True):
+        for found, wanted in zip(run(case, ODD[kind]), run(case, lambda a: a), strict=True):
             assert type(found) is np.ndarray and found.dtype == np.float64 and found.dtype.isnative
-            np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-300)
+            np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_the_numbers_of_a_matrix():
@@ -195,10 +202,17 @@ def test_masked_row_numbers_labels_lengths_and_lists_are_refused():
             call()
 
 
-@pytest.mark.parametrize("data", [np.array([1, None]), np.array([1, 2], object), np.ones(2, complex), np.ones(2, "m8")])
-def test_what_holds_no_real_numbers_is_refused_as_a_tensor_and_by_gradcheck(data):
-    for use in (Tensor, lambda a: gradcheck(ops.exp, a), lambda a: Tensor(np.ones(2)) * a):
-        with pytest.raises(DtypeError, match=r"^a Tensor holds real numbers; got ndarray of dtype"):
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ("word", "str of dtype <U4"), (["a"], "list of dtype <U1"), (1j, "complex of dtype complex128"),
+        ([None], "list of dtype object"), (np.array([1, 2], object), "ndarray of dtype object"),
+        (np.ones(2, complex), "ndarray of dtype complex128"), (np.ones(2, "m8"), "ndarray of dtype timedelta64"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_real_numbers_is_refused_by_tensors_operations_and_gradcheck(data, found):
+    for use in (Tensor, ops.exp, lambda a: gradcheck(ops.exp, a), lambda a: Tensor(np.ones(2)) * a):
+        with pytest.raises(DtypeError, match=f"^a Tensor holds real numbers; got {found}$"):
             use(data)
 
 
@@ -244,7 +258,5 @@ def test_a_number_beside_an_array_of_another_byte_order():
 
 def test_a_matrix_as_a_cotangent_of_the_wrong_shape_is_still_one():
     x = Parameter([1.0, 2.0])
-    with Tape() as tape:
-        y = x * 2.0
     with pytest.raises(ShapeError, match=r"the cotangent has shape \(1, 2\)"):
-        tape.backward(y, np.matrix([1.0, 2.0]))
+        differentiate(lambda: x * 2.0, np.matrix([1.0, 2.0]))

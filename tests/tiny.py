@@ -1,7 +1,8 @@
-"""The network and the data set that tests share: as small as they can be."""
+"""What tests share: the smallest network, data set and command lines, and one line for a forward and a backward."""
 
 import numpy as np
 
+from minijepa import Function, Tape
 from minijepa.data import Dataset
 
 NETWORK = dict(
@@ -16,3 +17,37 @@ def noise(count):
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (count, 3, 32, 32), np.uint8), draw.integers(0, 10, count).astype(np.uint8)
     return Dataset("noise", tuple("abcdefghij"), images, labels, images[:5], labels[:5], (0.5,) * 3, (0.25,) * 3)
+
+
+def differentiate(compute, dy=None, **options):
+    """The tensor that ``compute()`` returns, after a backward pass from it; dy is a cotangent, or draws one for y."""
+    with Tape(**options) as tape:
+        y = compute()
+    tape.backward(y, dy(y) if callable(dy) else dy)
+    return y
+
+
+def normal_like(y):
+    """A cotangent for y: the same normal numbers each time."""
+    return np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
+
+
+def operation(forward=None, backward=None, name="MyOp", base=Function, **attributes):
+    """A subclass of an operation, with another forward(ctx, *arrays) or backward(ctx, dy)."""
+    methods = {"forward": forward, "backward": backward}
+    return type(name, (base,), attributes | {name: staticmethod(f) for name, f in methods.items() if f is not None})
+
+
+def flags(settings):
+    """The command-line flags of settings."""
+    return [f"--set={name}={value}" for name, value in settings.items()]
+
+
+def command(capsys, main, *args):
+    """(exit status, stdout, stderr) of a program's main, which may end as argparse does."""
+    capsys.readouterr()
+    try:
+        status = main([str(a) for a in args])
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()

@@ -2,22 +2,21 @@
 
 import subprocess
 import sys
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from tiny import differentiate, normal_like, operation
 
 from minijepa import ops
-from minijepa.autograd import Function, Tape, Tensor, current_tape
+from minijepa.autograd import Function, Tensor, current_tape
 from minijepa.backend import rng
 from minijepa.errors import ConfigError, GradcheckError
 from minijepa.gradcheck import compare_gradients, gradcheck, gradient_error, numeric_gradient
 from minijepa.gradcheck.__main__ import main
 from minijepa.gradcheck.cases import CASES, cases_of
-from minijepa.ops.attention import Attention
-from minijepa.ops.elementwise import Power
-from minijepa.ops.gelu import A, C, Gelu
+from minijepa.ops.elementwise import Exp, Neg, Power
+from minijepa.ops.gelu import Gelu
 from minijepa.ops.layer_norm import LayerNorm
 from minijepa.ops.losses import CrossEntropy, L2Loss
 from minijepa.ops.matmul import Linear, Matmul
@@ -164,208 +163,88 @@ def test_numeric_gradient_puts_the_element_back_when_the_function_fails():
 # ------------------------------------------------------------------------------------------------------- what is wrong
 
 
-class LayerNormWithoutThirdTerm(LayerNorm):
-    @staticmethod
+def mean(x):
+    return x.mean(axis=-1, keepdims=True)
+
+
+def layer_norm(dx):
+    """A backward of LayerNorm whose dx is r dx(g, x̂) with g = w dy."""
+
     def backward(ctx, dy):
         xhat, r, w = ctx.saved
-        g = dy * w
-        return r * (g - g.mean(axis=-1, keepdims=True)), dy * xhat, dy
+        return r * dx(dy * w, xhat), dy * xhat, dy
+
+    return backward
 
 
-class LayerNormWithoutSecondTerm(LayerNorm):
-    @staticmethod
-    def backward(ctx, dy):
-        xhat, r, w = ctx.saved
-        g = dy * w
-        return r * (g - xhat * (g * xhat).mean(axis=-1, keepdims=True)), dy * xhat, dy
-
-
-class LayerNormWithoutEps(LayerNorm):
+def layer_norm_without_eps(g, xhat):
     """The derivative of (x − μ) / σ: exact but for eps."""
-
-    @staticmethod
-    def backward(ctx, dy):
-        xhat, r, w = ctx.saved
-        g = dy * w
-        without = xhat / np.sqrt((xhat * xhat).mean(axis=-1, keepdims=True))
-        return r * (g - g.mean(-1, keepdims=True) - without * (g * without).mean(-1, keepdims=True)), dy * xhat, dy
+    z = xhat / np.sqrt(mean(xhat * xhat))
+    return g - mean(g) - z * mean(g * z)
 
 
-class SoftmaxWithoutSubtraction(Softmax):
-    @staticmethod
-    def backward(ctx, dy):
-        (y,) = ctx.saved
-        return (y * dy,)
+def rows_without_repeats(ctx, dy):
+    dx = np.zeros((ctx.shape[0], *dy.shape[1:]))
+    dx[ctx.index.array] = dy
+    return (dx,)
 
 
-class SoftmaxZero(Softmax):
-    @staticmethod
-    def backward(ctx, dy):
-        return (dy * 0.0,)
+def slice_of_ones(ctx, dy):
+    dx = np.ones(ctx.shape)
+    dx[ctx.index] = dy
+    return (dx,)
 
 
-class TransposeWithForwardAxes(Transpose):
-    @staticmethod
-    def backward(ctx, dy):
-        return (dy.transpose(ctx.axes),)
-
-
-class RowsThatDropRepeats(Rows):
-    @staticmethod
-    def backward(ctx, dy):
-        dx = np.zeros((ctx.shape[0], *dy.shape[1:]))
-        dx[ctx.index.array] = dy
-        return (dx,)
-
-
-class RowsAddedByFancyIndex(Rows):
-    @staticmethod
-    def backward(ctx, dy):
-        dx = np.zeros((ctx.shape[0], *dy.shape[1:]))
-        dx[ctx.index.array] += dy
-        return (dx,)
-
-
-class SliceOfOnes(Slice):
-    @staticmethod
-    def backward(ctx, dy):
-        dx = np.ones(ctx.shape)
-        dx[ctx.index] = dy
-        return (dx,)
-
-
-class MeanWithoutDivision(Mean):
-    @staticmethod
-    def backward(ctx, dy):
-        return (np.broadcast_to(dy, ctx.shape),)
-
-
-class MatmulWithoutTranspose(Matmul):
-    @staticmethod
-    def backward(ctx, dy):
-        a, b = ctx.saved
-        return dy @ b, a.T @ dy
-
-
-class MatmulWithSwappedFactors(Matmul):
-    @staticmethod
-    def backward(ctx, dy):
-        a, b = ctx.saved
-        return dy @ b.T, dy @ a.T
-
-
-class LinearBiasForgetsAnAxis(Linear):
-    @staticmethod
-    def backward(ctx, dy):
-        dx, dw, _ = Linear.backward(ctx, dy)
-        return dx, dw, dy[0].sum(axis=0)
-
-
-class GeluWrongSign(Gelu):
-    @staticmethod
-    def backward(ctx, dy):
-        dx, dbias = Gelu.backward(ctx, dy)
-        return -dx, dbias
-
-
-class GeluByHand(Gelu):
-    """The textbook's form of the derivative: right, so that the wrong one below is wrong by its missing term alone."""
-
-    inner = 1
-
-    @classmethod
-    def forward(cls, ctx, x, bias):
-        z = x + bias
-        t = np.tanh(C * (z + A * z**3))
-        ctx.save(0.5 * (1 + t) + 0.5 * z * (1 - t * t) * C * (1 + cls.inner * 3 * A * z * z))
-        return 0.5 * z * (1 + t)
-
-
-class GeluWithoutInnerDerivative(GeluByHand):
-    """u' without its 3A z²."""
-
-    inner = 0
-
-
-class AttentionWithoutScale(Attention):
-    @staticmethod
-    def backward(ctx, dy):
-        ctx.scale = 1.0
-        return Attention.backward(ctx, dy)
-
-
-class L2LossWithoutTwo(L2Loss):
-    @staticmethod
-    def backward(ctx, dy):
-        dp, dq = L2Loss.backward(ctx, dy)
-        return dp / 2, dq / 2
-
-
-class CrossEntropyOfTheWrongLabel(CrossEntropy):
-    @staticmethod
-    def backward(ctx, dy):
-        ctx.labels = ctx.labels[::-1]
-        return CrossEntropy.backward(ctx, dy)
-
-
-class PowerWithoutItsFactor(Power):
-    @staticmethod
-    def backward(ctx, dy):
-        (x,) = ctx.saved
-        return (x ** (ctx.exponent - 1) * dy,)
-
-
-class Wrong(NamedTuple):
-    name: str
-    op: type
-    arrays: tuple
-    options: dict = {}
-
-    def fn(self, *tensors):
-        return self.op.apply(*tensors, **self.options)
-
-    def right(self, *tensors):
-        """The same call of the operation that ``op`` changes."""
-        return self.op.__base__.apply(*tensors, **self.options)
+def cross_entropy_of_the_wrong_label(ctx, dy):
+    ctx.labels = ctx.labels[::-1]
+    return CrossEntropy.backward(ctx, dy)
 
 
 rows3 = normal(3, 5), normal(5), normal(5)
 tiny3 = 1e-2 * normal(3, 5), normal(5), normal(5)
 eps = {"eps": 1e-6}
-index = {"index": ops.RowIndex([1, 1, 0])}
+square = normal(3, 3), normal(3, 3)
 
-WRONG = [
-    Wrong("layer_norm without its third term", LayerNormWithoutThirdTerm, rows3, eps),
-    Wrong("layer_norm without its second term", LayerNormWithoutSecondTerm, rows3, eps),
-    Wrong("layer_norm without eps, scale 1e-2", LayerNormWithoutEps, tiny3, eps),
-    Wrong("layer_norm without eps, scale 1", LayerNormWithoutEps, rows3, eps),
-    Wrong("softmax without its subtraction", SoftmaxWithoutSubtraction, (normal(3, 5),)),
-    Wrong("softmax with a zero backward", SoftmaxZero, (normal(3, 5),)),
-    Wrong("transpose by a 3-cycle", TransposeWithForwardAxes, (normal(3, 3, 3),), {"axes": (1, 2, 0)}),
-    Wrong("rows by dx[index] = dy", RowsThatDropRepeats, (normal(2, 3),), index),
-    Wrong("rows by dx[index] += dy", RowsAddedByFancyIndex, (normal(2, 3),), index),
-    Wrong("slice that starts from ones", SliceOfOnes, (normal(3, 2),), {"index": slice(1, 2)}),
-    Wrong("mean without 1/n", MeanWithoutDivision, (normal(3, 4),)),
-    Wrong("matmul without a transpose", MatmulWithoutTranspose, (normal(3, 3), normal(3, 3))),
-    Wrong("matmul with swapped factors", MatmulWithSwappedFactors, (normal(3, 3), normal(3, 3))),
-    Wrong("linear bias that forgets an axis", LinearBiasForgetsAnAxis, (normal(2, 3, 4), normal(5, 4), normal(5))),
-    Wrong("gelu with the wrong sign", GeluWrongSign, (normal(2, 3), normal(3))),
-    Wrong("gelu without 3A z²", GeluWithoutInnerDerivative, (normal(2, 3), normal(3))),
-    Wrong("attention without its scale", AttentionWithoutScale, (normal(5, 6),), {
-        "packing": ops.Packing([2, 3]), "num_heads": 1}),
-    Wrong("l2_loss without the 2", L2LossWithoutTwo, (normal(3, 4), normal(3, 4) + 1), {"count": 3}),
-    Wrong("cross_entropy of another row's label", CrossEntropyOfTheWrongLabel, (normal(2, 3),), {
-        "labels": np.array([0, 2])}),
-    Wrong("power without n", PowerWithoutItsFactor, (normal(2, 3),), {"exponent": 3}),
-]  # fmt: skip
+# (operation, its wrong backward, arrays, options); the pages in docs/backward/ have more, which test_pages.py tries
+WRONG = {
+    "layer_norm without its third term": (LayerNorm, layer_norm(lambda g, xhat: g - mean(g)), rows3, eps),
+    "layer_norm without its second term": (
+        LayerNorm, layer_norm(lambda g, xhat: g - xhat * mean(g * xhat)), rows3, eps),
+    "layer_norm without eps, scale 1e-2": (LayerNorm, layer_norm(layer_norm_without_eps), tiny3, eps),
+    "layer_norm without eps, scale 1": (LayerNorm, layer_norm(layer_norm_without_eps), rows3, eps),
+    "softmax without its subtraction": (Softmax, lambda ctx, dy: (ctx.saved[0] * dy,), (normal(3, 5),), {}),
+    "softmax with a zero backward": (Softmax, lambda ctx, dy: (dy * 0.0,), (normal(3, 5),), {}),
+    "transpose by a 3-cycle": (
+        Transpose, lambda ctx, dy: (dy.transpose(ctx.axes),), (normal(3, 3, 3),), {"axes": (1, 2, 0)}),
+    "rows by dx[index] = dy": (Rows, rows_without_repeats, (normal(2, 3),), {"index": ops.RowIndex([1, 1, 0])}),
+    "slice that starts from ones": (Slice, slice_of_ones, (normal(3, 2),), {"index": slice(1, 2)}),
+    "mean without 1/n": (Mean, lambda ctx, dy: (np.broadcast_to(dy, ctx.shape),), (normal(3, 4),), {}),
+    "matmul without a transpose": (Matmul, lambda ctx, dy: (dy @ ctx.saved[1], ctx.saved[0].T @ dy), square, {}),
+    "matmul with swapped factors": (Matmul, lambda ctx, dy: (dy @ ctx.saved[1].T, dy @ ctx.saved[0].T), square, {}),
+    "linear bias that forgets an axis": (
+        Linear, lambda ctx, dy: (*Linear.backward(ctx, dy)[:2], dy[0].sum(axis=0)),
+        (normal(2, 3, 4), normal(5, 4), normal(5)), {}),
+    "gelu with the wrong sign of dx": (
+        Gelu, lambda ctx, dy: (-Gelu.backward(ctx, dy)[0], Gelu.backward(ctx, dy)[1]), (normal(2, 3), normal(3)), {}),
+    "l2_loss without the 2": (
+        L2Loss, lambda ctx, dy: tuple(dx / 2 for dx in L2Loss.backward(ctx, dy)),
+        (normal(3, 4), normal(3, 4) + 1), {"count": 3}),
+    "cross_entropy of another row's label": (
+        CrossEntropy, cross_entropy_of_the_wrong_label, (normal(2, 3),), {"labels": np.array([0, 2])}),
+    "power without n": (
+        Power, lambda ctx, dy: (ctx.saved[0] ** (ctx.exponent - 1) * dy,), (normal(2, 3),), {"exponent": 3}),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
+@pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_wrong_backward_fails(wrong, seed):
+def test_a_wrong_backward_fails(name, seed):
+    right, backward, arrays, options = WRONG[name]
+    wrong = operation(backward=backward, base=right)
     with pytest.raises(GradcheckError, match="is wrong: error"):
-        gradcheck(wrong.fn, *wrong.arrays, seed=seed)
-    assert gradcheck(wrong.right, *wrong.arrays, seed=seed) < 1e-8  # so it was the backward, not the inputs
+        gradcheck(lambda *x: wrong.apply(*x, **options), *arrays, seed=seed)
+    # so it was the backward, not the inputs
+    assert gradcheck(lambda *x: right.apply(*x, **options), *arrays, seed=seed) < 1e-8
 
 
 # ---------------------------------------------------------------------------------------------------------- the report
@@ -460,21 +339,10 @@ def test_what_bends_beside_a_large_number_can_not_be_judged():
 
 
 def test_wrong_gradients_at_large_numbers_fail():
-    class TwiceTooMuch(Function):
-        shapes = "(...) -> (...)"
-
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save(x)
-            return x * x
-
-        @staticmethod
-        def backward(ctx, dy):
-            return (4 * ctx.saved[0] * dy,)
-
+    twice_too_much = operation(backward=lambda ctx, dy: (4 * ctx.saved[0] * dy,), base=Power)
     for x in (normal(2, 3), 1e7 * normal(2, 3), 1e10 * normal(2, 3)):
         with pytest.raises(GradcheckError, match=r"is wrong: error 5\.0e-01"):
-            gradcheck(TwiceTooMuch.apply, x)
+            gradcheck(lambda x: twice_too_much.apply(x, exponent=2), x)
 
 
 def test_nan_fails():
@@ -486,69 +354,30 @@ def test_nan_fails():
 # ------------------------------------------------------------------------------------------------ what can't be checked
 
 
-class WritesIntoItsInput(Function):
-    shapes = "(...) -> (...)"
+def doubling(array_of):
+    """A backward that doubles an array in place."""
 
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save(x)
-        return 2 * x
-
-    @staticmethod
     def backward(ctx, dy):
-        (x,) = ctx.saved
-        x *= 2
-        return (2 * dy,)
-
-
-class WritesIntoDy(Function):
-    shapes = "(...) -> (...)"
-
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, dy):
-        dy *= 2
+        array = array_of(ctx, dy)
+        array *= 2
         return (dy,)
 
-
-class WritesIntoItsOutput(Function):
-    shapes = "(...) -> (...)"
-
-    @staticmethod
-    def forward(ctx, x):
-        y = np.exp(x)
-        ctx.save(y)
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        (y,) = ctx.saved
-        y *= dy
-        return (y,)
+    return backward
 
 
-class ReturnsNone(Function):
-    shapes = "(...) -> (...)"
-
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, dy):
-        return (None,)
+INTO_INPUT = operation(backward=doubling(lambda ctx, dy: ctx.saved[0]), base=Power)
+INTO_OUTPUT = operation(backward=doubling(lambda ctx, dy: ctx.saved[0]), base=Exp)
+INTO_DY = operation(backward=doubling(lambda ctx, dy: dy), base=Neg)
+NO_GRADIENT = operation(backward=lambda ctx, dy: (None,), base=Neg)
 
 
 @pytest.mark.parametrize(
     ("fn", "message"),
     [
-        (WritesIntoItsInput.apply, r"input 0 \(2, 3\) was written into"),
-        (WritesIntoDy.apply, r"cotangent \(2, 3\) was written into"),
-        (WritesIntoItsOutput.apply, r"output \(2, 3\) was written into"),
-        (ReturnsNone.apply, r"input 0 \(2, 3\) received no gradient"),
+        (lambda x: INTO_INPUT.apply(x, exponent=2), r"input 0 \(2, 3\) was written into"),
+        (INTO_DY.apply, r"cotangent \(2, 3\) was written into"),
+        (INTO_OUTPUT.apply, r"output \(2, 3\) was written into"),
+        (NO_GRADIENT.apply, r"input 0 \(2, 3\) received no gradient"),
         (lambda x: x.exp() + x.detach(), "is wrong"),
         (lambda x: Tensor(x.data.copy()).exp(), "not computed from its inputs"),
         (lambda x: x, "not computed from its inputs"),
@@ -573,11 +402,6 @@ def test_what_has_no_differences_is_refused():
             gradcheck(ops.exp, np.ones(2), **options)
 
 
-def test_an_input_without_gradient_is_named():
-    with pytest.raises(GradcheckError, match=r"input 1 \(3,\) received no gradient"):
-        gradcheck(lambda x, y: x * y.detach(), normal(2, 3), normal(3))
-
-
 def test_a_function_that_draws_is_named():
     draws = np.random.default_rng(0)
     with pytest.raises(GradcheckError, match="two different outputs"):
@@ -597,7 +421,7 @@ def test_the_table(capsys):
 
 
 def test_a_failure_gives_status_1_and_a_report(monkeypatch, capsys):
-    monkeypatch.setattr(Softmax, "backward", SoftmaxWithoutSubtraction.backward)
+    monkeypatch.setattr(Softmax, "backward", staticmethod(WRONG["softmax without its subtraction"][1]))
     assert main(["softmax", "tanh"]) == 1
     out = capsys.readouterr().out
     assert "softmax, (2, 3): the gradient of input 0 is wrong" in out
@@ -651,29 +475,17 @@ def test_the_package_does_not_hide_the_function(first):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_wrong_gelu_differs_from_the_right_one_by_its_term_alone():
-    assert gradcheck(GeluByHand.apply, normal(2, 3), normal(3)) < 1e-8
-
-
-ALL = [(op, case) for op, cases in CASES.items() for case in cases]
-
-
-@pytest.mark.parametrize("case", [case for _, case in ALL], ids=[f"{op} {case.name}" for op, case in ALL])
+@pytest.mark.parametrize("case", ALL)
 def test_a_gradient_does_not_depend_on_who_else_wants_one(case):
     """Each input alone receives the same gradient as beside the others, and constants receive none."""
-    draw = np.random.default_rng(0)
 
     def gradients(wanted):
         tensors = [Tensor(np.asarray(a), requires_grad=i in wanted) for i, a in enumerate(case.arrays)]
-        with Tape() as tape:
-            y = case.fn(*tensors)
-        tape.backward(y, draw.standard_normal(y.shape))
+        differentiate(lambda: case.fn(*tensors), normal_like)
         return [t.grad for t in tensors]
 
-    state = draw.bit_generator.state
     everybody = gradients(range(len(case.arrays)))
     for i in range(len(case.arrays)):
-        draw.bit_generator.state = state
         alone = gradients({i})
         np.testing.assert_allclose(alone[i], everybody[i], rtol=1e-12, atol=1e-300)
         assert all(g is None for k, g in enumerate(alone) if k != i)
