@@ -1,6 +1,7 @@
 import hashlib
 import http.server
 import io
+import itertools
 import os
 import pickle
 import socket
@@ -57,21 +58,21 @@ def refusal(call, *args, **kwargs):
 
 @pytest.mark.parametrize("split, names", cifar10.FILES.items())
 def test_load_gives_every_record_in_order(folder, split, names):
+    """Files may have different numbers of records."""
+    contents = CONTENTS | {"data_batch_3.bin": record_file(9, records=5)}
+    (folder / "data_batch_3.bin").write_bytes(contents["data_batch_3.bin"])
     images, labels = load_cifar10(folder.parent, split)
-    content = b"".join(CONTENTS[name] for name in names)
+    content = b"".join(contents[name] for name in names)
     assert images.dtype == labels.dtype == np.uint8
-    assert images.shape == (2 * len(names), 3, 32, 32) and labels.shape == (2 * len(names),)
+    assert images.shape == (len(content) // 3073, 3, 32, 32) and labels.shape == (len(images),)
     for i in range(len(labels)):
         record = content[i * 3073 : (i + 1) * 3073]
         assert labels[i] == record[0]
         assert images[i].tobytes() == record[1:]
     # channel, row, column of one pixel, counted by hand: byte 1 + 2 * 1024 + 5 * 32 + 7
     assert images[1, 2, 5, 7] == content[3073 + 2216]
-
-
-def test_files_may_have_different_numbers_of_records(folder):
-    (folder / "data_batch_3.bin").write_bytes(record_file(9, records=5))
-    assert len(load_cifar10(folder.parent, "train")[1]) == 4 * 2 + 5
+    with pytest.raises(ConfigError, match="unknown split 'val'"):
+        load_cifar10(folder.parent, "val")
 
 
 def test_the_folder_itself_is_accepted(folder):
@@ -79,11 +80,6 @@ def test_the_folder_itself_is_accepted(folder):
     assert has_cifar10(folder) and has_cifar10(folder.parent)
     (folder / folder.name).mkdir()  # an empty folder hides nothing
     assert has_cifar10(folder) and len(load_cifar10(folder, "test")[1])
-
-
-def test_unknown_split(folder):
-    with pytest.raises(ConfigError, match="unknown split 'val'"):
-        load_cifar10(folder.parent, "val")
 
 
 @pytest.mark.parametrize(
@@ -104,12 +100,6 @@ def test_a_bad_file_is_named_with_the_remedy(folder, content, problem):
     assert message.startswith(str(path)) and problem in message and f"into {folder}" in message
     assert len(load_cifar10(folder.parent, "test")[1]) == 2  # the other split is not concerned
     assert has_cifar10(folder.parent) == (content is not None)
-
-
-def test_nothing_there(tmp_path):
-    assert not has_cifar10(tmp_path)
-    assert not has_cifar10(tmp_path / "nowhere")
-    assert str(tmp_path / cifar10.FOLDER / "test_batch.bin") in refusal(load_cifar10, tmp_path, "test")
 
 
 # ------------------------------------------------------------------------------------------- what torchvision leaves
@@ -187,16 +177,13 @@ def test_a_pickle_is_read_and_not_run(python_folder, tmp_path, monkeypatch, cont
 
 def test_normalise_is_the_formula():
     images = rng(0, "images").integers(0, 256, (5, 3, 32, 32), np.uint8)
-    y = normalise(images)
-    assert y.dtype == np.float32 and y.shape == images.shape
-    mean, std = (np.array(values).reshape(3, 1, 1) for values in (MEAN, STD))
-    np.testing.assert_allclose(y, (images / 255.0 - mean) / std, atol=1e-6)
-    np.testing.assert_array_equal(normalise(images[2]), y[2])
-
-
-def test_normalise_with_other_statistics():
-    images = np.full((1, 2, 1, 1), 51, np.uint8)
-    np.testing.assert_allclose(normalise(images, (0.0, 0.1), (0.5, 0.1)).ravel(), [0.4, 1.0], rtol=1e-6)
+    for statistics in ((MEAN, STD), ((0.0, 0.1, 0.5), (0.5, 0.1, 1.0))):
+        y = normalise(images, *statistics)
+        assert y.dtype == np.float32 and y.shape == images.shape
+        mean, std = (np.array(values).reshape(3, 1, 1) for values in statistics)
+        np.testing.assert_allclose(y, (images / 255.0 - mean) / std, atol=2e-6)
+        np.testing.assert_array_equal(normalise(images[2], *statistics), y[2])
+    np.testing.assert_array_equal(normalise(images), normalise(images, MEAN, STD))
 
 
 def test_every_value_can_be_told_from_its_normalised_one():
@@ -248,20 +235,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.pages = {}
         self.requests = 0
 
-    def serve(self, body, claim=None):
-        """Serve ``body``, under a Content-Length of ``claim`` bytes; return its address."""
-
-        def answer(handler):
-            handler.send_response(200)
-            handler.send_header("Content-Length", str(claim or len(body)))
-            handler.end_headers()
-            handler.wfile.write(body)
-
-        return self.serve_with(answer)
-
-    def serve_with(self, answer):
+    def serve(self, answer):
+        """Serve a file, or what ``answer(handler)`` writes; return its address."""
         path = f"/{len(self.pages)}/cifar.tar.gz"
-        self.pages[path] = answer
+        self.pages[path] = answer if callable(answer) else sends(answer)
         return f"http://127.0.0.1:{self.server_port}{path}"
 
     def handle_error(self, request, client_address):
@@ -278,6 +255,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+def sends(*parts, claim=None, pause=0.0, forever=False):
+    """An answer of some parts, under a Content-Length of ``claim`` bytes; or of the parts again and again."""
+
+    def answer(handler):
+        handler.send_response(200)
+        if not forever:
+            handler.send_header("Content-Length", str(claim or sum(map(len, parts))))
+        handler.end_headers()
+        for part in itertools.cycle(parts) if forever else parts:  # until the client hangs up
+            handler.wfile.write(part)
+            time.sleep(pause)
+
+    return answer
 
 
 @pytest.fixture
@@ -320,78 +312,39 @@ def test_download_leaves_an_incomplete_folder_alone(server, folder):
     assert server.requests == 0 and len(list(folder.iterdir())) == 5
 
 
-def assert_download_fails(tmp_path, url, reason, archive=ARCHIVE, **changes):
-    message = refusal(download, tmp_path, url, archive, **changes)
-    assert reason in message and f"into {tmp_path / cifar10.FOLDER}" in message
+ARCHIVE_BYTES = f"{len(ARCHIVE):,} bytes"
+NOT_GZIP, CUT, NO_SUCH_BLOCK = b"<html>please log in</html>", ARCHIVE[: len(ARCHIVE) // 2], ARCHIVE[:10] + b"\x07"
+
+
+@pytest.mark.parametrize(("answer", "reason", "changes"), [
+    (ARCHIVE, "expected 123abc", {"md5": "123abc"}),
+    (sends(ARCHIVE[:1000]), f"broke off after 1,000 of {ARCHIVE_BYTES}", {}),
+    (sends(ARCHIVE[:1000], claim=len(ARCHIVE)), f"broke off after 1,000 of {ARCHIVE_BYTES}", {}),
+    (sends(bytes(1 << 16), forever=True), f"sends more than the {ARCHIVE_BYTES} expected", {}),
+    (lambda handler: handler.send_error(404), "404", {}),
+    (lambda handler: time.sleep(1), "timed out", {"timeout": 0.1}),
+    (sends(b"?", pause=0.01, forever=True), "are too slow", {"timeout": 0.1}),  # each byte comes in time
+    (lambda handler: handler.wfile.write(b"nonsense\n"), "can't be downloaded", {}),
+    *((archive, "the archive is damaged", {"archive": archive}) for archive in (NOT_GZIP, CUT, NO_SUCH_BLOCK)),
+], ids=["checksum", "short", "broken off", "endless", "404", "silent", "slow", "not HTTP", "not gzip", "cut",
+        "no such block"])  # fmt: skip
+def test_a_failed_download_is_one_line_and_leaves_nothing(server, tmp_path, answer, reason, changes):
+    message = refusal(download, tmp_path / "new" / "data", server.serve(answer), **changes)
+    assert reason in message and f"into {tmp_path / 'new' / 'data' / cifar10.FOLDER}" in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_checksum(server, tmp_path):
-    assert_download_fails(tmp_path, server.serve(ARCHIVE), "expected 123abc", md5="123abc")
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:port/x", "gopher://127.0.0.1/x"])
+def test_an_address_that_is_none_is_named(tmp_path, url):
+    assert url in refusal(download, tmp_path, url)
 
 
-def test_a_failed_download_leaves_no_new_folders(server, tmp_path):
-    assert "expected 123abc" in refusal(download, tmp_path / "new" / "data", server.serve(ARCHIVE), md5="123abc")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("claim", [len(ARCHIVE), 1000])
-def test_transfer_that_breaks_off(server, tmp_path, claim):
-    url = server.serve(ARCHIVE[:1000], claim)
-    assert_download_fails(tmp_path, url, f"broke off after 1,000 of {len(ARCHIVE):,} bytes")
-
-
-def test_more_bytes_than_expected_are_not_waited_for(server, tmp_path):
-    def answer(handler):
-        handler.send_response(200)
-        handler.end_headers()
-        while True:  # until the client hangs up
-            handler.wfile.write(bytes(1 << 16))
-
-    url = server.serve_with(answer)
-    assert_download_fails(tmp_path, url, f"sends more than the {len(ARCHIVE):,} bytes expected")
-
-
-def test_not_found(server, tmp_path):
-    assert_download_fails(tmp_path, f"http://127.0.0.1:{server.server_port}/nowhere", "404")
-
-
-def test_silent_server(server, tmp_path):
-    done = threading.Event()
-    url = server.serve_with(lambda handler: done.wait(10))
-    assert_download_fails(tmp_path, url, "timed out", timeout=0.1)
-    done.set()
-
-
-def test_a_server_that_drips_is_not_waited_for(server, tmp_path):
-    """Each byte comes in time, and the archive never would."""
-
-    def answer(handler):
-        handler.send_response(200)
-        handler.end_headers()
-        while True:  # until the client hangs up
-            handler.wfile.write(b"?")
-            time.sleep(0.01)
-
-    assert_download_fails(tmp_path, server.serve_with(answer), "are too slow", timeout=0.1)
-
-
-def test_answer_that_is_not_http(server, tmp_path):
-    url = server.serve_with(lambda handler: handler.wfile.write(b"nonsense\n"))
-    assert_download_fails(tmp_path, url, "can't be downloaded")
-
-
-def test_connection_refused(tmp_path, monkeypatch):
+def test_a_refused_connection_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as unused:  # bound but not listening, so nobody else can take the port either
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/cifar.tar.gz"
-        assert_download_fails(tmp_path, url, "refused")
-
-
-@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:port/x", "gopher://127.0.0.1/x"])
-def test_address_that_is_none(tmp_path, url):
-    assert_download_fails(tmp_path, url, url)
+        assert "refused" in refusal(download, tmp_path, url)
 
 
 def test_nothing_is_written_but_the_six_files(tmp_path):
@@ -409,14 +362,6 @@ def test_nothing_is_written_but_the_six_files(tmp_path):
     assert sorted(tmp_path.iterdir()) == [archive, unpacked]
 
 
-@pytest.mark.parametrize(
-    "archive", [b"<html>please log in</html>", ARCHIVE[: len(ARCHIVE) // 2], ARCHIVE[:10] + b"\x07"],
-    ids=["not gzip", "cut", "no such block"],
-)  # fmt: skip
-def test_damaged_archive(server, tmp_path, archive):
-    assert_download_fails(tmp_path, server.serve(archive), "the archive is damaged", archive)
-
-
 def test_data_dir_that_can_not_be_made(server, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     message = refusal(download, tmp_path / "file" / "data", server.serve(ARCHIVE))
@@ -429,11 +374,9 @@ def test_two_downloads_at_once(server, tmp_path):
 
     def answer(handler):
         both_started.wait()
-        handler.send_response(200)
-        handler.end_headers()
-        handler.wfile.write(ARCHIVE)
+        sends(ARCHIVE)(handler)
 
-    url, results = server.serve_with(answer), []
+    url, results = server.serve(answer), []
     threads = [threading.Thread(target=lambda: results.append(download(tmp_path, url))) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -495,19 +438,17 @@ def test_the_archive_of_the_python_version_is_named(tmp_path):
 # ----------------------------------------------------------------------------------------------------- load_dataset
 
 
-def test_load_dataset_takes_what_is_there(folder, monkeypatch):
-    monkeypatch.setattr(minijepa.data, "download_cifar10", None)  # calling it would fail
-    data = minijepa.data.load_dataset("cifar10", folder.parent)
+def test_load_dataset_downloads_only_if_allowed_and_takes_what_is_there(server, tmp_path, monkeypatch):
+    assert not has_cifar10(tmp_path) and not has_cifar10(tmp_path / "nowhere")
+    url = server.serve(ARCHIVE)
+    monkeypatch.setattr(minijepa.data, "download_cifar10", lambda data_dir: download(data_dir, url))
+    message = refusal(minijepa.data.load_dataset, "cifar10", tmp_path, download=False)
+    assert message.startswith(f"{tmp_path / cifar10.FOLDER / 'data_batch_1.bin'} is missing") and server.requests == 0
+    for _ in range(2):
+        data = minijepa.data.load_dataset("cifar10", tmp_path)
+    assert server.requests == 1
     assert (data.name, data.classes, data.mean, data.std) == ("cifar10", cifar10.CLASSES, MEAN, STD)
-    train, test = load_cifar10(folder.parent, "train"), load_cifar10(folder.parent, "test")
+    train, test = load_cifar10(tmp_path, "train"), load_cifar10(tmp_path, "test")
     arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
     for array, expected in zip(arrays, train + test):
         np.testing.assert_array_equal(array, expected)
-
-
-def test_load_dataset_downloads_only_if_allowed(server, tmp_path, monkeypatch):
-    url = server.serve(ARCHIVE)
-    monkeypatch.setattr(minijepa.data, "download_cifar10", lambda data_dir: download(data_dir, url))
-    assert "is missing" in refusal(minijepa.data.load_dataset, "cifar10", tmp_path, download=False)
-    assert server.requests == 0
-    assert len(minijepa.data.load_dataset("cifar10", tmp_path).train_labels) == 10
