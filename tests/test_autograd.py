@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny import differentiate, operation
 
-from minijepa import Function, Parameter, Tape, Tensor, autograd, no_tape, ops
+from minijepa import Function, Parameter, Tape, Tensor, no_tape, ops
 from minijepa.autograd import current_tape
-from minijepa.errors import DeviceError, DtypeError, MinijepaError, ShapeError, TapeError
+from minijepa.errors import DtypeError, MinijepaError, ShapeError, TapeError
 
 
 @contextlib.contextmanager
@@ -63,13 +63,6 @@ def test_item_repr_and_parameter():
     weight = Parameter(np.zeros((2, 2)), decay=True, name="weight")
     assert weight.requires_grad and weight.decay and weight.name == "weight"
     assert not Parameter([0.0]).decay
-
-
-def test_assignment_to_elements_says_what_to_do_instead():
-    x = Tensor([1.0, 2.0])
-    with pytest.raises(TapeError, match=r"be changed in place.*concat, rows.*tensor\.data"):
-        x[0] = 1
-    assert x.data.tolist() == [1, 2]
 
 
 def test_numpy_does_not_swallow_a_tensor():
@@ -273,12 +266,6 @@ def test_a_backward_that_hands_out_one_array_twice_does_not_alias():
         loss = (a * 5.0 + a * 3.0) + (a + b)
     tape.backward(loss)
     assert x.grad.tolist() == [9] and y.grad.tolist() == [1]
-
-
-def test_an_array_of_the_wrong_shape_in_a_dict_is_refused():
-    x = leaf(1, 2)
-    with pytest.raises(ShapeError, match=r"kept for a leaf of shape \(2,\) has shape \(3, 2\)"):
-        differentiate(x.sum, into={x: np.zeros((3, 2), np.float32)})
 
 
 def test_numbers_and_lists_take_the_dtype_of_the_array_beside_them():
@@ -697,16 +684,3 @@ def test_float32_and_float64_do_not_mix(other):
         leaf(1, 2) * other
     with raises(DtypeError, f"mul: its inputs are float64 (2,), float32 (2,); {remedy}"):
         other * leaf(1, 2)
-
-
-def test_devices_do_not_mix(monkeypatch):
-    class OnTheCard(np.ndarray):
-        pass
-
-    monkeypatch.setattr(autograd, "device_of", lambda a: "cuda" if isinstance(a, OnTheCard) else "cpu")
-    here, there = leaf(1, 2), Tensor(0.0)
-    there.data = np.ones((3, 2), np.float32).view(OnTheCard)
-    found = "(cpu (2,), cuda (3, 2))"
-    with raises(DeviceError, f"add: its inputs are on different devices {found}; move them with to_device"):
-        here + there
-    assert (there + there).shape == (3, 2) and (here + here).shape == (2,)

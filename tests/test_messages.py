@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from tiny import differentiate, operation
 
-from minijepa import Parameter, Tape, Tensor, autograd, gradcheck, ops, tensor
-from minijepa.autograd import Function
-from minijepa.errors import MinijepaError
+from minijepa import Parameter, Tensor, autograd, gradcheck, ops, tensor
+from minijepa.errors import DeviceError, MinijepaError
+from minijepa.ops.elementwise import Neg
 from minijepa.signature import Signature
 
 
@@ -16,9 +17,7 @@ def assign():
 def backward_into_another_shape():
     x = Parameter([1.0, 2.0])
     x.grad = np.zeros((2, 1), np.float32)
-    with Tape() as tape:
-        y = x * 2
-    tape.backward(y, [1, 1])
+    differentiate(lambda: x * 2, [1, 1])
 
 
 @pytest.mark.parametrize(
@@ -81,29 +80,30 @@ class OnTheCard(np.ndarray):
     """A NumPy array that says it lives on a GPU."""
 
 
-class Elsewhere(Function):
-    shapes = "(...) -> (...)"
-
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, dy):
-        return (dy.view(OnTheCard),)
-
-
-def test_what_is_said_of_devices(monkeypatch):
+@pytest.fixture
+def card(monkeypatch):
     monkeypatch.setattr(autograd, "device_of", lambda a: "cuda" if isinstance(a, OnTheCard) else "cpu")
     for module in (tensor, autograd):
         monkeypatch.setattr(module, "plain", np.asanyarray)
+
+
+def test_what_is_said_of_a_gradient_on_another_device(card):
     x = Parameter([1.0, 2.0])
-    with Tape() as tape:
-        y = Elsewhere.apply(x)
-    with pytest.raises(MinijepaError) as error:
-        tape.backward(y, np.ones(2, np.float32).view(OnTheCard))
-    start = "backward: the cotangent is on cuda, the tensor of shape (2,) on cpu; "
-    assert str(error.value) == start + "move it with to_device"
-    with pytest.raises(MinijepaError) as error:
-        tape.backward(y, [1, 1])
-    assert str(error.value) == "elsewhere: backward returned an array on cuda for input 0, which is on cpu"
+    elsewhere = operation(backward=lambda ctx, dy: (dy.view(OnTheCard),), name="Elsewhere", base=Neg)
+    for dy, message in (
+        (np.ones(2, np.float32).view(OnTheCard), "backward: the cotangent is on cuda, the tensor of shape (2,) on cpu; "
+         "move it with to_device"),
+        ([1, 1], "elsewhere: backward returned an array on cuda for input 0, which is on cpu"),
+    ):  # fmt: skip
+        with pytest.raises(DeviceError) as error:
+            differentiate(lambda: elsewhere.apply(x), dy)
+        assert str(error.value) == message
+
+
+def test_devices_do_not_mix(card):
+    here, there = Tensor([1.0, 2.0]), Tensor(0.0)
+    there.data = np.ones((3, 2), np.float32).view(OnTheCard)
+    with pytest.raises(DeviceError) as error:
+        here + there
+    message = "add: its inputs are on different devices (cpu (2,), cuda (3, 2)); move them with to_device"
+    assert str(error.value) == message and (there + there).shape == (3, 2) and (here + here).shape == (2,)

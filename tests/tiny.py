@@ -51,3 +51,10 @@ def command(capsys, main, *args):
     except SystemExit as stop:
         status = stop.code
     return status, *capsys.readouterr()
+
+
+def refusal(capsys, main, *args):
+    """The one line with which a program refuses its arguments, with status 2 and before it prints anything."""
+    status, out, err = command(capsys, main, *args)
+    assert (status, out, err.count("\n")) == (2, "", 1), (status, out, err)
+    return err

@@ -72,11 +72,6 @@ def test_gradient_is_the_slope_of_the_loss():
     np.testing.assert_allclose(gradient, numeric, atol=1e-9)
 
 
-def test_loss_without_knowledge_is_log_of_the_number_of_classes():
-    x, y = make_classes(50, 4, 5)
-    assert loss_and_gradient(np.zeros((5, 5)), x, y, 1.0)[0] == pytest.approx(np.log(5))
-
-
 def test_loss_survives_logits_far_outside_the_range_of_exp():
     x, y = np.array([[1e4], [-1e4]]), np.array([1, 0])
     loss, gradient = loss_and_gradient(np.array([[1.0, 0.0], [-1.0, 0.0]]), x, y, 1e-3)
@@ -137,32 +132,13 @@ def test_a_fit_converges_along_directions_that_hardly_vary_too():
     assert np.mean(np.argmax(x @ weight.T + bias, axis=1) == right) > 0.99
 
 
-def test_start_at_the_solution_needs_no_step():
+@pytest.mark.parametrize(("options", "norm"), [({"max_iterations": 2}, (1e-5, 1)), ({"tolerance": 1e-30}, (0, 1e-12))])
+def test_failure_to_converge_is_reported(options, norm):
     x, y = make_classes(200, 5, 3)
-    weight, bias, _ = logistic_regression(x, y, 3, 1e-2, tolerance=1e-8)
-    _, _, info = logistic_regression(x, y, 3, 1e-2, theta=np.column_stack([weight, bias]))
-    assert info.iterations == 0 and info.converged
-
-
-def test_failure_to_converge_is_reported():
-    x, y = make_classes(200, 5, 3)
-    with pytest.warns(RuntimeWarning, match="did not converge: gradient norm .* after 2 iterations"):
-        _, _, info = logistic_regression(x, y, 3, 1e-4, max_iterations=2)
-    assert not info.converged and info.iterations == 2 and info.gradient_norm > 1e-5
-
-
-def test_unreachable_tolerance_ends_and_is_reported():
-    x, y = make_classes(200, 5, 3)
-    with pytest.warns(RuntimeWarning, match="did not converge"):
-        _, _, info = logistic_regression(x, y, 3, 1e-2, tolerance=1e-30)
-    assert not info.converged and info.gradient_norm < 1e-12
-
-
-def test_a_class_without_training_rows_is_never_predicted():
-    x, y = make_classes(300, 4, 3, spread=2.0)
-    weight, bias, info = logistic_regression(x[y != 1], y[y != 1], 3, 1e-3)
-    assert info.converged
-    assert 1 not in np.argmax(x @ weight.T + bias, axis=1)
+    with pytest.warns(RuntimeWarning, match=r"did not converge: gradient norm .* after \d+ iterations"):
+        _, _, info = logistic_regression(x, y, 3, 1e-2, **options)
+    assert not info.converged and norm[0] < info.gradient_norm < norm[1]
+    assert info.iterations == options.get("max_iterations", info.iterations)
 
 
 @pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])
@@ -252,24 +228,6 @@ def test_a_penalty_at_the_edge_of_the_grid_is_told():
     assert [replace(r, l2=l2).at_edge for l2 in l2s] == ["weakest", *[None] * 9, "strongest"]
 
 
-def test_rough_fits_of_the_search_are_as_accurate_as_converged_ones():
-    x, y = make_classes(3000, 12, 5, spread=0.3)
-    (x,) = standardise_features(x)
-    train, val = stratified_split(y, 0.1, seed=0)
-    for l2, accuracy in choose_l2(x, y, 5)[1]:
-        weight, bias, _ = logistic_regression(x[train], y[train], 5, l2)
-        assert accuracy == pytest.approx(np.mean(np.argmax(x[val] @ weight.T + bias, axis=1) == y[val]), abs=0.01)
-
-
-def test_choose_l2_prefers_a_strong_penalty_where_weak_ones_overfit():
-    g = np.random.default_rng(0)
-    y = np.arange(600) % 2
-    x = g.normal(size=(600, 300)).astype(np.float32)
-    x[:, 0] += 1.5 * y
-    best, _ = choose_l2(x, y, 2)
-    assert best >= 1e-2
-
-
 def test_probe_result_is_consistent():
     x, y = make_classes(600, 8, 4, spread=0.4)
     test_x, test_y = make_classes(150, 8, 4, seed=1, spread=0.4)
@@ -352,18 +310,6 @@ def test_knn_is_the_weighted_vote_written_as_loops():
     assert 0.4 < accuracy < 1.0
 
 
-def test_knn_weighs_a_close_neighbour_above_two_distant_ones():
-    train = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]], np.float32)
-    assert knn_accuracy(train, np.array([0, 1, 1]), np.array([[5.0, 0.1]]), np.array([0]), 2, k=3) == 1.0
-
-
-def test_knn_sees_directions_only_and_takes_what_neighbours_there_are():
-    x, y = make_classes(60, 4, 3)
-    lengths = np.random.default_rng(0).uniform(0.1, 10, (60, 1)).astype(np.float32)
-    assert knn_accuracy(x, y, x * lengths, y, 3, k=1) == 1.0
-    assert knn_accuracy(x, y, x, y, 3, k=1000) == knn_accuracy(x, y, x, y, 3, k=60)
-
-
 @pytest.mark.parametrize(
     ("dtype", "scales"), [(np.float32, [1e-32, 1e-25, 1e12, 1e19, 1e37]), (np.float64, [1e-250, 1e-160, 1e160, 1e300])]
 )
@@ -416,6 +362,8 @@ def test_feature_std():
     x = np.array([[0.0, 10.0], [2.0, 10.0], [0.0, 10.0], [2.0, 10.0]], np.float32)
     assert feature_std(x) == pytest.approx(0.5)
     assert feature_std(np.ones((5, 3))) == 0
+    x = 1e8 + np.random.default_rng(0).normal(size=(50, 4))  # another byte order keeps the digits
+    assert feature_std(x.astype(x.dtype.newbyteorder())) == feature_std(x) > 0.5
 
 
 def test_rank_me():
@@ -482,11 +430,6 @@ def test_bad_data_is_named_in_one_line(evaluate):
         with pytest.raises(DataError, match=message) as caught:
             evaluate(*arguments)
         assert "\n" not in str(caught.value)
-
-
-def test_features_in_another_byte_order_keep_their_digits():
-    x = 1e8 + np.random.default_rng(0).normal(size=(50, 4))
-    assert feature_std(x.astype(x.dtype.newbyteorder())) == feature_std(x) > 0.5
 
 
 def test_too_few_rows_to_choose_a_penalty():

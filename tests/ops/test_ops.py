@@ -6,7 +6,7 @@ from tiny import differentiate, normal_like
 
 from minijepa import Function, Parameter, Tensor, backend, ops
 from minijepa.autograd import unbroadcast
-from minijepa.errors import MinijepaError, ShapeError
+from minijepa.errors import ShapeError
 from minijepa.explain.operation import function_of
 from minijepa.gradcheck.cases import CASES
 
@@ -245,7 +245,6 @@ def test_no_operation_is_forgotten():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Tensor(np.ones((2, 3))) + np.ones((2, 4)), ["add", "(2, 3)", "(2, 4)"]),
         (lambda: ops.matmul(np.ones((2, 3)), np.ones((2, 3))), ["matmul", "(2, 3)"]),
         (lambda: ops.matmul(np.ones((2, 3)), np.ones(2)), ["matmul", "(2, 3), (2,)", "k differs"]),
         (lambda: ops.matmul(np.ones(3), np.ones((2, 3))), ["matmul", "(3,), (2, 3)", "k differs"]),
@@ -253,7 +252,6 @@ def test_no_operation_is_forgotten():
         (lambda: ops.matmul(np.ones((2, 3)), None), ["matmul", "input 1 is None"]),
         (lambda: Tensor(np.ones((3, 2)))[np.ones(2, bool)], ["slice", "boolean"]),
         (lambda: Tensor(np.ones((3, 2)))[np.ones(3, bool), [0]], ["one index array"]),
-        (lambda: ops.linear(np.ones((2, 3)), np.ones((5, 4))), ["linear", "(2, 3)", "(5, 4)"]),
         (lambda: ops.layer_norm(np.ones((2, 3)), np.ones(4), np.ones(3)), ["layer_norm", "(2, 3)", "(4,)"]),
         (lambda: ops.gelu(np.ones((2, 3)), np.ones(4)), ["gelu", "(2, 3)", "(4,)"]),
         (lambda: ops.l2_loss(np.ones((2, 3)), np.ones((3, 3))), ["l2_loss", "(2, 3)", "(3, 3)"]),
@@ -262,11 +260,8 @@ def test_no_operation_is_forgotten():
         (lambda: ops.expand(np.ones((2, 3)), (2, 4)), ["expand", "(2, 3)"]),
         (lambda: ops.concat([np.ones((2, 3)), np.ones((2, 4))]), ["concat", "(2, 3)", "(2, 4)"]),
         (lambda: ops.transpose(np.ones((2, 3)), (0, 0)), ["transpose", "(2, 3)"]),
-        (lambda: ops.rows(np.ones((3, 2)), [0, 3]), ["rows", "3"]),
         (lambda: ops.rows(np.ones((3, 2)), [-1]), ["rows", "-1"]),
         (lambda: Tensor(np.ones((3, 2)))[[0, 1], 0], ["one index array"]),
-        (lambda: ops.attention(np.ones((4, 9)), [4], 2), ["attention", "(4, 9)", "2 heads"]),
-        (lambda: ops.attention(np.ones((4, 12)), [2, 3], 2), ["attention", "5", "4 rows"]),
         (lambda: ops.attention(np.ones((4, 12)), [4, 0], 2), ["lengths"]),
         *((lambda label=label: ops.cross_entropy(np.ones((2, 3)), [0, label]), ["cross_entropy", "for 3 classes"])
           for label in (3, -1)),
@@ -281,6 +276,7 @@ def test_no_operation_is_forgotten():
     ],
 )  # fmt: skip
 def test_errors_name_the_operation_and_the_shapes(call, words):
+    """tests/test_messages.py has whole ones."""
     with pytest.raises(ShapeError) as error:
         call()
     for word in words:
@@ -313,11 +309,6 @@ def test_slices_and_masks_select_as_in_numpy_and_return_the_gradient(rng, index)
     wanted = np.zeros((3, 4))
     wanted[index] = normal_like(y)
     np.testing.assert_array_equal(dx, wanted)
-
-
-def test_a_power_needs_a_number_as_its_exponent():
-    with pytest.raises(MinijepaError, match="power"):
-        Tensor([1.0, 2.0]) ** Tensor([2.0, 3.0])
 
 
 # ------------------------------------------------------------------------------------------------------------ selection

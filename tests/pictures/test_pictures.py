@@ -143,12 +143,6 @@ def test_confusion_picture_shades_cells_by_their_share_of_the_row(tmp_path):
         assert saved.format == "PNG" and saved.size == picture.size
 
 
-def test_confusion_picture_shades_depend_on_shares_and_not_on_counts():
-    matrix = np.array([[5, 1, 0], [2, 8, 2], [0, 0, 9]])
-    few, many = confusion_picture(matrix, CLASSES), confusion_picture(7 * matrix, CLASSES)
-    np.testing.assert_array_equal(cells(few, CLASSES), cells(many, CLASSES))
-
-
 def test_confusion_picture_divides_by_the_rows_total():
     matrix = np.array([[2, 1, 1], [5, 0, 0], [9, 0, 27]])
     middle = cells(confusion_picture(matrix, CLASSES), CLASSES) == (96, 150, 230)  # the colour of a quarter

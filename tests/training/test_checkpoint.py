@@ -8,17 +8,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from tiny import NETWORK
 
 from minijepa import IJEPA, Config, files, load
 from minijepa.errors import CheckpointError
 from minijepa.training import checkpoint
 from minijepa.training.optim import AdamW
-
-SMALL = dict(
-    encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4, predictor_depth=1,
-    predictor_num_heads=2,
-)  # fmt: skip
-
 
 DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}
 SUMS = dict(loss=4.5, grad_norm=2.0, context_tokens=23.5, target_tokens=50.0)
@@ -26,7 +21,7 @@ SUMS = dict(loss=4.5, grad_norm=2.0, context_tokens=23.5, target_tokens=50.0)
 
 def trained(seed=0):
     """A model and an optimiser whose every number differs from a fresh one's."""
-    model = IJEPA(Config(**SMALL), seed)
+    model = IJEPA(Config(**NETWORK), seed)
     model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
     draw = np.random.default_rng(seed)
@@ -70,9 +65,9 @@ def test_load_gives_the_model_with_its_channel_statistics(saved):
 def test_the_file_is_plain_and_needs_no_pickle(saved):
     with np.load(saved[0], allow_pickle=False) as file:
         about = json.loads(str(file["about"]))
-        assert file["model/context_encoder.pos_embed"].shape == (1, 64, 8)
-        assert file["adam_m/predictor.mask_token"].shape == (1, 1, 4)
-    assert (about["step"], about["dataset"], about["config"]["encoder_embed_dim"]) == (123, "cifar10", 8)
+        assert file["model/context_encoder.pos_embed"].shape == (1, 64, 16)
+        assert file["adam_m/predictor.mask_token"].shape == (1, 1, 8)
+    assert (about["step"], about["dataset"], about["config"]["encoder_embed_dim"]) == (123, "cifar10", 16)
     assert [p.name for p in saved[0].parent.iterdir()] == ["checkpoint.npz"]
 
 
@@ -96,20 +91,6 @@ def test_a_pickle_is_refused_and_not_run(saved, tmp_path, name):
     assert not sprung.exists()
 
 
-def test_a_failed_write_leaves_the_previous_checkpoint(saved, monkeypatch):
-    path, model, optimizer = saved
-    before = path.read_bytes()
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(CheckpointError, match="No space left on device; what was there is untouched"):
-        checkpoint.save(path, model, optimizer, checkpoint.Progress(), DATA)
-    assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == ["checkpoint.npz"]
-
-
 def test_a_full_disk_in_the_middle_of_a_file_leaves_the_previous_checkpoint(saved):
     """As the system reports it: no file may grow beyond 20 kB."""
     resource = pytest.importorskip("resource")
@@ -123,14 +104,6 @@ def test_a_full_disk_in_the_middle_of_a_file_leaves_the_previous_checkpoint(save
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.npz"]
-
-
-def test_the_checkpoint_before_the_last_is_kept(saved):
-    path, model, optimizer = saved
-    for step in (124, 125):
-        checkpoint.save(path, model, optimizer, checkpoint.Progress(step), DATA)
-        steps = {p.name: checkpoint.read(p)[0]["step"] for p in path.parent.iterdir()}
-        assert steps == {"checkpoint.npz": step, "checkpoint-previous.npz": step - 1}
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
@@ -246,7 +219,7 @@ def test_a_flipped_bit_is_refused_with_the_way_back_or_changes_nothing(saved):
         (info,) = [i for i in file.infolist() if i.filename == "model/context_encoder.pos_embed.npy"]
         directory = file.start_dir
     start = whole.index(b"\x93NUMPY", info.header_offset)  # of the array's own header, which is 128 bytes
-    array = range(start, start + 128 + 4 * 64 * 8)
+    array = range(start, start + 128 + 4 * 64 * 16)
     places = [*range(info.header_offset, start, 7), *array[:128:5], *array[128::201]]
     places += range(directory, len(whole), 507)
     refused = 0
@@ -334,13 +307,13 @@ def test_an_altered_field_is_named(saved, about):
             read(path)
 
 
-MASK_TOKEN = np.zeros((1, 1, 4), np.float32)  # the shape of the array that is altered
+MASK_TOKEN = np.zeros((1, 1, 8), np.float32)  # the shape of the array that is altered
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"adam_m/predictor.mask_token": np.zeros(1, np.float32)}, "its settings require 2,380 parameters, but it"),
+        ({"adam_m/predictor.mask_token": np.zeros(1, np.float32)}, "its settings require 6,808 parameters, but it"),
         ({"adam_v/predictor.mask_token": np.zeros(1, np.float32)}, r"mask_token has shape \(1,\), the model's is"),
         ({"adam_v/predictor.mask_token": MASK_TOKEN - 1}, "mask_token must hold averages of squares, not -1.0"),
         ({"adam_m/more": np.zeros(0, np.float32)}, "has unknown 1 parameters, such as more"),
@@ -384,7 +357,7 @@ def test_no_larger_network_is_made_than_the_file_has_numbers_for(saved, monkeypa
     path, model, _ = saved
     monkeypatch.setattr(checkpoint, "IJEPA", None)  # calling it would fail
     rewritten(path, {"config": model.config.to_dict() | {"encoder_depth": 60, "encoder_embed_dim": 512}})
-    with pytest.raises(CheckpointError, match="its settings require 189,207,044 parameters, but it holds 2,380"):
+    with pytest.raises(CheckpointError, match="its settings require 189,212,040 parameters, but it holds 6,808"):
         load(path)
     rewritten(path, {"config": model.config.to_dict() | {"encoder_depth": 64, "encoder_embed_dim": 4096}})
     with pytest.raises(CheckpointError, match="num_parameters must be at most 268,435,456, got 12,8"):
@@ -395,13 +368,14 @@ def test_no_larger_network_is_made_than_the_file_has_numbers_for(saved, monkeypa
     ("config", "data", "words"),
     [
         ({"epochs": 50}, {}, "written with epochs 100, not 50"),
+        ({"encoder_embed_dim": 32}, {}, "written with encoder_embed_dim 16, not 32"),
         ({}, {"dataset": "shapes"}, "written with dataset cifar10, not shapes"),
         ({}, {"images": 49}, "written with images 50, not 49"),
         ({}, {"crc32": 2}, "written with crc32 1, not 2"),
     ],
 )
 def test_going_on_with_other_settings_or_other_images_is_refused(saved, config, data, words):
-    model = IJEPA(Config(**(SMALL | config)))
+    model = IJEPA(Config(**(NETWORK | config)))
     optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
     with pytest.raises(CheckpointError, match=words):
         checkpoint.restore(saved[0], model, optimizer, DATA | data)
@@ -414,16 +388,9 @@ def test_a_setting_younger_than_the_checkpoint_has_its_default(saved):
     del config["init_std"]
     rewritten(path, {"config": config})
     assert checkpoint.restore(path, model, optimizer, DATA).step == 123
-    other = IJEPA(Config(**(SMALL | {"init_std": 0.08})))
+    other = IJEPA(Config(**(NETWORK | {"init_std": 0.08})))
     with pytest.raises(CheckpointError, match=r"written with init_std 0\.02, not 0\.08"):
         checkpoint.restore(path, other, optimizer, DATA)
-
-
-def test_a_checkpoint_of_another_network_is_refused(saved):
-    other = IJEPA(Config(**(SMALL | {"encoder_embed_dim": 16})))
-    optimizer = AdamW(other.flat.data, other.flat.grad, other.decayed, 0.05)
-    with pytest.raises(CheckpointError, match="written with encoder_embed_dim 8, not 16"):
-        checkpoint.restore(saved[0], other, optimizer, DATA)
 
 
 def test_a_command_can_be_copied_whatever_the_folder_is_called():
