@@ -11,7 +11,7 @@ import random
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import NETWORK
+from tiny import NETWORK, command, refusal
 
 import minijepa.data
 import probe
@@ -69,53 +69,54 @@ def saved(tmp_path_factory):
     return model, optimizer, path.read_bytes()
 
 
-def one_line(error):
-    assert "\n" not in str(error) and 10 < len(str(error)) < 2000
+def is_refused(call, kind):
+    """Whether ``call()`` raises an error of that kind, of one line."""
+    try:
+        call()
+    except kind as error:
+        assert "\n" not in str(error) and 10 < len(str(error)) < 2000
+        return True
+    return False
+
+
+def readers(path, saved):
+    """The two ways to read a checkpoint."""
+    return (lambda: load(path)), (lambda: checkpoint.restore(path, *saved[:2], DATA))
 
 
 def test_damaged_checkpoints(saved, tmp_path):
-    model, optimizer, whole = saved
     path = tmp_path / "checkpoint.npz"
     refused = 0
     for number in range(CASES):
-        path.write_bytes(damaged(whole, random.Random(number)))
-        for read in (lambda: load(path), lambda: checkpoint.restore(path, model, optimizer, DATA)):
-            try:
-                read()
-            except CheckpointError as error:
-                one_line(error)
-                refused += 1
+        path.write_bytes(damaged(saved[2], random.Random(number)))
+        refused += sum(is_refused(read, CheckpointError) for read in readers(path, saved))
     assert refused > CASES  # of 2 CASES; damage where nothing is stored goes unnoticed
 
 
 def test_checkpoints_with_other_contents(saved, tmp_path):
     """A well-formed file whose fields or arrays are not what they should be."""
-    model, optimizer, whole = saved
     path = tmp_path / "checkpoint.npz"
-    path.write_bytes(whole)
+    path.write_bytes(saved[2])
     with np.load(path) as file:
         arrays = dict(file)
     others = [np.zeros(0), np.zeros((2, 2)), np.array("text"), np.array(1j), np.full((1, 64, 8), np.inf), np.arange(3)]
+    refused = 0
     for number in range(CASES // 4):
         draw = random.Random(number)
         about = json.loads(str(arrays["about"]))
-        changed = dict(arrays)
-        if draw.random() < 0.5:
-            name = draw.choice([*about, "config"])
-            if name == "config" and draw.random() < 0.7:
-                about["config"][draw.choice(list(about["config"]))] = draw.choice(JUNK)
-            else:
-                about[name] = draw.choice(JUNK)
-            changed["about"] = np.array(json.dumps(about))
-        else:
-            name = draw.choice(list(arrays))
-            changed[name] = draw.choice(others)
-        np.savez(path, **changed)
-        for read in (lambda: load(path), lambda: checkpoint.restore(path, model, optimizer, DATA)):
-            try:
-                read()
-            except CheckpointError as error:
-                one_line(error)
+        name = draw.choice([*about, "config", *arrays])
+        if name == "config" and draw.random() < 0.7:
+            about["config"][draw.choice(list(about["config"]))] = draw.choice(JUNK)
+        elif name in about:
+            about[name] = draw.choice(JUNK)
+        changed = {"about": np.array(json.dumps(about))} | ({name: draw.choice(others)} if name in arrays else {})
+        np.savez(path, **arrays | changed)
+        refused += sum(is_refused(read, CheckpointError) for read in readers(path, saved))
+    assert refused > CASES // 4
+
+
+def assert_images(images, labels):
+    assert images.shape == (len(labels), 3, 32, 32) and labels.max() < 10
 
 
 @pytest.mark.parametrize(("version", "suffix"), [("bin", ".bin"), ("py", "")])
@@ -133,24 +134,20 @@ def test_damaged_data_files(tmp_path, version, suffix):
         name = draw.choice(names)
         (folder / name).write_bytes(damaged(whole, draw))
         for split in ("train", "test"):
-            try:
-                images, labels = load_cifar10(tmp_path, split)
-                assert images.shape == (len(labels), 3, 32, 32) and labels.max() < 10
-            except DataError as error:
-                one_line(error)
+            is_refused(lambda split=split: assert_images(*load_cifar10(tmp_path, split)), DataError)
         (folder / name).write_bytes(whole)
 
 
 def test_settings():
+    def make():
+        config = Config.preset(draw.choice(["cifar10", "best", "laptop", "smoke"]), **changes)
+        assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
     fields = [field.name for field in dataclasses.fields(Config)]
     for number in range(5 * CASES):
         draw = random.Random(number)
         changes = {draw.choice([*fields, "nonsense"]): draw.choice(JUNK) for _ in range(draw.randint(1, 3))}
-        try:
-            config = Config.preset(draw.choice(["cifar10", "best", "laptop", "smoke"]), **changes)
-            assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-        except ConfigError as error:
-            one_line(error)
+        is_refused(make, ConfigError)
 
 
 def test_assignments():
@@ -159,11 +156,7 @@ def test_assignments():
         draw = random.Random(number)
         text = "".join(draw.choice(alphabet) for _ in range(draw.randint(0, 12)))
         text = draw.choice(["epochs=", "target_scale=", ""]) + text
-        try:
-            key, value = parse_assignment(text)
-            Config.preset("cifar10", **{key: value})
-        except ConfigError as error:
-            assert len(str(error)) < 2000
+        is_refused(lambda text=text: Config.preset("cifar10", **dict([parse_assignment(text)])), ConfigError)
 
 
 def test_damaged_pictures(tmp_path):
@@ -174,20 +167,19 @@ def test_damaged_pictures(tmp_path):
         picture.save(tmp_path / f"whole.{suffix}")
         whole[suffix] = (tmp_path / f"whole.{suffix}").read_bytes()
         (tmp_path / f"whole.{suffix}").unlink()
-    read = 0
+    refused = 0
     for number in range(CASES):
         draw = random.Random(number)
         suffix = draw.choice(sorted(whole))
         path = tmp_path / f"picture.{suffix}"
         path.write_bytes(damaged(whole[suffix], draw))
-        try:
+        if is_refused(lambda: read_folder(tmp_path, 32), DataError):
+            refused += 1
+        else:
             own = read_folder(tmp_path, 32)
             assert own.names == [path.name] and own.images.shape == (1, 3, 32, 32) and own.images.dtype == np.uint8
-            read += 1
-        except DataError as error:
-            one_line(error)
         path.unlink()
-    assert 0 < read < CASES
+    assert 0 < refused < CASES
 
 
 # ------------------------------------------------------------------------------------------------------ command lines
@@ -237,11 +229,7 @@ def test_command_lines(program, places, capsys):
             args += draw.choice([[flag, value], [flag, value], [f"{flag}={value}"], [flag], [value]])
         if program is probe and draw.random() < 0.5:
             args.insert(0, "run")
-        try:
-            status = program.main(args)
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        err = capsys.readouterr().err
+        status, _, err = command(capsys, program.main, *args)
         if err:
             assert status == 2 and f"{name}: " in err and len(err) < 50_000
             assert err.startswith("usage: ") or err.count("\n") == 1, args
@@ -257,8 +245,7 @@ def test_damaged_configs(places, capsys):
     whole = path.read_bytes()
     for number in range(CASES):
         path.write_bytes(damaged(whole, random.Random(number)) if number else b"[" * 100_000)
-        assert train.main(["--resume", "--run-dir=run", "--device=cpu"]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        refusal(capsys, train.main, "--resume", "--run-dir=run", "--device=cpu")
 
 
 @pytest.mark.parametrize("file", ["metrics.csv", "steps.csv"])
@@ -274,10 +261,7 @@ def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch, file):
     whole = path.read_bytes()
     for number in range(CASES // 2):
         path.write_bytes(damaged(whole, random.Random(number)))
-        try:
-            run.resume()
-        except ConfigError as error:
-            one_line(error)
+        if is_refused(run.resume, ConfigError):
             refused += 1
         else:
             run._unlock()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from devices import DEVICES, counts, no_cublas, prepare
 from strict_device import CUPY_HAS, StrictCupy
-from tiny import DEEPER, noise
+from tiny import DEEPER, differentiate, noise, normal_like
 
-from minijepa import Config, Tape, Tensor, WatchingTape, backend, ops
+from minijepa import Config, Tensor, WatchingTape, backend, ops
 from minijepa.errors import DeviceError, TapeError, TrainingError
 from minijepa.evaluation.features import extract_patches
 from minijepa.evaluation.patches import central_blocks, predicted_blocks, target_patches
@@ -19,7 +19,7 @@ from minijepa.training import trainer as trainer_module
 from minijepa.training.trainer import Trainer
 
 ALL = [pytest.param(case, id=f"{op}: {case.name}") for op, cases in CASES.items() for case in cases]
-FUSED = [p for p in ALL if p.id.split(":")[0] in "attention gelu l2_loss layer_norm linear rows smooth_l1_loss".split()]
+FUSED = "attention gelu l2_loss layer_norm linear rows smooth_l1_loss".split()
 USED = {  # kernels of a training step
     "adamw", "attention_backward", "attention_forward", "column_sums", "ema", "gather", "gather_sum", "gelu_backward",
     "gelu_forward", "layer_norm_backward", "layer_norm_forward", "loss_backward", "loss_forward", "sum_of_squares",
@@ -82,10 +82,7 @@ def test_the_precision_reaches_both_kinds_of_products(precision, monkeypatch):
 def run(case, convert, dtype):
     """Value and gradients."""
     tensors = [Tensor(convert(np.asarray(a, dtype)), requires_grad=True) for a in case.arrays]
-    with Tape() as tape:
-        y = case.fn(*tensors)
-    dy = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
-    tape.backward(y, convert(dy))
+    y = differentiate(lambda: case.fn(*tensors), lambda y: convert(normal_like(y)))
     return [backend.to_numpy(a) for a in (y.data, *(t.grad for t in tensors))]
 
 
@@ -95,7 +92,7 @@ def test_every_operation_gives_the_same_on_the_device(case, cupy):
         np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-11 * max(1.0, np.abs(here).max(initial=0)))
 
 
-@pytest.mark.parametrize("case", FUSED)
+@pytest.mark.parametrize("case", [p for p in ALL if p.id.partition(":")[0] in FUSED])
 def test_every_fused_operation_gives_the_same_on_the_device(case, cupy):
     for here, there in zip(run(case, np.asarray, np.float32), run(case, cupy.asarray, np.float32)):
         np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-6 + 1e-4 * np.abs(here).max(initial=0))
@@ -145,10 +142,7 @@ def test_training_steps_give_the_same_on_the_device(bodies):
     assert there.progress.sums == pytest.approx(here.progress.sums, rel=1e-4)
     assert set(emulator.launches) == (USED if bodies == "kernels" else set())
     # Adam divides by a gradient's own size, so where that is rounding alone (a key's bias) its sign is a matter of luck
-    names = [n for n in here.model.state_dict() if not n.endswith("qkv.bias")]
-    for name in names:
-        wanted, found = here.model.state_dict()[name], there.model.state_dict()[name]
-        np.testing.assert_allclose(found, wanted, atol=0.05 * here.learning_rate(2), err_msg=name)
+    assert_same_state(there.model.state_dict(), here.model.state_dict(), atol=0.05 * here.learning_rate(2))
 
 
 def assert_same_gradients(here, there):
@@ -171,11 +165,9 @@ def test_gradients_of_the_other_loss(bodies):
 def test_what_the_kernels_need_to_know_of_an_index_or_a_packing_is_made_once(cupy):
     index, packing = ops.RowIndex([0, 2, 0], "cuda"), ops.Packing([2, 1])
     for uploads in (3, 0):  # offsets, starts and members
-        x, dy = (Tensor(cupy.asarray(np.ones((3, 48), np.float32)), requires_grad=True), np.ones((3, 16), np.float32))
-        dy, before = cupy.asarray(dy), counts(cupy)[1]
-        with Tape() as tape:
-            y = ops.attention(ops.rows(x, index), packing, 1)
-        tape.backward(y, dy)
+        x, dy = (cupy.asarray(np.ones((3, width), np.float32)) for width in (48, 16))
+        x, before = Tensor(x, requires_grad=True), counts(cupy)[1]
+        differentiate(lambda x=x: ops.attention(ops.rows(x, index), packing, 1), dy)
         assert counts(cupy) == (0, before + uploads)
 
 
@@ -234,6 +226,15 @@ def state_after(trainer, steps):
     return {**trainer.model.state_dict(), **trainer.progress.sums}
 
 
+def assert_same_state(found, wanted, **tolerances):
+    """The same bits; or about the same numbers, where a key's bias is rounding alone."""
+    for name in wanted:
+        if not tolerances:
+            np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+        elif not name.endswith("qkv.bias"):
+            np.testing.assert_allclose(found[name], wanted[name], **tolerances, err_msg=name)
+
+
 STEPS = 4  # one to warm up, then the recorded one and two more
 
 
@@ -246,8 +247,7 @@ def test_a_recorded_step_gives_the_same_bits_as_the_same_step_launch_by_launch(g
     launched = trainer("cuda", **settings)
     wanted = state_after(launched, STEPS)
     assert launched.graph.graph is None
-    for name in wanted:
-        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    assert_same_state(found, wanted)
 
 
 def test_spare_rows_change_nothing(graphs, monkeypatch):
@@ -277,8 +277,7 @@ def test_graphs_of_two_trainers_do_not_meet(graphs):
         graphs.cuda.Stream(non_blocking=True).use()
     one.read()
     assert one.graph.graph is not None and other.graph.graph is not None
-    for name, value in {**one.model.state_dict(), **one.progress.sums}.items():
-        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+    assert_same_state({**one.model.state_dict(), **one.progress.sums}, wanted)
     assert len({float(loss) for loss in losses}) == STEPS  # each step's own, although the graph writes to one place
 
 
@@ -302,9 +301,7 @@ def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs, monke
     small.graph.layout.rows[2] = 1  # seen only when the layout is made
     found = state_after(small, STEPS)
     assert small.graph.calls == 0
-    for name in wanted:
-        if not name.endswith("qkv.bias"):
-            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-4, err_msg=name)
+    assert_same_state(found, wanted, rtol=1e-4, atol=2e-4)
     for i in (0, 1, 3):
         full = trainer("cuda")
         masks = full.batch(0)[1]
@@ -325,9 +322,7 @@ def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, mon
     assert said[0] == "cuBLAS can't be used (none was found); using CuPy's own products"
     assert said[1].startswith("no CUDA graph, so steps are slower: ") and len(said) == 2
     assert t.graph.graph is None
-    for name in wanted:
-        if not name.endswith("qkv.bias"):
-            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-4, err_msg=name)
+    assert_same_state(found, wanted, rtol=1e-4, atol=2e-4)
 
 
 def test_networks_that_the_kernels_do_not_take_have_no_graph(graphs, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from devices import DEVICES, prepare
 from strict_device import StrictCupy
+from tiny import differentiate
 
 from minijepa import Tape, Tensor, backend, ops
 from minijepa.errors import DtypeError
@@ -56,9 +57,7 @@ def check(fn, *arrays, tolerance=3e-6, used=()):
 
     def run(convert):
         tensors = [Tensor(convert(a), requires_grad=True) for a in arrays]
-        with Tape() as tape:
-            y = fn(*tensors)
-        tape.backward(y, convert(draw(*y.shape, seed=1)))
+        y = differentiate(lambda: fn(*tensors), lambda y: convert(draw(*y.shape, seed=1)))
         return [y.data, *(t.grad for t in tensors)]
 
     wanted = run(lambda a: a.astype(np.float64))
@@ -167,9 +166,7 @@ def test_attention_with_empty_sequences_and_spare_rows(longest):
 
     y, dx = same_twice(run)
     x = Tensor(qkv[:used].astype(np.float64), requires_grad=True)
-    with Tape() as tape:
-        wanted = ops.attention(x, [n for n in lengths if n], heads)
-    tape.backward(wanted, dy[:used].astype(np.float64))
+    wanted = differentiate(lambda: ops.attention(x, [n for n in lengths if n], heads), dy[:used].astype(np.float64))
     assert_close(y[:used], wanted.data, 1e-5)
     assert_close(dx[:used], x.grad, 1e-5)
     assert not y[used:].any() and not dx[used:].any()
@@ -210,10 +207,8 @@ def test_a_loss_that_is_not_finite_has_a_gradient_that_is_not(beta):
     p, q = draw(4, 40), draw(4, 40, seed=1)
     p[1, 3] = np.nan
     for convert in (np.asarray, backend.cupy.asarray):
-        x = Tensor(convert(p), requires_grad=True)
-        with Tape() as tape:
-            y = ops.l2_loss(x, convert(q)) if beta is None else ops.smooth_l1_loss(x, convert(q), beta)
-        tape.backward(y)
+        x, b = Tensor(convert(p), requires_grad=True), convert(q)
+        y = differentiate(lambda x=x, b=b: ops.smooth_l1_loss(x, b, beta) if beta else ops.l2_loss(x, b))
         assert np.isnan(y.item())
         np.testing.assert_array_equal(np.isnan(backend.to_numpy(x.grad)), np.isnan(p))
 

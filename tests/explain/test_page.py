@@ -1,16 +1,14 @@
 """The page that walks the tape: its numbers are the engine's, it marks the right lines, and a browser plays it."""
 
-import html
 import inspect
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from browser import needs_browser, told
+from tiny import differentiate, refusal
 
-from minijepa.autograd import Tape
 from minijepa.explain.__main__ import main
 from minijepa.explain.lines import gradient_lines
 from minijepa.explain.operation import function_of, helpers_of, input_names
@@ -25,8 +23,6 @@ from minijepa.ops.matmul import Linear
 from minijepa.ops.reductions import Mean
 from minijepa.ops.shaping import Concat
 from minijepa.ops.softmax import Softmax
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def array(data, reference):
@@ -46,9 +42,7 @@ def gradients_of(data):
 
 def engine_gradients(network):
     """{name: gradient} of a network's leaves, by an ordinary tape."""
-    with Tape() as tape:
-        loss = network.forward()
-    tape.backward(loss)
+    differentiate(network.forward)
     return {name: x.grad for x, name in network.named.items() if x._mark is None and x.grad is not None}
 
 
@@ -126,11 +120,8 @@ def test_a_wrong_backward_is_written_and_fails(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "other.html").exists()
 
 
-def refused(capsys, *argv):
-    assert main(list(argv)) == 2
-    captured = capsys.readouterr()
-    assert not captured.out and captured.err.count("\n") == 1
-    return captured.err
+def refused(capsys, *args):
+    return refusal(capsys, main, *args)
 
 
 def test_a_page_is_replaced_and_nothing_else(tmp_path, capsys):
@@ -174,30 +165,23 @@ def test_a_step_shows_every_gradient_and_folds_by_module(step_page):
     assert "".join(groups).endswith("predictor.predictor_proj") and groups[-1] == ""  # the loss is of no module
 
 
-def played(page, profile):
-    """Walk a page to its end by the arrow key, in a browser; what it showed."""
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    command = [BROWSER, *flags, f"--user-data-dir={profile}", f"{page.as_uri()}#autowalk"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
-    return json.loads(html.unescape(re.search(r'<pre id="walked">(.*)</pre>', done.stdout)[1]))
-
-
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@needs_browser
 @pytest.mark.parametrize("op", ["layer_norm", "--step"])
 def test_a_browser_walks_to_the_end_and_shows_the_gradients(op, step_page, tmp_path):
+    """By the arrow key."""
     page, network, entries = step_page, network_of_step(), 40
     if op != "--step":
         page, network, entries = tmp_path / "page.html", network_of(op), 6
         assert main([op, "--html", str(page)]) == 0
-    told, engine = played(page, tmp_path / "profile"), engine_gradients(network)
-    assert told["errors"] == []
-    assert told["position"] == 2 * entries + 1
-    assert told["headings"][entries].startswith(f"Forward {entries} of {entries}: ")
-    assert told["headings"][-1].startswith(f"Backward {entries} of {entries}: ")
-    assert len(set(told["headings"])) == len(told["headings"]) - 1  # the last key finds the walk at its end
-    assert engine.keys() <= told["shown"].keys()
+    seen, engine = told(page, "walked", tmp_path / "profile", anchor="#autowalk"), engine_gradients(network)
+    assert seen["errors"] == []
+    assert seen["position"] == 2 * entries + 1
+    assert seen["headings"][entries].startswith(f"Forward {entries} of {entries}: ")
+    assert seen["headings"][-1].startswith(f"Backward {entries} of {entries}: ")
+    assert len(set(seen["headings"])) == len(seen["headings"]) - 1  # the last key finds the walk at its end
+    assert engine.keys() <= seen["shown"].keys()
     for name, gradient in engine.items():
-        shown = [float(text.replace("−", "-")) for text in told["shown"][name]]
+        shown = [float(text.replace("−", "-")) for text in seen["shown"][name]]
         if op == "--step":
             gradient = gradient.flat[[np.abs(gradient).argmax()]]
         np.testing.assert_allclose(shown, gradient.ravel(), rtol=1e-6, atol=6e-9)

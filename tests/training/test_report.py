@@ -4,11 +4,10 @@ import html
 import json
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import needs_browser, told
 from PIL import Image
 from tiny import NETWORK, noise
 
@@ -22,7 +21,6 @@ from minijepa.training.run import Run
 from minijepa.training.steps import append_steps, read_steps, start_steps
 from minijepa.training.trainer import Trainer
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 SETTINGS = NETWORK | dict(batch_size=8, epochs=2, warmup_epochs=0.5, knn_every=1)
 
 
@@ -207,16 +205,13 @@ addEventListener("load", () => {
 </script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@needs_browser
 @pytest.mark.parametrize("width", [500, 1400])
 def test_a_report_in_a_browser(folder, tmp_path, width):
     probed(folder)
     page = tmp_path / "page.html"
-    page.write_text(Path(write_report(folder)).read_text(encoding="utf-8").replace("<title>", f"{PLAY}<title>"))
-    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom",
-               f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
-    told = json.loads(html.unescape(re.search(r'<pre id="told">(.*)</pre>', done.stdout)[1]))
-    assert told["errors"] == [] and told["missing"] == 0 and told["wide"] <= 0
-    assert told["pointed"].startswith("epoch 1: ") and told["keyed"].startswith("epoch 1: ")
-    assert told["before"] == told["after"] and told["enlarged"]
+    page.write_text(write_report(folder).read_text(encoding="utf-8").replace("<title>", f"{PLAY}<title>"))
+    seen = told(page, "told", tmp_path / "profile", f"--window-size={width},900")
+    assert seen["errors"] == [] and seen["missing"] == 0 and seen["wide"] <= 0
+    assert seen["pointed"].startswith("epoch 1: ") and seen["keyed"].startswith("epoch 1: ")
+    assert seen["before"] == seen["after"] and seen["enlarged"]
