@@ -27,6 +27,7 @@ __all__ = [
     "load_dataset",
     "make_shapes",
     "normalise",
+    "one_of_each_class",
     "read_folder",
     "resized_crop",
     "split_validation",
@@ -94,14 +95,18 @@ def split_validation(images, labels, val_size):
     if not 0 <= val_size < len(labels):
         raise ConfigError(f"val_size {val_size} must be at least 0 and less than the {len(labels)} training images")
     order = rng(0, "validation split").permutation(len(labels))
-    shuffled = labels[order]
-    rank = np.empty(len(labels), np.int64)  # an image's place among the shuffled images of its class
-    for label in np.unique(labels):
-        members = np.flatnonzero(shuffled == label)
-        rank[members] = np.arange(len(members))
     held_back = np.zeros(len(labels), bool)
-    held_back[order[np.lexsort((shuffled, rank))[:val_size]]] = True  # the first of every class, then the second ...
+    held_back[order[one_of_each_class(labels[order], val_size)]] = True
     return images[~held_back], labels[~held_back], images[held_back], labels[held_back]
+
+
+def one_of_each_class(labels, count):
+    """Indices of ``count`` images: the first of each class, then the second of each, and so on."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], labels[order])
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(labels)) - starts
+    return np.lexsort((labels, rank))[:count]
 
 
 def _channel_statistics(images):

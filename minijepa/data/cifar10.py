@@ -54,16 +54,8 @@ def load_cifar10(data_dir, split):
     if split not in FILES:
         raise ConfigError(f"unknown split {split!r} of CIFAR-10: choose train or test")
     folder, suffix = _find(data_dir)
-    parts = [_read_records((folder / name).with_suffix(suffix)) for name in FILES[split]]
-    count = sum(len(records) for records in parts)
-    images, labels = np.empty((count, RECORD_BYTES - 1), np.uint8), np.empty(count, np.uint8)
-    start = 0
-    while parts:
-        records = parts.pop(0)  # popped, so that each file's copy is freed once copied
-        stop = start + len(records)
-        labels[start:stop], images[start:stop] = records[:, 0], records[:, 1:]
-        start = stop
-    return images.reshape(-1, *IMAGE_SHAPE), labels
+    records = np.concatenate([_read_records((folder / name).with_suffix(suffix)) for name in FILES[split]])
+    return np.ascontiguousarray(records[:, 1:]).reshape(-1, *IMAGE_SHAPE), records[:, 0].copy()
 
 
 def has_cifar10(data_dir):
@@ -99,8 +91,12 @@ def _find(data_dir):
 
 def _read_records(path):
     """The records of one file, uint8 (n, 3073), checked."""
+
+    def refusal(reason):
+        return DataError(f"{path} {reason}: {_remedy(path.parent)}")
+
     if not path.is_file():
-        raise DataError(f"{path} is missing: {_remedy(path.parent)}")
+        raise refusal("is missing")
     try:
         if path.suffix:
             data = np.fromfile(path, np.uint8)
@@ -108,23 +104,17 @@ def _read_records(path):
             with open_plain(path, "rb") as file:
                 data = cifar10_python.read_records(file).ravel()
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}): {_remedy(path.parent)}") from error
+        raise refusal(f"can't be read ({error.strerror})") from error
     except ValueError as error:
-        raise DataError(f"{path} is not a CIFAR-10 file: {error}: {_remedy(path.parent)}") from None
+        raise refusal(f"is not a CIFAR-10 file: {error}") from None
     if data.size == 0:
-        raise DataError(f"{path} is empty: {_remedy(path.parent)}")
+        raise refusal("is empty")
     if data.size % RECORD_BYTES:
-        raise DataError(
-            f"{path} is truncated: {data.size:,} bytes are not a whole number of {RECORD_BYTES}-byte records: "
-            f"{_remedy(path.parent)}"
-        )
+        raise refusal(f"is truncated: {data.size:,} bytes are not a whole number of {RECORD_BYTES}-byte records")
     records = data.reshape(-1, RECORD_BYTES)
     wrong = np.flatnonzero(records[:, 0] >= len(CLASSES))
     if wrong.size:
-        raise DataError(
-            f"{path} is not a CIFAR-10 file: record {wrong[0]} has label {records[wrong[0], 0]}, not 0 to 9: "
-            f"{_remedy(path.parent)}"
-        )
+        raise refusal(f"is not a CIFAR-10 file: record {wrong[0]} has label {records[wrong[0], 0]}, not 0 to 9")
     return records
 
 

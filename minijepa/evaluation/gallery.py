@@ -4,7 +4,7 @@ import numpy as np
 
 from minijepa import pictures
 from minijepa.backend import rng
-from minijepa.data import MultiBlockMasker
+from minijepa.data import MultiBlockMasker, one_of_each_class
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
 from minijepa.evaluation.neighbours import nearest_neighbours
@@ -21,10 +21,9 @@ OWN_BANK = 5000  # training images searched for neighbours of the user's picture
 def gallery_of_trainer(run):
     """Of a run that has just ended, with the images of its kNN monitor. The test set is not used."""
     t, watch = run.trainer, run.trainer.monitors
-    has_queries = len(watch.queries) > 0
+    queries = (watch.queries, watch.query_labels) if len(watch.queries) else (watch.bank, watch.bank_labels)
     return ProbedEncoder(
-        t.model, t.dataset.classes, watch.bank[:BANK], watch.bank_labels[:BANK],
-        watch.queries if has_queries else watch.bank, watch.query_labels if has_queries else watch.bank_labels,
+        t.model, t.dataset.classes, watch.bank[:BANK], watch.bank_labels[:BANK], *queries,
         kind="val" if t.config.val_size else "training", step=t.progress.step, file=run.place / run.checkpoint.name,
         threads=watch.threads,
     )  # fmt: skip
@@ -167,12 +166,3 @@ def own_caption(own, classifier, neighbours=""):
         f"patches as colours, less their mean; the classes of the {classifier}, which knows no others and must choose "
         f"one{neighbours}.{cut}"
     )
-
-
-def one_of_each_class(labels, count):
-    """Indices of ``count`` images: the first of each class, then the second of each, and so on."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], labels[order])
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - starts
-    return np.lexsort((labels, rank))[:count]

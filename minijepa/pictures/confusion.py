@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from minijepa.errors import ShapeError
 from minijepa.pictures.canvas import GREY, INK, LABEL, WHITE, Sheet, text_width
 
 CELL_HEIGHT = 44
@@ -17,9 +16,6 @@ def confusion_picture(matrix, classes, path=None, note=""):
     Each cell shows which percentage of its row's images it holds, and how many they are; a class without images shows
     dashes. The title gives the accuracy over all images.
     """
-    matrix = np.asarray(matrix)
-    if matrix.shape != (len(classes), len(classes)):
-        raise ShapeError(f"confusion_picture needs a ({len(classes)}, {len(classes)}) matrix, got {matrix.shape}")
     totals = matrix.sum(axis=1)
     longest = max(text_width(name, NAMES) for name in classes)
     cell_width, beside, above = max(60, longest + 12), longest + 44, 62

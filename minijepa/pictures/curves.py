@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-from minijepa.errors import ShapeError
 from minijepa.pictures.canvas import BLOCK_COLOURS, BLUE, GREY, INK, LABEL, LINE, ORANGE, Sheet
 
 PANEL = (330, 212)  # a curve with its labels
@@ -23,7 +22,6 @@ class Curves:
     """The numbers of a run: ``columns`` {panel: numbers} over ``x``.
 
     ``fine`` {panel: (x, numbers)}: the same at every step. ``levels`` {panel: {name: number}}: what to compare with.
-    Raises ShapeError for numbers of another length than their x.
     """
 
     columns: dict
@@ -31,13 +29,6 @@ class Curves:
     fine: dict = field(default_factory=dict)
     levels: dict = field(default_factory=dict)
     name: str = ""
-
-    def __post_init__(self):
-        pairs = {name: (self.x, values) for name, values in self.columns.items()}
-        for name, (x, values) in [*pairs.items(), *self.fine.items()]:
-            if np.shape(values) != np.shape(x) or np.ndim(x) != 1:
-                shapes = f"has shape {np.shape(values)}, x has {np.shape(x)}"
-                raise ShapeError(f"curves_picture: column {name!r} {shapes}")
 
     def of(self, panel):
         """(x, numbers), those that are finite, of the column and of the finer one: four arrays."""

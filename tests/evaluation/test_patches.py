@@ -5,10 +5,10 @@ import pytest
 from tiny import NETWORK
 
 from minijepa import IJEPA, Config
-from minijepa.data import MultiBlockMasker, make_shapes, normalise
+from minijepa.data import MultiBlockMasker, make_shapes, normalise, one_of_each_class
 from minijepa.evaluation.evaluate import ProbedEncoder
 from minijepa.evaluation.features import extract_features, extract_patches
-from minijepa.evaluation.gallery import centred_neighbours, one_of_each_class, patch_colours
+from minijepa.evaluation.gallery import centred_neighbours, patch_colours
 from minijepa.evaluation.logistic import Curvature, fit
 from minijepa.evaluation.neighbours import nearest_neighbours
 from minijepa.evaluation.patches import (

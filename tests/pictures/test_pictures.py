@@ -153,8 +153,6 @@ def test_confusion_picture_of_a_class_without_images():
     matrix = np.array([[5, 1, 0], [0, 0, 0], [0, 0, 9]])
     picture = confusion_picture(matrix, CLASSES)
     assert (cells(picture, CLASSES)[1] == (245, 247, 250)).all()
-    with pytest.raises(ShapeError, match=r"\(3, 3\) matrix, got \(2, 2\)"):
-        confusion_picture(np.eye(2), CLASSES)
 
 
 def test_confusion_picture_makes_room_for_long_names():
@@ -238,8 +236,6 @@ def test_curves_picture_has_a_panel_for_each_column_three_to_a_row():
     rising = line_heights(picture, corner=(28 + 2 * 330, 66))
     falling = line_heights(picture, corner=(28, 66 + 212))
     assert rising[15] > 0.8 and falling[15] < 0.2
-    with pytest.raises(ShapeError, match="'a' has shape"):
-        curves_picture(Curves({"a": [1, 2, 3]}, [0, 1]))
 
 
 @pytest.mark.parametrize(
