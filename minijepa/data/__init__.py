@@ -14,25 +14,6 @@ from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.data.shapes import make_shapes
 from minijepa.errors import ConfigError
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Masks",
-    "MultiBlockMasker",
-    "augment",
-    "draw_augmentation",
-    "draw_windows",
-    "has_some_cifar10",
-    "load_cifar10",
-    "load_dataset",
-    "make_shapes",
-    "normalise",
-    "one_of_each_class",
-    "read_folder",
-    "resized_crop",
-    "split_validation",
-    "training_images",
-]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -54,11 +54,8 @@ class Lesson:
     @property
     def gradients(self):
         """The names of backward's results: "dx", "dw"."""
-        return [f"d{name}" for name in list(inspect.signature(self.op.forward).parameters)[1 : 1 + self.inputs]]
-
-    @property
-    def inputs(self):
-        return len(self.op.signature.patterns)
+        inputs = len(self.op.signature.patterns)
+        return [f"d{name}" for name in list(inspect.signature(self.op.forward).parameters)[1 : 1 + inputs]]
 
     def backward_source(self, *mistakes):
         """The source of the right backward, changed by mistakes; None if they exclude each other."""

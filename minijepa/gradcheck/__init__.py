@@ -7,5 +7,3 @@
 """
 
 from minijepa.gradcheck.check import compare_gradients, gradcheck, gradient_error, numeric_gradient
-
-__all__ = ["compare_gradients", "gradcheck", "gradient_error", "numeric_gradient"]

@@ -8,14 +8,3 @@ from minijepa.pictures.confusion import confusion_picture
 from minijepa.pictures.curves import Curves, curves_picture
 from minijepa.pictures.masks import masks_picture
 from minijepa.pictures.sheets import neighbours_picture, own_images_picture, pca_picture, predictions_picture
-
-__all__ = [
-    "Curves",
-    "confusion_picture",
-    "curves_picture",
-    "masks_picture",
-    "neighbours_picture",
-    "own_images_picture",
-    "pca_picture",
-    "predictions_picture",
-]
