@@ -28,6 +28,7 @@ ARCHIVE = "cifar-10-binary.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 ARCHIVE_BYTES = 170_052_171
+DRAWN = "train on drawn shapes: train.py --dataset shapes"
 SLOWEST = 10_000  # bytes a second; the download would take five hours
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -81,10 +82,7 @@ def _find(data_dir):
     home = Path(data_dir)
     if home.is_file():
         folder = shell_word(home.parent)
-        raise DataError(
-            f"{home} is a file: give the folder that it is in, --data-dir {folder}, or train on drawn shapes: "
-            "train.py --dataset shapes"
-        )
+        raise DataError(f"{home} is a file: give the folder that it is in, --data-dir {folder}, or {DRAWN}")
     places = [(home / FOLDER, ".bin"), (home, ".bin"), (home / PYTHON_FOLDER, ""), (home, "")]
     return max(places, key=lambda place: len(_present(*place)))  # max keeps the first of equals
 
@@ -122,10 +120,7 @@ def _remedy(folder):
     named = folder.with_name(FOLDER) if folder.name == PYTHON_FOLDER else folder
     archive = named.parent / PYTHON_ARCHIVE
     unpack = f"unpack {archive} there (tar xzf), or " if archive.is_file() else ""
-    return unpack + (
-        f"put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {named}, or train on drawn shapes: "
-        "train.py --dataset shapes"
-    )
+    return f"{unpack}put CIFAR-10's binary files ({ALL_FILES[0]} to {ALL_FILES[-1]}) into {named}, or {DRAWN}"
 
 
 # --------------------------------------------------------------------------------------------------------- download
@@ -184,10 +179,8 @@ def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_B
 def _check_complete(folder, suffix):
     for name in ALL_FILES:
         if not (path := (folder / name).with_suffix(suffix)).is_file():
-            raise DataError(
-                f"{path} is missing, though the folder exists: add the file, or move the folder away to have "
-                "it downloaded, or train on drawn shapes: train.py --dataset shapes"
-            )
+            remedy = f"add the file, or move the folder away to have it downloaded, or {DRAWN}"
+            raise DataError(f"{path} is missing, though the folder exists: {remedy}")
     return folder
 
 
@@ -204,10 +197,7 @@ def _fetch(url, path, md5, archive_bytes, timeout, folder):
             checksum.update(chunk)
             progress.update(len(chunk))
     if received < archive_bytes:
-        raise DataError(
-            f"the download of {url} broke off after {received:,} of {archive_bytes:,} bytes: "
-            f"try again, or {_remedy(folder)}"
-        )
+        raise DataError(f"{url} broke off after {received:,} of {archive_bytes:,} bytes: retry, or {_remedy(folder)}")
     if checksum.hexdigest() != md5:
         raise DataError(f"{url} has MD5 {checksum.hexdigest()}, expected {md5}: try again, or {_remedy(folder)}")
 

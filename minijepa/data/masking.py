@@ -49,10 +49,7 @@ class Masks:
         except TypeError:
             raise ConfigError("masks need a list of contexts and a list of lists of target blocks") from None
         if not context or len(context) != len(targets):
-            raise ConfigError(
-                f"masks need a context and target blocks for each image, got {len(context)} contexts "
-                f"and {len(targets)} lists of target blocks"
-            )
+            raise ConfigError(f"masks need a context and blocks for each image, got {len(context)} and {len(targets)}")
         counts = sorted({len(blocks) for blocks in targets})
         if len(counts) > 1 or counts[0] == 0:
             raise ConfigError(f"every image needs the same number of target blocks, at least 1, got {counts}")
@@ -177,10 +174,7 @@ class MultiBlockMasker:
         self.context_scale = _checked_range("context_scale", context_scale, 1.0)
         self.min_context = min_context
         if not _is_count(min_context) or min_context > self.num_patches:
-            raise ConfigError(
-                f"min_context must be a whole number from 1 to {self.num_patches}, "
-                f"the patches of the grid, got {min_context!r}"
-            )
+            raise ConfigError(f"min_context must be a whole number from 1 to {self.num_patches}, got {min_context!r}")
 
         settings = self.grid, num_targets, self.target_scale, self.target_aspect_ratio, self.context_scale, min_context
         if settings not in _possible:
@@ -215,9 +209,7 @@ class MultiBlockMasker:
             if poor.size == 0:
                 return Masks(*_pack(context), *_pack(targets))
             context[poor], targets[poor] = self._draw(poor.size, rng)
-        raise ConfigError(
-            f"no mask of an image reached min_context={self.min_context} in {MAX_ROUNDS} rounds: {REMEDY}"
-        )
+        raise ConfigError(f"an image had less than min_context={self.min_context} in {MAX_ROUNDS} rounds: {REMEDY}")
 
     def _draw(self, batch_size, rng):
         """One draw per image, however little context is left: membership (B, N) and (B, M, N), bool."""

@@ -38,11 +38,8 @@ def checked_features(x, name):
         raise DataError(f"{name} features: {error}") from None
     if x.ndim != 2 or x.size == 0:
         raise DataError(f"{name} features have shape {x.shape}: expected (samples, features), at least one of each")
-    bad = np.count_nonzero(~np.isfinite(x).all(axis=1))
-    if bad:
-        raise DataError(
-            f"{bad} of {len(x)} rows of the {name} features contain NaN or infinity: the model has diverged"
-        )
+    if bad := np.count_nonzero(~np.isfinite(x).all(axis=1)):
+        raise DataError(f"{bad} of {len(x)} rows of the {name} features contain NaN or infinity: the model diverged")
     return x
 
 

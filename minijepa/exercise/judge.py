@@ -68,12 +68,10 @@ def check_form(desk, op, case, slots, path):
         raise NotYet(f"{place(path, 'forward')}: forward was changed and gives another y: restore it")
     names, at = desk.lesson.gradients, place(path, "backward")
     if not isinstance(slots, tuple) or len(slots) != len(names):
-        found = f"a tuple of {len(slots)}" if isinstance(slots, tuple) else type(slots).__name__
+        kind = "None" if slots is None else type(slots).__name__
+        found = f"a tuple of {len(slots)}" if isinstance(slots, tuple) else kind
         wanted = f"({', '.join(names)}{',' * (len(names) == 1)})"
-        raise NotYet(
-            f"{at}: backward must return a tuple with a slot for each input, {wanted}, and returned "
-            f"{'None' if slots is None else found}"
-        )
+        raise NotYet(f"{at}: backward must return a tuple with a slot for each input, {wanted}, and returned {found}")
     if all(slot is None for slot in slots):
         raise NotYet(f"{at}: backward is still empty: {', '.join(names)} {'is' if len(names) == 1 else 'are'} None")
 

@@ -57,10 +57,7 @@ def checked_grid(name, images, masks, patch_size):
     if images.dtype != np.uint8:
         raise DtypeError(f"{name} takes uint8 images, got {images.dtype}: draw them before they are normalised")
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch_size or images.shape[3] % patch_size:
-        raise ShapeError(
-            f"{name} takes images (B, 3, height, width) of whole patches, {patch_size} pixels wide and high, "
-            f"got {images.shape}"
-        )
+        raise ShapeError(f"{name} takes images (B, 3, H, W) of whole patches, {patch_size} pixels, got {images.shape}")
     if len(images) != len(masks):
         raise ShapeError(f"{name} got {len(images)} images, but masks of {len(masks)}")
     grid = images.shape[2] // patch_size, images.shape[3] // patch_size

@@ -40,7 +40,4 @@ class Lock:
         except OSError:
             here = False
         if not here:
-            raise ConfigError(
-                f"{self.folder} was moved, removed or replaced by another folder, so nothing more is written there: "
-                "use --resume where the run is now"
-            )
+            raise ConfigError(f"{self.folder} was moved, removed or replaced by another folder: resume where it is now")

@@ -195,7 +195,7 @@ def test_select_agrees_with_the_lists(images):
     ("context", "targets", "message"),
     [
         ([], [], "for each image, got 0"),
-        ([[0]], [[[1]], [[2]]], "got 1 contexts and 2"),
+        ([[0]], [[[1]], [[2]]], "got 1 and 2"),
         ([[0], [1]], [[[1]], [[2], [3]]], r"same number of target blocks.*\[1, 2\]"),
         ([[0]], [[]], r"at least 1, got \[0\]"),
         ([[0], []], [[[1]], [[2]]], "context of image 1 is empty"),
