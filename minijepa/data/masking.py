@@ -174,7 +174,8 @@ class MultiBlockMasker:
         self.context_scale = _checked_range("context_scale", context_scale, 1.0)
         self.min_context = min_context
         if not _is_count(min_context) or min_context > self.num_patches:
-            raise ConfigError(f"min_context must be a whole number from 1 to {self.num_patches}, got {min_context!r}")
+            wanted = f"a whole number from 1 to {self.num_patches}, the patches of the grid"
+            raise ConfigError(f"min_context must be {wanted}, got {min_context!r}")
 
         settings = self.grid, num_targets, self.target_scale, self.target_aspect_ratio, self.context_scale, min_context
         if settings not in _possible:
