@@ -168,4 +168,4 @@ def test_a_result_that_cannot_be_sent_ends_the_worker_and_not_the_program_twice(
         print("once")
         """
     done = run(program)
-    assert done.stdout.count("once") == 1 and "was killed" in done.stdout and "pickle" in done.stderr
+    assert done.stdout.count("once") == 1 and "was killed" in done.stdout and "local object" in done.stderr
