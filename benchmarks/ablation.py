@@ -5,11 +5,10 @@
     python benchmarks/ablation.py --base best --jobs 1 --set epochs=20 --out runs/twenty
     python benchmarks/ablation.py                 # every setting of SETTINGS, three seeds: days on a CPU
 
-5,000 training images are held back and probed (45,000 for training and for the probe's fit); the test set is not looked
-at. A run that was finished is not run again, one that was interrupted goes on, so the same command may be given again
-until all is done; one that fails (a loss that is not finite) leaves the others alone, and the exit status is 1. Writes
-OUT/ablation.csv, a line for each run in OUT, and prints a table of those that were asked for: mean and range over the
-seeds.
+The probe is fitted to the 45,000 images of the training and measured on 5,000 that are held back; the test set is never
+used. A finished run is not repeated and an interrupted one is resumed, so the same command can be given again until all
+are done. If a run fails (a loss that is not finite), the others go on, and the exit status is 1. Writes
+OUT/ablation.csv, a row for each run in OUT, and prints mean and range over the seeds for the settings given.
 """
 
 import argparse
@@ -39,7 +38,7 @@ from minijepa.training.run import read_run  # noqa: E402
 
 SETTINGS = {  # what differs from the base
     "base": {},
-    "specification": dict(  # of the specification all but the network, the batches and the rate
+    "specification": dict(  # all of the specification but the network, the batches and the rate
         patch_embed_gain=1,
         init_std=0.02,
         augment_flip=False,
@@ -56,7 +55,7 @@ SETTINGS = {  # what differs from the base
     "no augmentation": dict(augment_flip=False, augment_crop=0, augment_scale=(1, 1)),
     "raw targets": dict(target_norm="none"),
     "wide masks": dict(target_scale=(0.15, 0.25), context_scale=(0.75, 0.95)),  # the specification's
-    # More of it, or something else
+    # More of something, or something else
     "EMA from 0.98": dict(ema_momentum_start=0.98),
     "crops from 0.3": dict(augment_scale=(0.3, 1.0)),
     "smooth-L1 loss": dict(loss="smooth_l1"),
@@ -78,9 +77,9 @@ def parser():
     p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     p.add_argument("settings", nargs="*", metavar="SETTING", help=f"default: all of {'; '.join(SETTINGS)}")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    p.add_argument("--base", default="laptop", help="the preset that they change (default: laptop)")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change to all settings")
-    p.add_argument("--jobs", type=int, default=2, help="runs at the same time (default: 2)")
+    p.add_argument("--base", default="laptop", help="the preset that the settings change (default: laptop)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changed in all runs")
+    p.add_argument("--jobs", type=int, default=2, help="simultaneous runs (default: 2)")
     p.add_argument("--threads", type=int, default=1, help="of each run (default: 1)")
     p.add_argument("--device", default="cpu")
     p.add_argument("--data-dir", type=path, default="data")

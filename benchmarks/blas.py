@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which BLAS NumPy runs here, for which processor, and whether OPENBLAS_CORETYPE slows it down.
+"""Which BLAS NumPy uses here, with which processor's kernels, and whether OPENBLAS_CORETYPE slows it down.
 
     python benchmarks/blas.py
 """
@@ -29,7 +29,7 @@ def gflops(repeat=20):
 
 
 def line():
-    """``blas_info`` in one line. If OPENBLAS_CORETYPE is set, another process tests what it would be without."""
+    """``blas_info`` in one line. If OPENBLAS_CORETYPE is set, another process measures the speed without it."""
     info = blas_info()
     text = f"BLAS: {info['name']} {info['version']}"
     if info["kernel"]:

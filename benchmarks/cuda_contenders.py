@@ -1,7 +1,7 @@
 """Contenders of ``step.py --device cuda``: generator functions, as in step.py, whose unit of work is STEPS steps.
 
-Everything is prepared to PyTorch's advantage: its images, indices and key masks lie on the card before the clock
-starts, while minijepa draws masks and augments inside of it. TF32 for both. ``mode``: "eager"; "compiled"
+PyTorch has the advantage: its images, indices and key masks are on the GPU before the clock starts, while minijepa's
+time includes drawing masks and augmentation. Both use TF32. ``mode``: "eager"; "compiled"
 (torch.compile, dynamic shapes); "graphs" (torch.compile with mode="reduce-overhead", which replays CUDA graphs, on
 batches padded to one shape).
 """
@@ -21,7 +21,7 @@ def noise(count):
 
 
 def noise_trainer(config, batches, device="cpu", threads=1, ranks=None):
-    """A Trainer on so many batches of noise."""
+    """A Trainer on this many batches of noise."""
     images = noise(batches * config.batch_size)
     labels = np.zeros(len(images), np.uint8)
     data = Dataset("noise", ("noise",), images, labels, images[:1], labels[:1], (0.5,) * 3, (0.25,) * 3)
@@ -29,7 +29,7 @@ def noise_trainer(config, batches, device="cpu", threads=1, ranks=None):
 
 
 def minijepa_cuda_step(config, device="cuda"):
-    """Training as ``train.py`` does it, from resident uint8 images to the moved target encoder."""
+    """Training as ``train.py`` does it, from uint8 images on the GPU to the target encoder's EMA."""
     if device == "cuda":
         backend.set_precision("tf32")
     trainer, step = noise_trainer(config, 16, device), 0

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one command:
+# Everything that needs a GPU, in one command:
 #
 #     bash benchmarks/gpu.sh OUT [DATA_DIR [PART...]]
 #
-# Tests and gradient checks on the card; the comparison with PyTorch, where it is installed, and with what the card can do
-# at best; then the specification's 100 epochs with their probe. Each part has a time limit, together sixteen minutes, and
-# may fail without harm to the others; where a command may not take so long, name parts: "tests gradients step" first,
-# then "train probe". Tables are printed, logs go into OUT.
+# Tests and gradient checks on the GPU; a comparison with PyTorch, if it is installed, and with the GPU's peak; then the
+# specification's 100 epochs and their probe. Each part has a time limit, sixteen minutes in all, and if one fails, the
+# others still run. If a command may not run that long, name parts: "tests gradients step" first, then "train probe".
+# Tables are printed; logs go to OUT.
 # "REHEARSE=1 bash benchmarks/gpu.sh OUT" runs each part small, on a CPU.
 set -u
 out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR]"}
@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.." && mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 failed=0
 
-part() { # part NAME SECONDS COMMAND...: run it, log it, show the end of it
+part() { # part NAME SECONDS COMMAND...: run the command, log it, show the log's end
     local name=$1 limit=$2
     shift 2
     [[ $wanted =~ ^\ *$ || $wanted == *" $name "* ]] || return 0
@@ -47,5 +47,5 @@ else
     part train 240 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&
         part probe 150 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
 fi
-echo "== $failed of the parts failed; logs are in $out"
+echo "== $failed parts failed; logs are in $out"
 [ "$failed" -eq 0 ]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Where a training step's time goes on a CPU: by operation, forward and backward, and by phase.
 
-    python benchmarks/profile_step.py                           # two steps of the cifar10 preset on drawn images
+    python benchmarks/profile_step.py                        # two steps of the cifar10 preset on the built-in shapes
     python benchmarks/profile_step.py --preset laptop --steps 5 --set batch_size=64
 """
 
@@ -25,7 +25,7 @@ from minijepa.training import lanes
 from minijepa.training import trainer as training
 from minijepa.training.trainer import Trainer
 
-PREPARATION = ("masks", "data", "layout")  # what is done before any network runs: drawing, augmenting, assembling
+PREPARATION = ("masks", "data", "layout")  # before any network runs: drawing, augmenting, assembling
 
 
 class Profile:
@@ -163,7 +163,7 @@ def _replaced(owner, name, value):
 def main(argv=None):
     p = argparse.ArgumentParser(description="Time the training step of a preset, on the built-in shapes.")
     p.add_argument("--preset", choices=PRESETS, default="cifar10")
-    p.add_argument("--steps", type=int, default=2, help="how many to average over (default: 2)")
+    p.add_argument("--steps", type=int, default=2, help="average over this many (default: 2)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="as in train.py")
     args = parse(p, argv)
     if args.steps < 1:

@@ -2,13 +2,13 @@
 """One training step, of the specification's config or another: minijepa against PyTorch, in one run on one machine.
 
     python benchmarks/step.py [--threads N] [--rounds N] [--preset NAME] [--alone] [--json]
-    python benchmarks/step.py --mpi               # one process of N threads against N processes of one thread
+    python benchmarks/step.py --mpi               # a run of N workers against N processes under mpiexec
     python benchmarks/step.py --device cuda       # the contenders of cuda_contenders.py: eager, compiled, CUDA graphs
 
 Every contender is a process of its own; they take turns, one step at a time, so that a machine that slows down slows
-all of them. Medians count. PyTorch may also work in micro-batches, and its best counts. Without torch, minijepa alone
-is measured. The ceiling is the speed of a single-precision matrix product at the network's shapes, on as many threads,
-measured in the same run; ``gemm_share`` says which part of the step's time its matrix products would take at that
+all of them. Results are medians. PyTorch may also use micro-batches; its best size counts. Without torch, only minijepa
+is measured. The ceiling is the speed of single-precision matrix products of the network's shapes, on as many threads,
+measured in the same run; ``gemm_share`` is the part of the step's time that its matrix products would take at that
 speed.
 """
 
@@ -75,11 +75,11 @@ def minijepa_together(config, threads, wanted):
         finally:
             if ranks.rank == 0:
                 _all_turn(ranks, False)
-        sys.exit()  # above rank 0, where nobody asks for results
+        sys.exit()  # the ranks above 0, which report nothing
 
 
 def _all_turn(ranks, more):
-    """Whether rank 0 says that there is ``more``; the others wait for it asleep, so that others have the cores."""
+    """Rank 0's ``more``; the other ranks sleep until it is known, so that other contenders have the cores."""
     if ranks.size == 1:
         return more
     word = np.array([more])
@@ -90,7 +90,7 @@ def _all_turn(ranks, more):
 
 
 def flops_an_image(config):
-    """The operations of all matrix products in a training step, and in encoding, for one image."""
+    """Floating-point operations of the matrix products in a training step, and in encoding, for one image."""
     trainer, images = noise_trainer(config, 1), noise(config.batch_size)
     step = counted_flops(lambda: trainer.train_step(0))
     return step / len(images), counted_flops(lambda: extract_features(trainer.model, images, threads=1)) / len(images)
@@ -211,7 +211,7 @@ def contenders(preset, threads, alone):
 
 
 def worker(function, arguments):
-    """In a process of its own: a unit of work for each line on stdin, a line of JSON on stdout for each."""
+    """A contender's process: for each line on stdin, one unit of work, and a line of JSON on stdout."""
     functions = vars(cuda_contenders) if hasattr(cuda_contenders, function) else globals()
     work = functions[function](Config.preset(arguments.pop("preset", "cifar10")), **arguments)
     extra = next(work)
@@ -229,9 +229,9 @@ def worker(function, arguments):
 
 
 def peak_mb():
-    """Memory at its peak, in MB; with worker processes, that of all together now: they keep what they once had.
+    """Peak memory in MB. With worker processes, what all of them have now, which they never give back.
 
-    Pages that several processes have in common count once.
+    Pages that several processes share count once.
     """
     alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     workers = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -244,7 +244,7 @@ def peak_mb():
 
 class ContenderFailed(SystemExit):
     def __init__(self, status):
-        why = "the system killed it: too little memory?" if status == -9 else "its traceback stands above"
+        why = "the system killed it: too little memory?" if status == -9 else "see its traceback above"
         super().__init__(f"a contender failed: {why}")
 
 
@@ -279,7 +279,7 @@ class Contender:
 
 
 def mpi_contest(preset, threads, rounds, as_json):
-    """One process of so many threads against so many processes of one thread, and both of these against one thread."""
+    """A run of so many workers against so many processes under mpiexec, and both against one worker."""
     mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if not (mpiexec and importlib.util.find_spec("mpi4py")):
         sys.exit("step.py: --mpi needs mpi4py and an MPI: pip install -r requirements-mpi.txt")
@@ -288,7 +288,7 @@ def mpi_contest(preset, threads, rounds, as_json):
         arguments = {"preset": preset, "threads": threads, "wanted": count > 1}
         return Contender("minijepa_together", arguments, launcher=[mpiexec, "-n", str(count)] if count > 1 else [])
 
-    runs = {"threads": contender(threads, 1), "processes": contender(1, threads), "one": contender(1, 1)}
+    runs = {"workers": contender(threads, 1), "ranks": contender(1, threads), "one": contender(1, 1)}
     for _ in range(rounds):
         for run in runs.values():
             run.turn()
@@ -298,39 +298,38 @@ def mpi_contest(preset, threads, rounds, as_json):
         sys.exit("step.py: their weights differ")
     batch = Config.preset(preset).batch_size
     result = {f"img_s_{name}": batch / run.median() for name, run in runs.items()}
-    result |= {"ratio": result["img_s_processes"] / result["img_s_threads"], "count": threads, "rounds": rounds}
+    result |= {"ratio": result["img_s_ranks"] / result["img_s_workers"], "count": threads, "rounds": rounds}
     result["turns"] = {name: [round(turn["seconds"], 3) for turn in run.results] for name, run in runs.items()}
     if as_json:
         print(json.dumps(result))
         return
     print(blas.line())
     print(f"{preset}, batch {batch}, medians of {rounds} steps, taking turns; all end with the same weights")
-    for name, text in (("threads", "1 process, {} threads"), ("processes", "{} processes, 1 thread"),
-                       ("one", "1 process, 1 thread")):  # fmt: skip
-        print(f"{text.format(threads):24}{result[f'img_s_{name}']:8.1f} img/s")
-    print(f"processes / threads: {result['ratio']:.2f}")
+    for name, text in (("workers", f"{threads} workers"), ("ranks", f"mpiexec -n {threads}"), ("one", "1 worker")):
+        print(f"{text:24}{result[f'img_s_{name}']:8.1f} img/s")
+    print(f"mpiexec / workers: {result['ratio']:.2f}")
 
 
 def best(runs, prefix):
-    """(micro-batch, contender) of the fastest whose name starts so; None without torch."""
+    """(micro-batch, contender) of the fastest whose name starts with ``prefix``; None without torch."""
     found = {name: c for name, c in runs.items() if name.startswith(prefix)}
     return min(found.items(), key=lambda item: item[1].median()) if found else None
 
 
 def cuda_contest(rounds, device, limit):
-    """{name: contender}, each after its turns; one that fails is left out, and its traceback stands above."""
+    """{name: contender}, each after its turns; one that fails is left out, after its traceback."""
     runs = {}
     torch = importlib.util.find_spec("torch")
     for name, (function, arguments) in cuda_contenders.CONTENDERS.items():
         if ("torch" in name and not torch) or (name == "ceilings" and device != "cuda"):
             continue
-        try:  # one at a time, so that each has the card's memory to itself; turns follow one upon another
+        try:  # one contender after the other, so that each has the GPU's memory to itself
             contender = Contender(function, {**arguments, "device": device}, limit)
             for _ in range(rounds):
                 contender.turn()
             contender.end()
             runs[name] = contender
-            print(f"{name}: {1e3 * contender.median() / contender.start['steps']:.2f} ms", file=sys.stderr)  # already
+            print(f"{name}: {1e3 * contender.median() / contender.start['steps']:.2f} ms", file=sys.stderr)
         except ContenderFailed as error:
             print(f"{name}: {error} (or it took more than {limit:g} s)", file=sys.stderr)
     return runs
@@ -358,20 +357,20 @@ def cuda_report(runs, rounds, device, as_json):
         print(row + f"{c.median('memory_mb'):11.0f}" + (f"{ms[name] / ours:9.2f}x" if ours else ""))
     if ceilings:
         bandwidth, rate = ceilings.median("bytes_per_s"), ceilings.median("flops_per_s")
-        print(f"this card: {bandwidth / 1e12:.2f} TB/s in a copy, {rate / 1e12:.0f} TFLOP/s in large TF32 products")
+        print(f"this GPU: {bandwidth / 1e12:.2f} TB/s in a copy, {rate / 1e12:.0f} TFLOP/s in large TF32 products")
     if len(runs) == 1:
         print("torch is not installed: minijepa was measured alone")
 
 
 def main():
     p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    p.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
-    p.add_argument("--rounds", type=int, default=7, help="turns that every contender gets (default: 7)")
+    p.add_argument("--threads", type=int, default=available_cores(), help="default: one for each core")
+    p.add_argument("--rounds", type=int, default=7, help="turns of each contender (default: 7)")
     p.add_argument("--preset", choices=PRESETS, default="cifar10", help="the network, on a CPU (default: cifar10)")
     p.add_argument("--alone", action="store_true", help="on a CPU, without PyTorch even if it is installed")
     p.add_argument("--json", action="store_true", help="print one line of JSON instead of tables")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    p.add_argument("--mpi", action="store_true", help="processes against threads, alone (needs requirements-mpi.txt)")
+    p.add_argument("--mpi", action="store_true", help="workers against mpiexec, alone (needs requirements-mpi.txt)")
     p.add_argument("--limit", type=float, metavar="S", default=150, help="on a GPU: seconds a contender may take")
     p.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)  # the CUDA contenders, on a CPU
     p.add_argument("--worker", help=argparse.SUPPRESS)
@@ -433,17 +432,17 @@ def main():
         print(json.dumps(result))
         return None
     print(blas.line())
-    print(f"{args.preset}, batch {batch}, {args.threads} threads, medians of {args.rounds} steps, taking turns")
+    print(f"{args.preset}, batch {batch}, --threads {args.threads}, medians of {args.rounds} steps, taking turns")
     print(f"{'':24}{'img/s':>8}{'peak MB':>9}{'of the step':>13}")
     for name, c in runs.items():
         if name in speed:
             print(f"{name:24}{speed[name]:8.1f}{c.median('peak_mb'):9.0f}{c.median('step_mb'):13.0f}")
     print(f"matrix products: {flops / 1e9:.2f} GFLOP an image; {ceiling / 1e9:.0f} GFLOP/s is this machine's ceiling,")
     shares = [f"{100 * result[name]:.0f}%" for name in ("gemm_share", "encode_gemm_share")]
-    print(f"at which they would take {shares[0]} of our step's time, and {shares[1]} of encoding's")
+    print(f"at which they would take {shares[0]} of minijepa's step and {shares[1]} of its encoding")
     if args.threads > 1:
-        print(f"one thread: {100 * result['gemm_share_1_thread']:.0f}% of its own ceiling;", end=" ")
-        print(f"{args.threads} threads are {result['threads_speedup']:.2f} times as fast")
+        print(f"one worker: {100 * result['gemm_share_1_thread']:.0f}% of its own ceiling;", end=" ")
+        print(f"{args.threads} workers are {result['threads_speedup']:.2f} times as fast")
     if not result["ratio_padded"]:
         print("minijepa was measured alone" + ("" if args.alone else ": torch is not installed"))
     for kind in KINDS:

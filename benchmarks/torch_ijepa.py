@@ -1,9 +1,9 @@
-"""The specification's network as a good PyTorch user would write it: the opponent of the benchmarks.
+"""The specification's network as a good PyTorch user would write it, for the benchmarks to compare with.
 
-Eager, ``scaled_dot_product_attention``, fused AdamW, EMA by ``torch._foreach``, micro-batches with accumulation. Two
-ways to batch masks: ``padded``, every image its own masks, padded to the longest with a key mask; ``shared``, one mask
-for the whole batch, no padding (which is faster, and another algorithm: its batches hold one context and four blocks,
-not 256 times as many).
+Eager, ``scaled_dot_product_attention``, fused AdamW, EMA by ``torch._foreach``, micro-batches with accumulation. Masks
+are batched in two ways. ``padded``: each image has its own masks, padded to the longest, with a key mask. ``shared``:
+the whole batch has the same masks, without padding. That is faster, but another algorithm: a batch has one context and
+four blocks instead of 256 times as many.
 """
 
 import torch
@@ -84,9 +84,9 @@ class Predictor(nn.Module):
 
 
 def padded_masks(masks, size=None):
-    """``Masks`` as rectangles: context_index, its key mask, target_index, which are real, the predictor's key mask.
+    """``Masks`` as rectangles: context_index, its key mask, target_index, its mask, the predictor's key mask.
 
-    ``size``: (context patches, target patches) to pad to, for shapes that stay; the longest of each if None.
+    ``size``: (context patches, target patches) to pad to, for a fixed shape; the longest of each if None.
     """
     context, targets = masks.context, masks.targets
     b, m = len(context), masks.num_targets
@@ -104,7 +104,7 @@ def padded_masks(masks, size=None):
 
 
 class TorchIJEPA:
-    """Both encoders, the predictor and the optimiser; ``step`` is one training step."""
+    """Both encoders, the predictor and the optimiser; ``step`` does one training step."""
 
     def __init__(self, config, device="cpu"):
         torch.manual_seed(0)

@@ -58,11 +58,11 @@ def test_a_blas_that_its_environment_slows_down_is_named(monkeypatch):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mpi4py"), reason="no MPI: pip install -r requirements-mpi.txt")
-def test_step_compares_processes_with_threads():
+def test_step_compares_workers_with_mpiexec():
     command = [sys.executable, str(STEP), "--mpi", "--preset", "smoke", "--rounds", "1", "--threads", "2", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert found["ratio"] == found["img_s_processes"] / found["img_s_threads"] > 0
-    assert {name: len(turns) for name, turns in found["turns"].items()} == {"threads": 1, "processes": 1, "one": 1}
+    assert found["ratio"] == found["img_s_ranks"] / found["img_s_workers"] > 0
+    assert {name: len(turns) for name, turns in found["turns"].items()} == {"workers": 1, "ranks": 1, "one": 1}
 
 
 @pytest.mark.parametrize(
