@@ -33,7 +33,7 @@ def parser():
     )  # fmt: skip
     p.add_argument(
         "--blocks", type=int, default=1, metavar="N",
-        help="use the features after each of the last N blocks, side by side (I-JEPA's paper: 4; default: 1)",
+        help="use the features after each of the last N blocks, side by side (DINO's evaluation: 4; default: 1)",
     )  # fmt: skip
     p.add_argument("--pictures", action="store_true", help="draw all pictures of docs/pictures.md too")
     p.add_argument(
