@@ -136,11 +136,6 @@ def test_target_patches_are_what_training_would_compare_with(model, images):
     np.testing.assert_allclose(whole[image, masks.target_index], targets, atol=2e-5)
 
 
-def test_the_nearest_patch_to_a_patch_is_itself(model, images):
-    rows = target_patches(model, images, threads=1).reshape(-1, 16)
-    np.testing.assert_array_equal(closest_rows(rows, rows), np.arange(len(rows)))
-
-
 def test_the_nearest_row_is_the_one_at_the_smallest_distance(rng):
     bank, queries = rng.standard_normal((300, 7)), 0.3 * rng.standard_normal((150, 7))
     distance = np.linalg.norm(queries[:, None] - bank, axis=-1)

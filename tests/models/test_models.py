@@ -22,9 +22,6 @@ from minijepa.nn import FlatParameters, Linear, Module
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
 
-from timm_import import import_timm  # isort: skip
-
-
 TINY = dict(
     image_size=8, patch_size=2, encoder_embed_dim=8, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=4,
     predictor_depth=1, predictor_num_heads=2, num_target_blocks=2, mlp_ratio=2.0, target_scale=(0.15, 0.25),
@@ -242,35 +239,6 @@ def test_the_default_network_has_the_specifications_size():
     encoder = 192 * 48 + 192 + 64 * 192 + 6 * (12 * 192**2 + 13 * 192) + 2 * 192
     predictor = 192 * 96 + 96 + 96 + 64 * 96 + 4 * (12 * 96**2 + 13 * 96) + 2 * 96 + 96 * 192 + 192
     assert (model.encoder_size, model.num_parameters()) == (encoder, encoder + predictor)
-
-
-@pytest.mark.parametrize("pool", ["", "avg"])
-@pytest.mark.parametrize("encoder", ["target", "context"])
-def test_encoders_move_to_timm_and_back(config, pool, encoder):
-    """Every patch's features, or their average, from timm's VisionTransformer; then from weights that timm has made."""
-    timm, torch = import_timm()
-    model = lively(IJEPA(config, dtype=np.float64))
-    theirs = timm.models.VisionTransformer(
-        img_size=8, patch_size=2, embed_dim=8, depth=1, num_heads=2, mlp_ratio=2.0, class_token=False, fc_norm=False,
-        global_pool=pool, num_classes=0, act_layer="gelu_tanh",
-    ).double().eval()  # fmt: skip
-
-    def assert_same_features():
-        images = images_of(2)
-        ours = model.encode(images, encoder).data
-        with torch.no_grad():
-            features = theirs(torch.tensor(images)).numpy()
-        np.testing.assert_allclose(ours.mean(axis=1) if pool else ours, features, atol=1e-9)
-
-    prefix = f"{encoder}_encoder."
-    state = {n.removeprefix(prefix): torch.tensor(v) for n, v in model.state_dict().items() if n.startswith(prefix)}
-    theirs.load_state_dict(state)  # strict: no name too many, none too few
-    assert_same_features()
-    torch.manual_seed(0)
-    for parameter in theirs.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    model.load_state_dict(model.state_dict() | {prefix + n: v.numpy() for n, v in theirs.state_dict().items()})
-    assert_same_features()
 
 
 def test_the_state_survives_a_round_trip_and_is_a_copy(config, model):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, assert_same_run, finish, write_cifar
-from tiny import NETWORK
+from tiny import NETWORK, flags
 
 import train
 from minijepa.errors import ConfigError
@@ -56,8 +56,8 @@ def whole(tmp_path_factory):
 
 
 def arguments(parent, run, **changes):
-    settings = [f"--set={name}={value}" for name, value in (SETTINGS | changes).items()]
-    return ["--device=cpu", "--threads=1", f"--data-dir={parent / 'data'}", f"--run-dir={run}", *settings]
+    places = [f"--data-dir={parent / 'data'}", f"--run-dir={run}"]
+    return ["--device=cpu", "--threads=1", *places, *flags(SETTINGS | changes)]
 
 
 def resumed(parent, run):

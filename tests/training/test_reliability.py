@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, assert_same_run, finish, write_cifar
-from tiny import DEEPER, noise
+from tiny import DEEPER, flags, noise
 
 import train
 from minijepa import Config, Function, cli
@@ -99,9 +99,8 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path):
     settings = DEEPER | dict(batch_size=20, epochs=2, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
     def arguments(folder):
-        changes = [f"--set={key}={value}" for key, value in settings.items()]
         command = ["--device=cpu", "--threads=1", f"--data-dir={data}", f"--run-dir={folder}"]
-        return command + (["--resume"] if folder.exists() else changes)
+        return command + (["--resume"] if folder.exists() else flags(settings))
 
     whole, killed, log = tmp_path / "whole", tmp_path / "runs" / "killed", tmp_path / "log"
     draw, kills = random.Random(0), 0
@@ -137,8 +136,8 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path):
 @pytest.fixture
 def arguments(cifar_folder, tmp_path):
     settings = DEEPER | dict(batch_size=20, epochs=2, warmup_epochs=1, knn_every=0)
-    changes = [f"--set={key}={value}" for key, value in settings.items()]
-    return ["--device=cpu", "--threads=1", f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'run'}", *changes]
+    places = [f"--data-dir={cifar_folder}", f"--run-dir={tmp_path / 'run'}"]
+    return ["--device=cpu", "--threads=1", *places, *flags(settings)]
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(arguments, tmp_path, capsys):
