@@ -30,6 +30,12 @@ def make_classes(rows, features, classes, seed=0, spread=1.0):
     return x.astype(np.float32), y
 
 
+def split_classes(train, test, features, classes, spread=0.3):
+    """Training rows and labels, test rows and labels."""
+    sizes = enumerate((train, test))
+    return [part for seed, rows in sizes for part in make_classes(rows, features, classes, seed, spread)]
+
+
 def newton(x, y, classes, l2, steps=30):
     """Plain Newton with the whole (C(D+1))² Hessian: slow, and shares no line with the solver under test.
 
@@ -229,8 +235,7 @@ def test_a_penalty_at_the_edge_of_the_grid_is_told():
 
 
 def test_probe_result_is_consistent():
-    x, y = make_classes(600, 8, 4, spread=0.4)
-    test_x, test_y = make_classes(150, 8, 4, seed=1, spread=0.4)
+    x, y, test_x, test_y = split_classes(600, 150, 8, 4, spread=0.4)
     r = linear_probe(x, y, test_x, test_y, 4)
     assert r.confusion.shape == (4, 4) and r.confusion.sum() == 150
     assert r.confusion.sum(axis=1).tolist() == np.bincount(test_y).tolist()
@@ -243,8 +248,7 @@ def test_probe_result_is_consistent():
 
 
 def test_probe_refits_on_all_training_rows():
-    x, y = make_classes(300, 6, 3, spread=0.3)
-    test_x, test_y = make_classes(200, 6, 3, seed=1, spread=0.3)
+    x, y, test_x, test_y = split_classes(300, 200, 6, 3)
     r = linear_probe(x, y, test_x, test_y, 3)
     train_s, test_s = standardise_features(x, test_x)
     weight, bias, _ = logistic_regression(train_s, y, 3, r.l2)
@@ -252,8 +256,7 @@ def test_probe_refits_on_all_training_rows():
 
 
 def test_test_set_has_no_influence_on_the_fit():
-    x, y = make_classes(300, 6, 3, spread=0.3)
-    test_x, test_y = make_classes(90, 6, 3, seed=1, spread=0.3)
+    x, y, test_x, test_y = split_classes(300, 90, 6, 3)
     a = linear_probe(x, y, test_x, test_y, 3)
     b = linear_probe(x, y, np.vstack([test_x[:30], test_x * 100]), np.concatenate([test_y[:30], 2 - test_y]), 3)
     assert (a.l2, a.sweep, a.iterations, a.gradient_norm) == (b.l2, b.sweep, b.iterations, b.gradient_norm)
@@ -261,8 +264,7 @@ def test_test_set_has_no_influence_on_the_fit():
 
 
 def test_probe_ignores_scale_shift_and_constant_features():
-    x, y = make_classes(400, 6, 3, spread=0.3)
-    test_x, test_y = make_classes(200, 6, 3, seed=1, spread=0.3)
+    x, y, test_x, test_y = split_classes(400, 200, 6, 3)
     scale = np.array([1e-6, 1e-3, 1, 3, 1e3, -1e6], np.float32)
     shift = np.array([0, 1e-3, -2, 5, 1e3, 1e6], np.float32)
 
@@ -294,8 +296,7 @@ def test_probe_with_a_class_missing_from_training():
 
 
 def test_knn_is_the_weighted_vote_written_as_loops():
-    x, y = make_classes(200, 5, 3, spread=0.4)
-    test_x, test_y = make_classes(300, 5, 3, seed=1, spread=0.4)  # more than one block of test rows
+    x, y, test_x, test_y = split_classes(200, 300, 5, 3, spread=0.4)  # more than one block of test rows
     right = 0
     for query, label in zip(test_x, test_y):
         neighbours = sorted(

@@ -15,18 +15,10 @@ from torch import nn
 
 SEED = 20230413
 BATCH = 5
-CONFIG = {
-    "image_size": 16,
-    "patch_size": 4,
-    "encoder_embed_dim": 24,
-    "encoder_depth": 2,
-    "encoder_num_heads": 3,
-    "predictor_embed_dim": 16,
-    "predictor_depth": 2,
-    "predictor_num_heads": 2,
-    "mlp_ratio": 4.0,
-    "num_target_blocks": 3,
-}
+CONFIG = dict(
+    image_size=16, patch_size=4, encoder_embed_dim=24, encoder_depth=2, encoder_num_heads=3, predictor_embed_dim=16,
+    predictor_depth=2, predictor_num_heads=2, mlp_ratio=4.0, num_target_blocks=3,
+)  # fmt: skip
 
 # Image by image, rectangles (top, left, height, width) on the 4x4 grid: the context's, then the three target blocks'.
 # The context loses the patches that a target block covers: image 1 keeps a single one.
@@ -130,24 +122,12 @@ class IJEPA(nn.Module):
         super().__init__()
         num_patches = (config["image_size"] // config["patch_size"]) ** 2
         dim, mlp_ratio = config["encoder_embed_dim"], config["mlp_ratio"]
-        encoder = (
-            num_patches,
-            config["patch_size"],
-            dim,
-            config["encoder_depth"],
-            config["encoder_num_heads"],
-            mlp_ratio,
-        )
+        grid = num_patches, config["patch_size"]
+        encoder = *grid, dim, config["encoder_depth"], config["encoder_num_heads"], mlp_ratio
+        predictor = (config[f"predictor_{name}"] for name in ("embed_dim", "depth", "num_heads"))
         self.context_encoder = Encoder(*encoder)
         self.target_encoder = Encoder(*encoder).requires_grad_(False)
-        self.predictor = Predictor(
-            num_patches,
-            dim,
-            config["predictor_embed_dim"],
-            config["predictor_depth"],
-            config["predictor_num_heads"],
-            mlp_ratio,
-        )
+        self.predictor = Predictor(num_patches, dim, *predictor, mlp_ratio)
 
     def predictions_and_targets(self, images, contexts, targets):
         """Two (T, D) arrays, a row for each target patch: image by image, block by block."""
