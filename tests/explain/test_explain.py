@@ -13,7 +13,6 @@ from tiny import command, refusal
 
 from minijepa import ops
 from minijepa.explain.__main__ import main
-from minijepa.explain.columns import fit_code, fit_text
 from minijepa.explain.operation import PAGES, function_of, helpers_of, input_names, page_of
 from minijepa.explain.step import saved_names
 from minijepa.gradcheck.cases import CASES
@@ -73,14 +72,6 @@ def test_every_input_has_a_table_of_its_gradient(op, capsys):
             assert abs(difference) < 1e-8
 
 
-def test_the_function_is_the_one_that_the_operation_records():
-    assert function_of("softmax") is Softmax
-    assert function_of("linear") is Linear
-    assert function_of("rows") is Rows
-    assert input_names("linear") == ["x", "w", "b"]
-    assert input_names("concat") == ["x0", "x1"]
-
-
 def test_the_code_includes_what_it_calls(capsys):
     assert helpers_of(Softmax) == [exp_rows]
     assert "def _sequences(rows, start, count, length):" in explained(capsys, "attention")[1]
@@ -99,17 +90,6 @@ def test_it_fits_into_80_columns_and_says_the_same(op, monkeypatch, capsys):
         return sorted(re.sub(r"-{5,}|#", "", text).replace("[", "").replace("]", "").split())
 
     assert words(narrow) == words(wide)
-
-
-def test_what_is_too_long_is_broken_where_it_reads_well():
-    assert fit_text("one two\nthree four five\n\nx = 1   if so", 13) == "one two three\nfour five\n\nx = 1   if so"
-    assert fit_text("dx = a b,          dw = c d", 20) == "dx = a b,   dw = c d"
-    assert fit_text("own:   a\n                    dx = c", 20) == "own:   a\n              dx = c"
-    assert fit_code("    y = x  # a reason for it", 20) == "    # a reason for\n    # it\n    y = x"
-    assert fit_code("y = f(aaaa, bbbb)  # short", 17) == "# short\ny = f(aaaa, bbbb)"
-    assert fit_code('def f():\n    """One two three.\n\n    Four.\n    """\n    pass', 18) == (
-        'def f():\n    """One two\n    three.\n\n    Four.\n    """\n    pass'
-    )
 
 
 def test_the_list(capsys):

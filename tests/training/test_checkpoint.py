@@ -107,77 +107,49 @@ def test_a_full_disk_in_the_middle_of_a_file_leaves_the_previous_checkpoint(save
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-def test_a_whole_checkpoint_is_there_whenever_the_power_fails(saved, monkeypatch, links):
-    """Before and after every change of a name, both can be found, whole and on the disk."""
+def test_whatever_call_fails_and_whenever_the_power_does_whole_checkpoints_are_there(saved, monkeypatch, links):
+    """Each system call fails in turn, as on a full or broken disk; the message says what is there, and nothing else
+    stays. Before and after every change of a name, both checkpoints can be found, whole and on the disk."""
     path, model, optimizer = saved
-    previous = path.with_name("checkpoint-previous.npz")
+    previous, calls = path.with_name("checkpoint-previous.npz"), []
     checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
-    calls, synced = [], []
+
+    def steps():
+        return [checkpoint.read(p)[0]["step"] for p in (previous, path)]
 
     def watched(name):
         real = getattr(os, name)
 
         def call(*args):
             calls.append(name)
-            look()
+            if len(calls) == failing:
+                raise OSError(5, "Input/output error")
             if name == "link" and not links:
                 raise PermissionError(1, "Operation not permitted")
-            result = real(*args)
-            look()
-            return result
-
-        return call
-
-    def look():
-        assert synced  # the new file's content was flushed before any name changes
-        found = tuple(checkpoint.read(p)[0]["step"] for p in (previous, path))
-        assert found in ((123, 124), (124, 124), (124, 125))
-
-    for name in ("link", "replace"):
-        monkeypatch.setattr(os, name, watched(name))
-    fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(fsync(descriptor)))
-    checkpoint.save(path, model, optimizer, checkpoint.Progress(125), DATA)
-    assert calls == ["link", "replace", "replace"]
-    assert len(synced) == (2 if links else 3)  # the file, its copy, the folder
-    assert [checkpoint.read(p)[0]["step"] for p in (previous, path)] == [124, 125]
-    assert not os.path.samefile(previous, path)
-
-
-@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-def test_whatever_call_fails_the_checkpoint_is_what_the_message_says(saved, monkeypatch, links):
-    """Each of the system's calls in turn fails, as on a full or broken disk; nothing stays but whole files."""
-    path, model, optimizer = saved
-    checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
-    if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
-    left = 0
-
-    def failing(real):
-        def call(*args, **kwargs):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise OSError(5, "Input/output error")
-            return real(*args, **kwargs)
+            for act in (lambda: None, lambda: real(*args)):
+                act()
+                assert "fsync" in calls  # the new file's content was flushed before any name changes
+                assert steps() in (before, [before[1]] * 2, [before[1], 200 + failing])
 
         return call
 
     for name in ("link", "replace", "fsync"):
-        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+        monkeypatch.setattr(os, name, watched(name))
     failed = 0
-    for number in range(1, 7):
-        left, before = number, path.read_bytes()
+    for failing in range(7):
+        before, content = steps(), path.read_bytes()
+        calls.clear()
         try:
-            checkpoint.save(path, model, optimizer, checkpoint.Progress(200 + number), DATA)
+            checkpoint.save(path, model, optimizer, checkpoint.Progress(200 + failing), DATA)
         except CheckpointError as error:
             failed += 1
             assert str(error) == f"can't write {path}: Input/output error; what was there is untouched"
-            assert path.read_bytes() == before
+            assert path.read_bytes() == content
         else:
-            assert checkpoint.read(path)[0]["step"] == 200 + number
-        checkpoint.read(path.with_name("checkpoint-previous.npz"))
+            assert steps() == [before[1], 200 + failing] and not os.path.samefile(previous, path)
         assert {p.name for p in path.parent.iterdir()} == {"checkpoint.npz", "checkpoint-previous.npz"}
+        if not failing:  # the file, its copy where it can't be linked, the folder
+            assert calls == ["fsync", "link", *["fsync"] * (not links), "replace", "replace", "fsync"]
     assert failed == (3 if links else 4)
 
 

@@ -238,25 +238,6 @@ def test_what_differs_is_named_with_its_rank():
     assert text == "BLAS kernel is Zen on rank 2 (host2), but Haswell on rank 0 (host0)"
 
 
-@pytest.mark.parametrize("size", range(1, 9))
-def test_every_lane_and_every_place_has_one_rank(size):
-    vector, places, lanes = list(range(101)), [], []
-    for rank in range(size):
-        ranks = ranks_of(size, rank)
-        ranks.part = lambda v, r=rank: ranks_of(size)._part(v, r)
-        places += ranks.part(FakeVector(vector))
-        lanes += range(rank, LANES, size)
-    assert places == vector and sorted(lanes) == list(range(LANES))
-    values = [[f"lane {lane}" for lane in range(rank, 5, size)] for rank in range(size)]
-    assert ranks_of(size, everyone=values).of_lanes(values[0], 5) == [f"lane {lane}" for lane in range(5)]
-
-
-class FakeVector(list):
-    @property
-    def size(self):
-        return len(self)
-
-
 def test_lanes_hold_only_the_vectors_that_their_rank_computes():
     from minijepa import IJEPA, Config
 
