@@ -149,9 +149,10 @@ def test_it_trains_and_prints_a_falling_loss(one, tmp_path, monkeypatch, capsys)
     assert last < 0.9 * first
 
 
-def test_it_is_short_and_needs_numpy_alone():
+def test_examples_stay_short_and_the_one_file_needs_numpy_alone():
+    lengths = {path.stem: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
+    assert lengths["ijepa_in_one_file"] <= 260 and max(lengths["first_network"], lengths["train"]) <= 30
     text = (EXAMPLES / "ijepa_in_one_file.py").read_text()
-    assert len(text.splitlines()) <= 260
     assert set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)) <= {*sys.stdlib_module_names, "numpy"}
 
 
@@ -180,11 +181,6 @@ def test_the_shortest_training_loop_learns(capsys):
     exec(compile(source, "train.py", "exec"), {})
     first, *_, last = losses_of(capsys.readouterr().out)
     assert last < 0.8 * first
-
-
-@pytest.mark.parametrize("name, most", [("first_network", 30), ("train", 30)])
-def test_they_stay_short(name, most):
-    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= most
 
 
 def test_the_readme_names_the_operations_of_a_training_step(one):

@@ -167,14 +167,6 @@ def test_odd_arrays_give_the_numbers_of_plain_ones(op, kind):
             np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_the_numbers_of_a_matrix():
-    t = Tensor(np.matrix([[1.0, 2.0], [3.0, 4.0]]))
-    assert (t * t).data.tolist() == [[1, 4], [9, 16]]
-    assert ops.gelu(np.matrix([[1.0]])).item() == pytest.approx(0.841192, abs=1e-6)
-    assert ops.l2_loss(t, np.matrix(np.zeros((2, 2)))).item() == 15
-    assert gradcheck(ops.mul, np.matrix([[1.0, 2.0], [3.0, 4.0]]), np.matrix([[5.0, 6.0], [7.0, 8.0]])) < 1e-8
-
-
 @pytest.mark.parametrize("op", CASES)
 def test_masked_arrays_are_refused(op):
     case = CASES[op][0]

@@ -7,13 +7,13 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import DEEPER, NETWORK
+from tiny import DEEPER, NETWORK, command, flags, refusal
 
 import probe
 import train
 from minijepa import IJEPA, Config, load
 from minijepa.data import folder, load_dataset, normalise, read_folder
-from minijepa.errors import DataError
+from minijepa.errors import ConfigError, DataError
 from minijepa.evaluation import evaluate, kept, probing
 from minijepa.evaluation.features import extract_features
 from minijepa.evaluation.verdict import verdict
@@ -25,15 +25,7 @@ from conftest import write_cifar  # isort: skip
 SETTINGS = DEEPER | dict(batch_size=100, epochs=2, warmup_epochs=0, val_size=20)
 
 
-@pytest.fixture(autouse=True)
-def fewer_pixels(monkeypatch):
-    """A probe of 3,072 raw pixels inverts a matrix of that size for each strength; 12 of them tell the tests enough."""
-
-    def narrow(train_x, train_y, test_x, test_y, classes, **options):
-        step = 256 if train_x.shape[1] == 3072 else 1
-        return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], test_y, classes, **options)
-
-    monkeypatch.setattr(evaluate, "linear_probe", narrow)
+pytestmark = pytest.mark.usefixtures("fewer_pixels")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +33,7 @@ def trained(tmp_path_factory):
     """A run on the images of ``overlapping_cifar_folder``."""
     place = tmp_path_factory.mktemp("trained")
     data = write_cifar(place, 80, 40, spread=60)
-    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
-    assert train.main(["--device=cpu", f"--data-dir={data}", f"--run-dir={place / 'run'}", *settings]) == 0
+    assert train.main(["--device=cpu", f"--data-dir={data}", f"--run-dir={place / 'run'}", *flags(SETTINGS)]) == 0
     return place / "run"
 
 
@@ -53,12 +44,7 @@ def run(trained, tmp_path, capsys):
 
 
 def probe_cli(capsys, *args):
-    try:
-        status = probe.main([str(a) for a in args])
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
-    return status, out, err
+    return command(capsys, probe.main, *args)
 
 
 def test_a_probe_stands_beside_its_baselines(run, overlapping_cifar_folder, capsys):
@@ -273,21 +259,15 @@ def test_features_are_the_mean_over_patches_whatever_the_threads(run):
     ],
 )
 def test_bad_input_is_one_line_with_status_2(run, overlapping_cifar_folder, capsys, args, words):
-    args = [a.format(run=run) for a in args]
-    args += [f"--data-dir={overlapping_cifar_folder}"] * (not any("data-dir" in a for a in args))
-    status, _, err = probe_cli(capsys, "--device=cpu", *args)
-    assert status == 2
-    assert words in err and err.startswith("probe.py: ") and err.count("\n") == 1
+    args = [f"--data-dir={overlapping_cifar_folder}", *(a.format(run=run) for a in args)]
+    err = refusal(capsys, probe.main, "--device=cpu", *args)
+    assert words in err and err.startswith("probe.py: ")
 
 
-def test_a_validation_probe_of_a_run_without_held_back_images(overlapping_cifar_folder, tmp_path, capsys):
-    settings = {**SETTINGS, "val_size": 0, "epochs": 1}
-    args = [f"--data-dir={overlapping_cifar_folder}", f"--run-dir={tmp_path / 'run'}", "--device=cpu"]
-    assert train.main(args + [f"--set={key}={value}" for key, value in settings.items()]) == 0
-    status, _, err = probe_cli(
-        capsys, tmp_path / "run", f"--data-dir={overlapping_cifar_folder}", "--split=val", "--device=cpu"
-    )
-    assert status == 2 and "held no images back; train with --set val_size=5000" in err
+def test_a_validation_probe_of_a_run_without_held_back_images_is_refused(overlapping_cifar_folder):
+    data = load_dataset("cifar10", overlapping_cifar_folder)
+    with pytest.raises(ConfigError, match="held no images back; train with --set val_size=5000"):
+        evaluate.labelled_images(Config(**SETTINGS | {"val_size": 0}), data, "val")
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
