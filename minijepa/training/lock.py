@@ -40,4 +40,5 @@ class Lock:
         except OSError:
             here = False
         if not here:
-            raise ConfigError(f"{self.folder} was moved, removed or replaced by another folder: resume where it is now")
+            text = "was moved, removed or replaced by another folder: use --resume where the run is now"
+            raise ConfigError(f"{self.folder} {text}")
