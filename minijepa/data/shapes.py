@@ -87,33 +87,13 @@ def _uniform(generator, low, high, channels=1):
 # ------------------------------------------------------------------------------------------------- the ten distances
 
 
-def _disc(x, y):
-    return np.hypot(x, y) - 0.9
-
-
-def _ring(x, y):
-    return np.abs(np.hypot(x, y) - 0.72) - 0.22
-
-
 def _box(x, y, half_width, half_height):
     return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
-
-
-def _square(x, y):
-    return _box(x, y, 0.7, 0.7)
-
-
-def _frame(x, y):
-    return np.abs(_box(x, y, 0.53, 0.53)) - 0.17
 
 
 def _triangle(x, y):
     """Equilateral: the base y = −0.5 and one slanted edge, which |x| mirrors into the other."""
     return np.maximum(-y, 0.5 * y + 0.866 * np.abs(x)) - 0.5
-
-
-def _cross(x, y):
-    return np.minimum(_box(x, y, 0.95, 0.26), _box(x, y, 0.26, 0.95))
 
 
 def _star(x, y):
@@ -127,10 +107,6 @@ def _star(x, y):
     return float(normal[0]) * (along - 1.0) + float(normal[1]) * across
 
 
-def _crescent(x, y):
-    return np.maximum(np.hypot(x, y) - 0.95, 0.72 - np.hypot(x - 0.5, y))
-
-
 def _stripes(x, y):
     """Three bars."""
     return np.maximum(np.abs(x) - 0.7, np.abs(y - 0.56 * np.clip(np.rint(y / 0.56), -1.0, 1.0)) - 0.14)
@@ -142,14 +118,14 @@ def _hourglass(x, y):
 
 
 SHAPES = {
-    "disc": _disc,
-    "ring": _ring,
-    "square": _square,
-    "frame": _frame,
+    "disc": lambda x, y: np.hypot(x, y) - 0.9,
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.72) - 0.22,
+    "square": lambda x, y: _box(x, y, 0.7, 0.7),
+    "frame": lambda x, y: np.abs(_box(x, y, 0.53, 0.53)) - 0.17,
     "triangle": _triangle,
-    "cross": _cross,
+    "cross": lambda x, y: np.minimum(_box(x, y, 0.95, 0.26), _box(x, y, 0.26, 0.95)),
     "star": _star,
-    "crescent": _crescent,
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.95, 0.72 - np.hypot(x - 0.5, y)),
     "stripes": _stripes,
     "hourglass": _hourglass,
 }

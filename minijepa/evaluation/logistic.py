@@ -4,6 +4,7 @@ Sources: Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Stati
 curvature; Nocedal & Wright, "Numerical Optimization", 2nd ed. (2006), algorithms 7.4 and 7.5, for L-BFGS.
 """
 
+import functools
 import warnings
 from dataclasses import dataclass
 
@@ -94,14 +95,9 @@ def fit(x, y, num_classes, l2, curvature, theta=None, tolerance=1e-5, max_iterat
             stages.insert(0, (np.float32, ROUGH, ROUGH_GAIN))
     precondition, iterations = curvature.inverse(l2), 0
     for dtype, until, gain in stages:
-        theta, gradient, steps, converged = minimise(
-            lambda theta, dtype=dtype: loss_and_gradient(theta, x, y, l2, dtype),
-            theta,
-            precondition,
-            until,
-            max_iterations - iterations if dtype == np.float64 else max_iterations // 2,
-            gain,
-        )
+        objective = functools.partial(loss_and_gradient, x=x, y=y, l2=l2, dtype=dtype)
+        most = max_iterations - iterations if dtype == np.float64 else max_iterations // 2
+        theta, gradient, steps, converged = minimise(objective, theta, precondition, until, most, gain)
         iterations += steps
     info = FitInfo(iterations, float(np.linalg.norm(gradient)), converged)
     if tolerance is not None and not converged:
@@ -197,7 +193,7 @@ def _inverse_hessian_times(gradient, preconditioned, pairs):
     return r
 
 
-def _line_search(objective, theta, value, gradient, direction, max_trials=30):
+def _line_search(objective, theta, value, gradient, direction):
     """A step that meets the Wolfe conditions -> (theta, value, gradient) there; None if there is none.
 
     Bisection: a step without sufficient decrease is too long, one where the function still falls nearly as steeply
@@ -212,7 +208,7 @@ def _line_search(objective, theta, value, gradient, direction, max_trials=30):
     if not slope < 0:
         return None
     t, too_short, too_long = 1.0, 0.0, np.inf
-    for _ in range(max_trials):
+    for _ in range(30):
         new_theta = theta + t * direction
         new_value, new_gradient = objective(new_theta)
         new_slope = np.vdot(new_gradient, direction)

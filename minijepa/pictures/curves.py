@@ -14,6 +14,7 @@ SMOOTH = 4  # lines are drawn this many times larger, then shrunk: Pillow's own 
 ACROSS = 3  # panels in a row
 PAD = 6  # room around a plot for the line's width and the last value's dot
 COLOURS = [BLUE, ORANGE, *BLOCK_COLOURS[2:], INK, GREY]  # of runs, in turn
+LETTERS = "ABCDEF"  # their names in the panels
 LEGEND = 24  # height of a line of it
 
 
@@ -56,15 +57,11 @@ def curves_picture(runs, path=None, title="Training", caption=""):
     for i, run in enumerate(runs if legend else ()):
         y = sheet.top + LEGEND * i + 12
         sheet.draw.line((sheet.left, y, sheet.left + 24, y), fill=COLOURS[i], width=3)
-        sheet.text((sheet.left + 32, y), f"{_letter(i)}  {run.name}", LABEL, COLOURS[i], "lm")
+        sheet.text((sheet.left + 32, y), f"{LETTERS[i]}  {run.name}", LABEL, COLOURS[i], "lm")
     for i, name in enumerate(panels):
         corner = sheet.left + i % across * PANEL[0], sheet.top + legend + i // across * PANEL[1]
         _panel(sheet, corner, name, runs)
     return sheet.saved(path)
-
-
-def _letter(i):
-    return "ABCDEF"[i]
 
 
 def _panel(sheet, corner, name, runs):
@@ -128,7 +125,7 @@ def _letters(sheet, x, ends):
     lowest = -math.inf
     for y, i in sorted((y, i) for i, y in enumerate(ends) if y is not None):
         lowest = max(y, lowest + 12)
-        sheet.text((x, round(lowest)), _letter(i), 11, COLOURS[i], "lm")
+        sheet.text((x, round(lowest)), LETTERS[i], 11, COLOURS[i], "lm")
 
 
 def _pale(colour):

@@ -29,12 +29,6 @@ class Rows(Function):
         return (dx,)
 
 
-LOST = (
-    "a row that was picked more than once keeps one gradient and loses the others. `dx[index] = dy` writes only the "
-    "last one, and so does `dx[index] += dy`: NumPy reads all rows, adds, then writes all rows. Every copy must be "
-    "added: np.add.at, or a loop over t."
-)
-
 LESSON = Lesson(
     Rows,
     page="docs/backward/rows.md",
@@ -56,7 +50,9 @@ LESSON = Lesson(
     ),
     mistakes={
         ("np.add.at(dx, index, dy)", "dx[index] = dy"):
-            LOST,
+            "a row that was picked more than once keeps one gradient and loses the others. `dx[index] = dy` writes "
+            "only the last one, and so does `dx[index] += dy`: NumPy reads all rows, adds, then writes all rows. "
+            "Every copy must be added: np.add.at, or a loop over t.",
         ("np.add.at(dx, index, dy)",
          "np.add.at(dx, index, dy); dx /= np.maximum(np.bincount(index, minlength=len(dx)), 1)"
          ".reshape(-1, *[1] * (dx.ndim - 1))"):
