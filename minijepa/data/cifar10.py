@@ -164,7 +164,11 @@ def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_B
     folder, suffix = _find(data_dir)
     try:
         if _present(folder, suffix) or (folder.is_dir() and any(folder.iterdir())):
-            return _check_complete(folder, suffix)
+            if missing := [name for name in ALL_FILES if name not in _present(folder, suffix)]:
+                path = (folder / missing[0]).with_suffix(suffix)
+                remedy = f"add the file, or move the folder away to have it downloaded, or {DRAWN}"
+                raise DataError(f"{path} is missing, though the folder exists: {remedy}")
+            return folder
         with new_folder(folder) as unpacked:
             archive = unpacked.parent / "archive.tar.gz"
             _fetch(url, archive, md5, archive_bytes, timeout, folder)
@@ -173,14 +177,6 @@ def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_B
         if not has_cifar10(data_dir):  # else another process was faster, with the same files
             reason = error.strerror or error
             raise DataError(f"CIFAR-10 can't be stored in {data_dir} ({reason}): {_remedy(folder)}") from error
-    return folder
-
-
-def _check_complete(folder, suffix):
-    for name in ALL_FILES:
-        if not (path := (folder / name).with_suffix(suffix)).is_file():
-            remedy = f"add the file, or move the folder away to have it downloaded, or {DRAWN}"
-            raise DataError(f"{path} is missing, though the folder exists: {remedy}")
     return folder
 
 

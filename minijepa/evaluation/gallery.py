@@ -142,7 +142,7 @@ def draw_own(probed, own, path):
     pictures.own_images_picture(
         own.names, own.images, probed.classifier.probabilities(features), patch_colours(probed, own.images)[1],
         probed.classes, neighbours, path,
-        own_caption(own, "linear probe", NEIGHBOURS_TOLD.format(len(bank))), probed.note,
+        own_caption(own, "linear probe", len(bank)), probed.note,
     )  # fmt: skip
 
 
@@ -156,10 +156,8 @@ def draw_own_without_data(model, threads, own, path, note):
     )  # fmt: skip
 
 
-NEIGHBOURS_TOLD = "; the nearest of {:,} training images, framed in blue where they are of that class"
-
-
-def own_caption(own, classifier, neighbours=""):
+def own_caption(own, classifier, bank=0):
+    neighbours = f"; the nearest of {bank:,} training images, framed in blue where of that class" if bank else ""
     cut = f" The first {len(own.images)} of {len(own.images) + own.more} pictures, by name." if own.more else ""
     return (
         f"As the network sees them, cut to a square and shrunk to {own.images.shape[-1]} pixels; the features of their "

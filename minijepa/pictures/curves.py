@@ -34,14 +34,8 @@ class Curves:
     def of(self, panel):
         """(x, numbers), those that are finite, of the column and of the finer one: four arrays."""
         coarse = self.x, self.columns.get(panel, np.full(len(self.x), np.nan))
-        return [values for pair in (coarse, self.fine.get(panel, ((), ()))) for values in finite(*pair)]
-
-
-def finite(x, values):
-    """The points whose value is finite, as float arrays."""
-    x, values = np.asarray(x, float), np.asarray(values, float)
-    known = np.isfinite(values)
-    return x[known], values[known]
+        points = np.array(coarse, float), np.array(self.fine.get(panel, ((), ())), float)
+        return [row for pair in points for row in pair[:, np.isfinite(pair[1])]]
 
 
 def curves_picture(runs, path=None, title="Training", caption=""):

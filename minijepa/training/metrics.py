@@ -103,10 +103,8 @@ def curves_of(folder, rows, name=""):
 
 def _fine(folder, rows):
     """{panel: (epochs, numbers)} of steps.csv; {} without it."""
-    if not rows:
-        return {}
     try:
-        steps = np.array(read_steps(folder, int(rows[-1]["step"])), float)
+        steps = np.array(read_steps(folder, int(rows[-1]["step"])) if rows else [], float)
     except ConfigError:
         return {}
     if not len(steps):

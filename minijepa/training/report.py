@@ -42,13 +42,14 @@ def write_report(folder):
         return None
     probe = next(((name, found) for name in PROBES if (found := _json(folder / name))), None)
     name = folder.resolve().name
+    changed = {field.name for field in fields(Config) if getattr(config, field.name) != field.default}
     sections = [
         page.header(name, _chips(about, config, rows), *_headline(rows, probe)),
         *_probe(probe),
         *_curves(folder, rows),
         *_pictures(folder),
         page.heading("Settings"),
-        page.settings_list(config.to_dict(), _changed(config)),
+        page.settings_list(config.to_dict(), changed),
         page.heading("Where it comes from"),
         page.facts_list(_facts(about)),
         page.heading("Going on"),
@@ -120,11 +121,6 @@ def _pictures(folder):
         with contextlib.suppress(OSError), open_plain(folder / f"{name}.png", "rb") as file:
             found.append((f"{name}.png", file.read(), caption))
     return [page.heading("Pictures"), page.pictures_grid(found)] if found else []
-
-
-def _changed(config):
-    standard = Config()
-    return {field.name for field in fields(Config) if getattr(config, field.name) != getattr(standard, field.name)}
 
 
 def _facts(about):
