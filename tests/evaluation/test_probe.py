@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import DEEPER, NETWORK, command, flags, refusal
+from tiny import DEEPER, NETWORK, command, flags
 
 import probe
 import train
@@ -43,12 +43,15 @@ def run(trained, tmp_path, capsys):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def probe_cli(capsys, *args):
-    return command(capsys, probe.main, *args)
+@pytest.fixture
+def probe_cli(overlapping_cifar_folder, capsys):
+    """Run probe.py on the data of ``trained``: (exit status, stdout, stderr)."""
+    data = f"--data-dir={overlapping_cifar_folder}"
+    return lambda subject, *args: command(capsys, probe.main, subject, "--device=cpu", data, *args)
 
 
-def test_a_probe_stands_beside_its_baselines(run, overlapping_cifar_folder, capsys):
-    status, out, _ = probe_cli(capsys, run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
+def test_a_probe_stands_beside_its_baselines(run, probe_cli):
+    status, out, _ = probe_cli(run)
     assert status == 0
     for name in ("I-JEPA features", "random-init encoder", "raw pixels", "linear probe", "kNN (k=20)"):
         assert name in out
@@ -61,13 +64,12 @@ def test_a_probe_stands_beside_its_baselines(run, overlapping_cifar_folder, caps
     assert (run / "confusion.png").stat().st_size > 1000
 
 
-def test_a_validation_probe_uses_the_images_that_were_held_back(run, overlapping_cifar_folder, capsys):
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--split=val")
-    assert probe_cli(capsys, *args)[0] == 0
+def test_a_validation_probe_uses_the_images_that_were_held_back(run, probe_cli):
+    assert probe_cli(run, "--split=val")[0] == 0
     report = json.loads((run / "probe-val-target.json").read_text())
     assert (report["split"], report["training_images"], report["val_images"]) == ("val", 380, 20)
     assert not (run / "probe.json").exists()  # the test set was not touched
-    assert probe_cli(capsys, *args, "--encoder=context")[0] == 0
+    assert probe_cli(run, "--split=val", "--encoder=context")[0] == 0
     other = json.loads((run / "probe-val-context.json").read_text())
     assert other["results"]["raw pixels"] == report["results"]["raw pixels"]
 
@@ -82,19 +84,23 @@ def test_a_validation_probe_learns_from_the_images_that_the_run_was_trained_on(o
     np.testing.assert_array_equal(val_labels, trainer.monitors.query_labels)
 
 
+def one_feature(train_x, train_y, test_x, *rest, **options):
+    """A linear probe of the first feature alone, which is quick."""
+    return probing.linear_probe(train_x[:, :1], train_y, test_x[:, :1], *rest, **options)
+
+
 @pytest.mark.parametrize("encoder", ["target", "context"])
 def test_features_are_of_the_encoder_asked_for_and_the_baseline_of_the_one_that_training_began_with(
-    run, overlapping_cifar_folder, capsys, monkeypatch, encoder
+    run, overlapping_cifar_folder, monkeypatch, encoder, probe_cli
 ):
     probed = []
 
     def record(train_x, train_y, test_x, test_y, classes, **options):
         probed.append((train_x, test_x))
-        return probing.linear_probe(train_x[:, :1], train_y, test_x[:, :1], test_y, classes, **options)
+        return one_feature(train_x, train_y, test_x, test_y, classes, **options)
 
     monkeypatch.setattr(evaluate, "linear_probe", record)
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--encoder={encoder}")
-    assert probe_cli(capsys, *args)[0] == 0
+    assert probe_cli(run, f"--encoder={encoder}")[0] == 0
     data, model = load_dataset("cifar10", overlapping_cifar_folder), load(run)
     for (train_x, test_x), network in zip(probed, (model, IJEPA(model.config, model.config.seed))):
         np.testing.assert_array_equal(train_x, extract_features(network, data.train_images, encoder))
@@ -113,47 +119,40 @@ def counted_fits(monkeypatch):
     return fits
 
 
-def test_the_last_blocks_are_probed_together_beside_the_results_of_the_last_one(
-    run, overlapping_cifar_folder, capsys, monkeypatch
-):
-    def one_feature(train_x, train_y, test_x, test_y, classes, **options):
-        return probing.linear_probe(train_x[:, :1], train_y, test_x[:, :1], test_y, classes, **options)
-
+def test_the_last_blocks_are_probed_together_beside_the_results_of_the_last_one(run, probe_cli, monkeypatch):
     monkeypatch.setattr(evaluate, "linear_probe", one_feature)
     fits = counted_fits(monkeypatch)
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
     depth = load(run).config.encoder_depth
-    status, out, _ = probe_cli(capsys, *args, f"--blocks={depth}")
+    status, out, _ = probe_cli(run, f"--blocks={depth}")
     assert status == 0 and [width for _, width in fits] == [16 * depth, 16 * depth, 3072]
     assert f"features after each of the last {depth} blocks, side by side: {16 * depth} of them" in out
     assert json.loads((run / f"probe-{depth}-blocks.json").read_text())["blocks"] == depth
     assert not (run / "probe.json").exists()
-    assert probe_cli(capsys, *args)[0] == 0  # another untrained row, the same one of raw pixels
+    assert probe_cli(run)[0] == 0  # another untrained row, the same one of raw pixels
     assert [width for _, width in fits[3:]] == [16, 16]
     for wrong, text in (("9", "the encoder has"), ("0", "the encoder has"), ("2", "leave out --pictures")):
-        status, _, err = probe_cli(capsys, *args, f"--blocks={wrong}", *["--pictures"] * (wrong == "2"))
+        status, _, err = probe_cli(run, f"--blocks={wrong}", *["--pictures"] * (wrong == "2"))
         assert status == 2 and text in err and err.count("\n") == 1
 
 
-def test_what_training_does_not_change_is_computed_once(run, overlapping_cifar_folder, capsys, monkeypatch):
+def test_what_training_does_not_change_is_computed_once(run, probe_cli, monkeypatch):
     fits = counted_fits(monkeypatch)
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
-    _, out, _ = probe_cli(capsys, *args)
+    _, out, _ = probe_cli(run)
     first = json.loads((run / "probe.json").read_text())
     assert [width for _, width in fits] == [16, 16, 3072] and "computed before" not in out
-    _, out, _ = probe_cli(capsys, *args)
+    _, out, _ = probe_cli(run)
     again = json.loads((run / "probe.json").read_text())
     assert len(fits) == 4 and out.count("(computed before: baselines.json)") == 2
     assert again["results"] == first["results"]
-    probe_cli(capsys, *args, "--encoder=context")
+    probe_cli(run, "--encoder=context")
     assert len(fits) == 5  # both encoders begin with the same weights
-    probe_cli(capsys, *args, "--split=val")
+    probe_cli(run, "--split=val")
     assert len(fits) == 8  # other images: everything anew
     (run.parent / "baselines.json").write_text("[1, {")
-    probe_cli(capsys, *args)
+    probe_cli(run)
     assert len(fits) == 11
     monkeypatch.setattr(kept, "sources", lambda: "another program")
-    probe_cli(capsys, *args)
+    probe_cli(run)
     assert len(fits) == 14
     rows = json.loads((run.parent / "baselines.json").read_text())
     assert {row["sources"] for row in rows.values()} == {"another program"}  # the others are of no use any more
@@ -183,12 +182,11 @@ def test_a_key_depends_on_all_that_a_figure_depends_on(run, overlapping_cifar_fo
     assert kept.key_of(probed, name, model) != before
 
 
-def test_a_quick_probe_takes_a_tenth_of_the_images_and_leaves_the_full_results(run, overlapping_cifar_folder, capsys):
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
-    assert probe_cli(capsys, *args)[0] == 0
+def test_a_quick_probe_takes_a_tenth_of_the_images_and_leaves_the_full_results(run, probe_cli):
+    assert probe_cli(run)[0] == 0
     write_report(run)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
-    assert probe_cli(capsys, *args, "--quick")[0] == 0
+    assert probe_cli(run, "--quick")[0] == 0
     report = json.loads((run / "probe-quick.json").read_text())
     assert (report["training_images"], report["test_images"]) == (40, 4)
     after = {file.name: file.read_bytes() for file in run.iterdir()}
@@ -213,26 +211,20 @@ def test_a_verdict_in_words(ours, untrained, pixels, count, words):
     assert words in text and "\n" not in text
 
 
-def test_a_probe_ends_with_its_verdict(run, overlapping_cifar_folder, capsys):
-    _, out, _ = probe_cli(capsys, run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
+def test_a_probe_ends_with_its_verdict_and_takes_a_checkpoint_file(run, probe_cli):
+    _, out, _ = probe_cli(run / "checkpoint.npz")
     report = json.loads((run / "probe.json").read_text())
     assert out.splitlines()[-2] == f"verdict: {report['verdict']}"
     rates = {name: row["linear_probe"] for name, row in report["results"].items()}
     assert report["verdict"] == verdict(rates, 40)
 
 
-def test_a_checkpoint_file_will_do(run, overlapping_cifar_folder, capsys):
-    assert probe_cli(capsys, run / "checkpoint.npz", "--device=cpu", f"--data-dir={overlapping_cifar_folder}")[0] == 0
-    assert (run / "probe.json").exists()
-
-
-def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, overlapping_cifar_folder, capsys):
+def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, probe_cli):
     (run / "checkpoint-0002.npz").write_bytes((run / "checkpoint.npz").read_bytes())
     write_report(run)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     for split in ("test", "val"):
-        args = ("--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--split={split}")
-        assert probe_cli(capsys, run / "checkpoint-0002.npz", *args)[0] == 0
+        assert probe_cli(run / "checkpoint-0002.npz", f"--split={split}")[0] == 0
     after = {file.name: file.read_bytes() for file in run.iterdir()}
     assert {name: after[name] for name in before} == before
     endings = ("-0002", "-0002-val-target")
@@ -258,10 +250,9 @@ def test_features_are_the_mean_over_patches_whatever_the_threads(run):
         (["{run}", "--threads=0"], "--threads must be at least 1"),
     ],
 )
-def test_bad_input_is_one_line_with_status_2(run, overlapping_cifar_folder, capsys, args, words):
-    args = [f"--data-dir={overlapping_cifar_folder}", *(a.format(run=run) for a in args)]
-    err = refusal(capsys, probe.main, "--device=cpu", *args)
-    assert words in err and err.startswith("probe.py: ")
+def test_bad_input_is_one_line_with_status_2(run, probe_cli, args, words):
+    status, _, err = probe_cli(*(a.format(run=run) for a in args))
+    assert status == 2 and words in err and err.startswith("probe.py: ") and err.count("\n") == 1
 
 
 def test_a_validation_probe_of_a_run_without_held_back_images_is_refused(overlapping_cifar_folder):
@@ -277,14 +268,11 @@ def contents(run):
     return {path.name: path.read_bytes() for path in run.glob("*.png")}
 
 
-def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(
-    run, overlapping_cifar_folder, own_folder, capsys, monkeypatch
-):
+def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(run, probe_cli, own_folder, monkeypatch):
     at_the_end = contents(run)
     assert set(at_the_end) == {"masks.png", "curves.png", "neighbours.png", "pca.png", "predictions.png"}
     fits = counted_fits(monkeypatch)
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures")
-    status, out, _ = probe_cli(capsys, *args, f"--images={own_folder}")
+    status, out, _ = probe_cli(run, "--pictures", f"--images={own_folder}")
     assert status == 0 and len(fits) == 3  # the features, and two baselines
     drawn = contents(run)
     assert set(drawn) == {*at_the_end, "confusion.png", "own_images.png"}
@@ -293,16 +281,15 @@ def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(
         assert drawn[name] == at_the_end[name]
     for name in ("neighbours.png", "pca.png", "predictions.png"):
         assert drawn[name] != at_the_end[name]  # of test images now
-    assert probe_cli(capsys, *args, "--threads=1", f"--images={own_folder}")[0] == 0
+    assert probe_cli(run, "--pictures", "--threads=1", f"--images={own_folder}")[0] == 0
     assert contents(run) == drawn
 
 
-def test_pictures_of_a_checkpoint_file_stand_beside_it(run, overlapping_cifar_folder, tmp_path, capsys):
+def test_pictures_of_a_checkpoint_file_stand_beside_it(run, probe_cli, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "elsewhere" / "best.npz"
     file.write_bytes((run / "checkpoint.npz").read_bytes())
-    args = ("--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures", "--split=val", "--encoder=context")
-    assert probe_cli(capsys, file, *args)[0] == 0
+    assert probe_cli(file, "--pictures", "--split=val", "--encoder=context")[0] == 0
     suffixed = {f"{name}-val-context.png" for name in ("confusion", "neighbours", "pca", "predictions")}
     assert set(contents(file.parent)) == {"masks.png", *suffixed}  # without metrics there are no curves
     assert contents(file.parent)["masks.png"] == contents(run)["masks.png"]
@@ -324,10 +311,9 @@ def own_folder(tmp_path):
     return own
 
 
-def test_own_pictures_alone_need_no_baselines(run, overlapping_cifar_folder, own_folder, capsys, monkeypatch):
+def test_own_pictures_alone_need_no_baselines(run, probe_cli, own_folder, monkeypatch):
     monkeypatch.setattr(evaluate, "IJEPA", None)  # no untrained encoder is made
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--images={own_folder}")
-    status, out, _ = probe_cli(capsys, *args)
+    status, out, _ = probe_cli(run, f"--images={own_folder}")
     assert status == 0
     assert out == f"wrote {run / 'own_images.png'}\nwrote {run / 'report.html'}: open it in a browser\n"
     assert not (run / "probe.json").exists()
@@ -336,21 +322,20 @@ def test_own_pictures_alone_need_no_baselines(run, overlapping_cifar_folder, own
 
 
 def test_own_pictures_use_the_classifier_of_an_earlier_probe_if_it_is_of_this_encoder(
-    run, overlapping_cifar_folder, own_folder, capsys, monkeypatch
+    run, overlapping_cifar_folder, own_folder, monkeypatch, probe_cli
 ):
     fits = counted_fits(monkeypatch)
-    args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}")
-    assert probe_cli(capsys, *args)[0] == 0 and len(fits) == 3
+    assert probe_cli(run)[0] == 0 and len(fits) == 3
     for _ in range(2):
-        assert probe_cli(capsys, *args, f"--images={own_folder}")[0] == 0 and len(fits) == 3
+        assert probe_cli(run, f"--images={own_folder}")[0] == 0 and len(fits) == 3
     drawn = (run / "own_images.png").read_bytes()
     (run / "classifier.npz").write_bytes(b"PK damaged")
-    assert probe_cli(capsys, *args, f"--images={own_folder}")[0] == 0 and len(fits) == 4
+    assert probe_cli(run, f"--images={own_folder}")[0] == 0 and len(fits) == 4
     assert (run / "own_images.png").read_bytes() == drawn
     assert train.main([f"--data-dir={overlapping_cifar_folder}", f"--run-dir={run}2", "--device=cpu", "--seed=1",
                        *(f"--set={key}={value}" for key, value in NETWORK.items())]) == 0  # fmt: skip
     (run / "checkpoint.npz").write_bytes((run.with_name("run2") / "checkpoint.npz").read_bytes())
-    assert probe_cli(capsys, *args, f"--images={own_folder}")[0] == 0 and len(fits) == 5
+    assert probe_cli(run, f"--images={own_folder}")[0] == 0 and len(fits) == 5
 
 
 def test_own_pictures_are_read_as_the_network_takes_them(own_folder):
@@ -438,13 +423,12 @@ def test_a_sheet_takes_the_first_pictures_by_name(tmp_path, monkeypatch):
     assert own.names == ["1.png", "2.png", "3.png"] and len(own.images) == 3 and own.more == 2
 
 
-def test_a_bad_folder_is_one_line_before_any_work(run, overlapping_cifar_folder, tmp_path, capsys, monkeypatch):
+def test_a_bad_folder_is_one_line_before_any_work(run, tmp_path, monkeypatch, probe_cli):
     monkeypatch.setattr(evaluate, "extract_features", None)
     own = tmp_path / "own"
 
     def refusal(*args):
-        args = (run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", f"--images={own}", *args)
-        status, out, err = probe_cli(capsys, *args)
+        status, out, err = probe_cli(run, f"--images={own}", *args)
         assert status == 2 and out == "" and err.startswith("probe.py: ") and err.count("\n") == 1
         return err
 
@@ -473,8 +457,8 @@ def test_a_picture_that_breaks_off_is_one_line(tmp_path, name):
         assert "\n" not in str(error.value)
 
 
-def test_damaged_metrics_are_found_before_the_evaluation(run, overlapping_cifar_folder, capsys, monkeypatch):
+def test_damaged_metrics_are_found_before_the_evaluation(run, probe_cli, monkeypatch):
     monkeypatch.setattr(evaluate, "extract_features", None)
     (run / "metrics.csv").write_text("a,b\n")
-    status, _, err = probe_cli(capsys, run, "--device=cpu", f"--data-dir={overlapping_cifar_folder}", "--pictures")
+    status, _, err = probe_cli(run, "--pictures")
     assert status == 2 and "metrics.csv does not have the columns" in err
