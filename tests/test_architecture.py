@@ -114,7 +114,7 @@ def test_files_and_programs_stay_short():
     """A file that passes 300 lines wants a second look; those that had it stand here."""
     looked_at = {
         "autograd.py": 450,  # the engine: half of it is documentation and errors
-        "gradcheck/cases.py": 500,  # a table
+        "gradcheck/cases.py": 420,  # a table
     }
     for path in [*files(), ROOT / "train.py", ROOT / "probe.py"]:
         name = str(path.relative_to(PACKAGE)) if PACKAGE in path.parents else path.name
