@@ -78,7 +78,7 @@ class Progress:
             try:
                 kept = json.loads(self.path.read_bytes())
                 self.kept = {name: {key: int(kept[name][key]) for key in self.zero} for name in kept}
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 raise ConfigError(f"{self.path} is damaged: delete it to start counting again") from None
 
     def of(self, name):

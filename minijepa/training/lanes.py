@@ -1,5 +1,7 @@
 """Forward and backward of one batch, in chunks, by several workers."""
 
+import weakref
+
 import numpy as np
 
 from minijepa.autograd import Tape
@@ -59,7 +61,8 @@ class Lanes:
             self.vectors = {lane: shared(np.zeros_like(model.flat.data)) for lane in own}
             self.views = {lane: model.flat.views(vector) for lane, vector in self.vectors.items()}
             if workers > 1 and CAN_FORK and self.ranks.size == 1:
-                self.map = Workers(self._lane, min(workers, LANES)).map
+                lane = weakref.WeakMethod(self._lane)  # no cycle: the workers end as soon as nobody needs this object
+                self.map = Workers(lambda item: lane()(item), min(workers, LANES)).map
             else:
                 self.map = lambda items: on_threads(self._lane, items, workers)
 

@@ -40,12 +40,12 @@ def write_report(folder):
         config = Config.from_dict(about["config"])
     except (ConfigError, TypeError, KeyError):
         return None
-    probe = next(((name, found) for name in PROBES if (found := _json(folder / name))), None)
+    headline, table = _probe(folder, rows) or (_headline(rows), [])
     name = folder.resolve().name
     changed = {field.name for field in fields(Config) if getattr(config, field.name) != field.default}
     sections = [
-        page.header(name, _chips(about, config, rows), *_headline(rows, probe)),
-        *_probe(probe),
+        page.header(name, _chips(about, config, rows), *headline),
+        *table,
         *_curves(folder, rows),
         *_pictures(folder),
         page.heading("Settings"),
@@ -80,22 +80,33 @@ def _chips(about, config, rows):
     ]  # fmt: skip
 
 
-def _headline(rows, probe):
-    """(figure, sentence, tone)"""
-    if probe:
-        results, verdict = probe[1]["results"], probe[1].get("verdict", "")
-        tone = "good" if verdict.endswith("it has learnt") else "" if "it has learnt" in verdict else "bad"
-        return f"{100 * next(iter(results.values()))['linear_probe']:.1f}%", f"Linear probe: {verdict}.", tone
+def _headline(rows):
+    """(figure, sentence, tone) without a probe"""
     measured = [float(row["knn"]) for row in rows if row["knn"]]
     figure = f"{100 * measured[-1]:.1f}%" if measured else "…"
     text = "kNN on training images, during training. " if measured else ""
     return figure, text + "Not probed yet: probe.py tells what the features are worth.", ""
 
 
-def _probe(probe):
-    if not probe:
-        return []
-    name, found = probe
+def _probe(folder, rows):
+    """((figure, sentence, tone), the section) of the best probe's file; None if there is none that can be shown."""
+    for name in PROBES:
+        found = _json(folder / name)
+        with contextlib.suppress(KeyError, StopIteration, TypeError, ValueError, AttributeError):
+            return _probe_headline(found, rows), _probe_table(name, found)
+    return None
+
+
+def _probe_headline(found, rows):
+    accuracy, verdict = next(iter(found["results"].values()))["linear_probe"], found["verdict"]
+    tone = "good" if verdict.endswith("it has learnt") else "" if "it has learnt" in verdict else "bad"
+    text, last = f"Linear probe: {verdict}.", int(rows[-1]["step"]) if rows else 0
+    if found["step"] < last:
+        text += f" That was at step {found['step']:,}; the run is now at {last:,}: probe it again."
+    return f"{100 * accuracy:.1f}%", text, tone
+
+
+def _probe_table(name, found):
     rows = [(row, figures["linear_probe"], figures["knn"]) for row, figures in found["results"].items()]
     split = found.get("split", "test")
     what = {"val": "held-back training"}.get(split, split)
@@ -137,9 +148,16 @@ def _facts(about):
             ("minijepa", f"{made.get('version', '')} {made.get('commit') or ''}"),
             ("Python, NumPy", f"{made.get('python', '')}, {made.get('numpy', '')}"),
             ("BLAS", " ".join(str(blas[part]) for part in ("name", "version", "kernel") if blas.get(part))),
-            ("device", f"{made.get('device', '')}, {made.get('threads', '')} threads"),
+            ("device", _device(made)),
         ]
     return facts or [("started", "before config.json kept this")]
+
+
+def _device(made):
+    if made.get("device") != "cpu":
+        return made.get("device", "")
+    processes = f" in each of {made['processes']} processes" if "processes" in made else ""
+    return f"cpu, --threads {made.get('threads', '')}{processes}"
 
 
 def _commands(folder, unfinished):

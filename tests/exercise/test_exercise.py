@@ -430,7 +430,7 @@ def test_progress_is_kept_and_shown(capsys):
     assert "10 of 10 solved" in run(capsys)[1]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"rows": 3}', '{"rows": {"hints": "x"}}'])
+@pytest.mark.parametrize("text", ["", "{", '{"rows": 3}', '{"rows": {"hints": "x"}}', '{"rows": {"attempts": 1e999}}'])
 def test_damaged_progress_is_told(text, capsys):
     Path("exercise_progress.json").write_text(text)
     assert "exercise_progress.json is damaged: delete it" in refusal(capsys, main, "rows")

@@ -159,12 +159,21 @@ def test_a_report_holds_what_the_folder_tells_and_needs_no_network(folder):
     assert "&lt;b&gt;&amp;run" in text and "<b>&run" not in text
     for words in ("55.1%", "it has learnt", "34.20%", "batch_size", "python probe.py", "masks.png", "All numbers"):
         assert words in text
+    assert "probe it again" not in text and "cpu, --threads 1<" in text
     about = json.loads((folder / "config.json").read_text())
     assert html.escape(about["made"]["command"]) in text and about["made"]["date"] in text
 
 
+def test_a_report_says_if_the_run_went_on_after_its_probe(folder):
+    probed(folder)
+    path = folder / "probe.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 4}))
+    assert "That was at step 4; the run is now at 8: probe it again." in write_report(folder).read_text("utf-8")
+
+
 def test_a_report_bears_what_is_missing_or_damaged(folder):
-    (folder / "probe.json").write_text("{")
+    (folder / "probe.json").write_text('{"results": {"I-JEPA features": 3}}')
+    (folder / "probe-quick.json").write_text("{")
     for picture in folder.glob("*.png"):
         picture.unlink()
     (folder / "steps.csv").write_text("damaged")

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import gc
 import json
 import os
 import signal
@@ -81,6 +82,29 @@ def test_every_number_of_workers_gives_the_same_bits(monkeypatch, processes):
     for loss, gradient in results[1:]:
         assert loss == results[0][0]
         np.testing.assert_array_equal(gradient, results[0][1])
+
+
+def test_workers_end_with_their_lanes_before_the_garbage_collector_comes():
+    model = IJEPA(Config(**NETWORK))
+    lanes = Lanes(model, 2)
+    lanes.gradients(*batch(model, 40))
+    end = lanes.map.__self__.end
+    gc.disable()
+    try:
+        del lanes
+        assert not end.alive
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_is_changed_before_its_first_batch_is_the_one_that_all_workers_train():
+    losses = []
+    for workers in (1, 3):
+        model = IJEPA(Config(**NETWORK))
+        lanes, distance = Lanes(model, workers), model.distance
+        model.distance = lambda *args, distance=distance: distance(*args) * 2
+        losses.append(lanes.gradients(*batch(model)))
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("size", [1, 16, 17, 150])
