@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -235,12 +236,8 @@ def test_threads_have_their_own_tapes():
             barrier.wait()
         tape.backward(loss)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     with Tape() as tape:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        assert list(ThreadPoolExecutor(4).map(work, range(4))) == [None] * 4
         assert tape.entries == [] and current_tape() is tape
     assert [lane[x].tolist() for lane in lanes] == [[i] * 4 for i in range(4)]
     assert x.grad is None
@@ -308,11 +305,9 @@ def test_no_tape_may_be_entered_again_and_shared_by_threads():
                 seen.append(current_tape())
             seen.append(current_tape() is mine)
 
-    thread = threading.Thread(target=work)
     with Tape() as tape:
         with suspended:
-            thread.start()
-            thread.join()
+            ThreadPoolExecutor(1).submit(work).result()
         assert current_tape() is tape and seen == [None, True]
 
 

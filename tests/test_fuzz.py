@@ -11,7 +11,7 @@ import random
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import NETWORK, command, refusal
+from tiny import NETWORK, command, raising, refusal
 
 import minijepa.data
 import probe
@@ -195,10 +195,8 @@ def places(tmp_path, monkeypatch, cifar_folder):
     (tmp_path / "a\nb").mkdir()
     (tmp_path / "file").write_text("?")
 
-    def begin(*args, **kwargs):
-        raise ConfigError("accepted, as far as can be told without beginning")
-
     monkeypatch.chdir(tmp_path)
+    begin = raising(ConfigError("accepted, as far as can be told without beginning"))
     monkeypatch.setattr(train, "Trainer", begin)
     monkeypatch.setattr(evaluate, "load_dataset", begin)
     load = minijepa.data.load_dataset

@@ -38,6 +38,15 @@ def operation(forward=None, backward=None, name="MyOp", base=Function, **attribu
     return type(name, (base,), attributes | {name: staticmethod(f) for name, f in methods.items() if f is not None})
 
 
+def raising(error):
+    """A function that raises ``error``, whatever it is given."""
+
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
 def flags(settings):
     """The command-line flags of settings."""
     return [f"--set={name}={value}" for name, value in settings.items()]

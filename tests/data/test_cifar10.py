@@ -9,6 +9,7 @@ import tarfile
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -376,13 +377,9 @@ def test_two_downloads_at_once(server, tmp_path):
         both_started.wait()
         sends(ARCHIVE)(handler)
 
-    url, results = server.serve(answer), []
-    threads = [threading.Thread(target=lambda: results.append(download(tmp_path, url))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [tmp_path / cifar10.FOLDER] * 2 and server.requests == 2
+    url = server.serve(answer)
+    results = ThreadPoolExecutor(2).map(lambda _: download(tmp_path, url), range(2))
+    assert list(results) == [tmp_path / cifar10.FOLDER] * 2 and server.requests == 2
     assert [path.name for path in tmp_path.iterdir()] == [cifar10.FOLDER]
     assert load_cifar10(tmp_path, "train")[0].shape == (10, 3, 32, 32)
 

@@ -134,7 +134,6 @@ ATTEMPTS = {
         "layer_norm",
         """
         xhat, r, w = ctx.saved
-        dx = dy * r - xhat * r * np.mean(w * dy * xhat, axis=-1, keepdims=True) - r * dy.mean(-1, keepdims=True)
         dx = r * (w * dy) - r * xhat * np.mean(w * dy * xhat, -1, keepdims=True)
         return dx / r, dy * xhat, dy
         """,
@@ -145,11 +144,6 @@ ATTEMPTS = {
         "a, b = ctx.saved\nreturn b * dy, a * dy",
         ["on input 'row to matrix'", "db  not yet", "the sum over the copies is missing: b (3,) was repeated"],
     ),
-    "a sum where nothing was copied": (
-        "broadcasting",
-        "a, b = ctx.saved\nreturn b * dy, (a * dy).sum(axis=0)",
-        ["on input '(2, 3), (2, 3)'", "da  right", "axis 0 was summed, but b (2, 3) has this axis too"],
-    ),
     "a transposed weight": (
         "linear",
         """
@@ -157,7 +151,7 @@ ATTEMPTS = {
         dx = np.matmul(dy, np.transpose(w))
         return dx, dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1]), dy
         """,
-        ["ValueError: matmul", "x (4, 3), w (2, 3), b (2,), dy (4, 2)",
+        ["ValueError: matmul", "Which transposes", "x (4, 3), w (2, 3), b (2,), dy (4, 2)",
          "'square weight' it runs, and there dx: w is"],
     ),
     "a transposed gradient": (
@@ -196,11 +190,6 @@ ATTEMPTS = {
         "xhat, r, w = ctx.saved\nreturn None, (dy * xhat).reshape(-1, len(w)).sum(0)",
         ["dx  not yet", "dw  right", "dx: still None"],
     ),
-    "no keepdims in a row's mean": (
-        "layer_norm",
-        "xhat, r, w = ctx.saved\ng = w * dy\nreturn r * (g - g.mean(-1) - xhat * (g * xhat).mean(-1)), dy * xhat, dy",
-        ["ValueError: operands could not be broadcast together with shapes (2,3) (2,)", "keepdims=True keeps it"],
-    ),
     "no keepdims, and rows that are axis 0": (
         "layer_norm",
         """
@@ -208,18 +197,14 @@ ATTEMPTS = {
         g = w * dy
         return r * (g - g.mean(-1) - xhat * (g * xhat).mean(-1)), (dy * xhat).sum(axis=0), dy.sum(axis=0)
         """,
-        ["keepdims=True keeps it, with length 1. On input 'one row (5,)' it runs, and there dw: axis 0 was summed"],
+        ["ValueError: operands could not be broadcast together with shapes (2,3) (2,)",
+         "keepdims=True keeps it, with length 1. On input 'one row (5,)' it runs, and there dw: axis 0 was summed"],
     ),
     "rows that are axis 0": (
         "layer_norm",
         LESSONS["layer_norm"].backward_source().replace(".reshape(-1, len(w))", ""),
         ["on input 'one row (5,)'", "dx  right", "db: axis 0 was summed", "a single row here, without an axis for rows",
          "(Right on 1 input before this one.)"],
-    ),
-    "a product that does not fit": (
-        "attention",
-        "q, k, v, p = ctx.saved\nreturn dy @ v, None, None",
-        ["ValueError: matmul", "dy (4, 5)", "Which transposes"],
     ),
     "matrices only": (
         "linear",
@@ -237,15 +222,6 @@ ATTEMPTS = {
         ["The numbers are right, but float32 must stay float32", "np.zeros(shape, dy.dtype)"],
     ),
     "something of its own": ("softmax", "(y,) = ctx.saved\nreturn (dy * y**3,)", ["none of the usual mistakes"]),
-    "one that stays on an example": (
-        "softmax",
-        """
-        (y,) = ctx.saved
-        dx = y * (dy - (dy * y).sum(-1, keepdims=True))
-        return (dx if dx.ndim == 2 else y * dy,)
-        """,
-        ["on input 'one row (5,)'", "Right on 1 input before this one", "the second term, − y Σ dy y, is missing"],
-    ),
     "state beside ctx": (
         "residual",
         """

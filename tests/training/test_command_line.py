@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny import NETWORK, flags
+from tiny import NETWORK, flags, raising
 
 import train
 from minijepa.cli import counted
@@ -141,10 +141,7 @@ def test_an_empty_folder_that_cannot_be_replaced_says_what_to_do(train_cli, tmp_
     """A mounted volume, say, or any on Windows."""
     (tmp_path / "work" / "run").mkdir()
 
-    def busy(*args):
-        raise OSError(16, "Device or resource busy")
-
-    monkeypatch.setattr(Path, "rename", busy)
+    monkeypatch.setattr(Path, "rename", raising(OSError(16, "Device or resource busy")))
     status, _, err = train_cli("--preset=smoke", "--epochs=1", "--run-dir=run", *TINY)
     assert status == 2 and err == (
         "train.py: can't make the run folder run: Device or resource busy; give a new folder inside it: --run-dir "

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_reliability import tiny_trainer
+from tiny import raising
 
 from minijepa.errors import CheckpointError, ConfigError
 from minijepa.evaluation.gallery import gallery_of_trainer
@@ -100,10 +101,7 @@ def test_what_a_kill_left_of_files_on_their_way_goes_when_the_run_goes_on(tmp_pa
 
 
 def test_a_refusal_while_the_folder_is_made_names_the_folder_that_was_asked_for(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np, "savez", raising(OSError(28, "No space left on device")))
     with pytest.raises(CheckpointError, match=f"^can't write {tmp_path}/x/checkpoint.npz: No space left on device"):
         begun(tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import NETWORK, command, differentiate, flags, refusal
+from tiny import NETWORK, command, differentiate, flags, raising, refusal
 
 import train
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, data
@@ -385,10 +385,7 @@ def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys,
 
 
 def test_the_pictures_come_after_the_last_checkpoint_and_do_not_fail_in_silence(cifar_folder, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device", "pca.png")
-
-    monkeypatch.setattr(gallery.pictures, "pca_picture", full)
+    monkeypatch.setattr(gallery.pictures, "pca_picture", raising(OSError(28, "No space left on device", "pca.png")))
     assert train.main(arguments(cifar_folder, tmp_path / "run")) == 2
     assert checkpoint.read(tmp_path / "run")[0]["step"] == 12
     assert (tmp_path / "run" / "neighbours.png").exists() and not (tmp_path / "run" / "predictions.png").exists()
@@ -446,8 +443,8 @@ def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
 )
 def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tmp_path, capsys, args, words):
     run = tmp_path / "run"
-    err = refusal(capsys, train.main, "--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={run}", *args)
-    assert words in err and err.startswith("train.py: ")
+    status, _, err = train_cli(capsys, "--device=cpu", f"--data-dir={cifar_folder}", f"--run-dir={run}", *args)
+    assert status == 2 and words in err and err.startswith("train.py: ") and err.count("\n") == 1
     assert not run.exists()
 
 
@@ -476,10 +473,7 @@ def test_a_run_folder_that_came_in_between_is_not_overwritten(dataset, tmp_path,
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), SystemExit(143)])
 def test_a_run_folder_is_whole_or_not_there(dataset, tmp_path, monkeypatch, error):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(metrics, "masks_picture", fail)
+    monkeypatch.setattr(metrics, "masks_picture", raising(error))
     with pytest.raises((type(error), ConfigError)):
         Run(tmp_path / "new" / "runs" / "a", trainer_of(dataset)).create({})
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
@@ -541,10 +535,7 @@ def test_resuming_with_an_edited_config_or_other_images_is_refused(stopped, cifa
     ids=["disk", "a name of two lines", "memory", "ctrl-c", "training"],
 )
 def test_what_ends_a_program_is_told_in_one_line(monkeypatch, capsys, error, status, words):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(train, "prepare", fail)
+    monkeypatch.setattr(train, "prepare", raising(error))
     found, out, err = train_cli(capsys)
     assert (found, out) == (status, "") and err.startswith(f"train.py: {words}") and err.count("\n") == 1
 
@@ -619,11 +610,8 @@ def test_what_a_kill_behind_the_checkpoint_left_undone_is_done_by_resuming(
 ):
     run = tmp_path / "run"
 
-    def killed(*args):
-        raise SystemExit(9)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Run if moment == "_keep" else run_module, moment, killed)
+        patch.setattr(Run if moment == "_keep" else run_module, moment, raising(SystemExit(9)))
         assert train_cli(capsys, *arguments(cifar_folder, run), "--set=keep_every=1")[0] == 9
     assert checkpoint.read(run)[0]["step"] == 4
     train_cli(capsys, *resume(cifar_folder, run))
@@ -647,10 +635,7 @@ def test_an_interruption_at_the_end_of_an_epoch_saves_once_and_at_the_last_step_
 
 
 def test_a_file_system_without_locks_does_not_keep_anybody_from_training(dataset, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock.fcntl, "flock", raising(OSError(38, "Function not implemented")))
     Run(tmp_path / "run", trainer_of(dataset)).create({})
 
 
