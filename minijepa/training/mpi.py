@@ -34,7 +34,7 @@ class Alone:
         pass
 
     def threads(self, requested):
-        """The number of this process's worker threads."""
+        """The number of this process's workers."""
         return worker_threads(requested)
 
     def first(self, function):

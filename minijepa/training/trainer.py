@@ -32,8 +32,8 @@ REMEDY = "try a lower --lr or a longer warmup_epochs"
 class Trainer:
     """A model in training. Every random draw is a function of (seed, purpose, step), so a step can be repeated.
 
-    ``dtype``: float32; float64 for tests that compare numbers. ``ranks``: the processes that share this training, if
-    there are several.
+    ``threads``: workers on a CPU; the first step forks them, so change the model before it. ``dtype``: float32; float64
+    for tests that compare numbers. ``ranks``: the processes that share this training, if there are several.
     """
 
     def __init__(self, config, dataset, device="cpu", threads=1, dtype=np.float32, ranks=None):
