@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minijepa.autograd import no_tape
 from minijepa.backend import plain, to_device, to_numpy
 from minijepa.backend.threads import on_threads, worker_threads
 
@@ -18,7 +19,7 @@ def map_images(model, images, function, shape, threads=None):
     images, result = plain(images), np.empty((len(images), *shape), np.float32)
 
     def run(part):
-        with np.errstate(all="ignore"):  # the caller sees what is not finite
+        with no_tape(), np.errstate(all="ignore"):  # the caller sees what is not finite
             result[part] = to_numpy(function(to_device(images[part], model.device)))
 
     parts = chunks(len(images), model.device)

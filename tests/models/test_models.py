@@ -352,6 +352,9 @@ def test_features_are_those_of_the_patches_averaged_from_raw_images(config):
     model, images = lively(IJEPA(config)), np.random.default_rng(0).integers(0, 256, (35, 3, 8, 8), np.uint8)
     for encoder in ("target", "context"):
         features = model.features(images, encoder, threads=2)
+        with Tape() as tape:
+            np.testing.assert_array_equal(model.features(images, encoder, threads=1), features)
+        assert not tape.entries
         assert features.dtype == np.float32 and isinstance(features, np.ndarray)
         expected = model.encode(model.normalise(images), encoder).data.mean(axis=1)
         np.testing.assert_allclose(features, expected, atol=1e-6)
