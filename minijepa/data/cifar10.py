@@ -43,13 +43,10 @@ PYTHON_FOLDER, PYTHON_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz" 
 
 
 def load_cifar10(data_dir, split):
-    """The images and labels of ``split`` ("train" or "test"), in the order of the files.
+    """uint8 images (N, 3, 32, 32) and uint8 labels (N,) of ``split`` ("train" or "test"), in the order of the files.
 
-    ``data_dir`` is the folder that holds ``cifar-10-batches-bin/`` or, as torchvision leaves it,
-    ``cifar-10-batches-py/``, or that folder itself. A file may have any whole number of records, so a shortened copy
-    works too.
-
-    Returns uint8 images (N, 3, 32, 32) and uint8 labels (N,). Raises DataError for a file that is missing, empty,
+    ``data_dir`` holds ``cifar-10-batches-bin/`` or, as torchvision leaves it, ``cifar-10-batches-py/``, or is that
+    folder itself. A file may have any whole number of records. Raises DataError for a file that is missing, empty,
     truncated or mislabelled, ConfigError for an unknown split.
     """
     if split not in FILES:
@@ -154,12 +151,10 @@ def unpack_cifar10(data_dir, archive_bytes=ARCHIVE_BYTES, md5=ARCHIVE_MD5):
 def download_cifar10(data_dir, url=URL, md5=ARCHIVE_MD5, archive_bytes=ARCHIVE_BYTES, timeout=30.0):
     """Download and unpack CIFAR-10 into ``data_dir/cifar-10-batches-bin``; do nothing if it is there.
 
-    ``url`` must give the official .tar.gz: ``archive_bytes`` bytes whose checksum is ``md5``, which is compared before
-    the archive is opened. ``timeout``: seconds that the server may stay silent, or slower than SLOWEST. The finished
-    folder gets its name in one step: an interrupted download leaves nothing, and two at once do not disturb each other.
-
-    Returns the folder. Raises DataError if there is no network, the archive is not the expected one, or the folder
-    exists but is incomplete (it is the user's, so it is left alone).
+    The archive's size and MD5 are compared before it is opened. ``timeout``: seconds that the server may be silent, or
+    slower than SLOWEST. The finished folder gets its name in one step: an interrupted download leaves nothing, and two
+    at once do not disturb each other. Returns the folder. Raises DataError if there is no network, the archive is not
+    the expected one, or the folder exists but is incomplete (it is the user's, so it is left alone).
     """
     folder, suffix = _find(data_dir)
     try:

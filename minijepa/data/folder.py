@@ -33,10 +33,9 @@ class OwnPictures:
 def read_folder(folder, size):
     """The first MOST pictures of a folder, by name -> OwnPictures.
 
-    Only files with a suffix that Pillow knows are tried, no hidden files or subfolders. Pillow registers suffixes of
-    films and of other files that it can't decode: these are skipped like damaged pictures. Each picture is rotated as
-    its EXIF says, put on white where it is transparent, cut to its central square and shrunk. Raises DataError for a
-    folder without a readable picture.
+    Files with a suffix that Pillow knows are tried, no hidden ones or subfolders; what it can't decode is skipped. Each
+    picture is rotated as its EXIF says, put on white where it is transparent, cut to its central square and shrunk.
+    Raises DataError for a folder without a readable picture.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -3,9 +3,8 @@
 Every image shows one shape, rotated, scaled and moved at random, on a smooth random background. Foreground and
 background colours come from the same distribution, so colour says nothing about the class: a model must see the shape.
 
-A shape is defined by its signed distance function d(x, y), negative inside and with slope at most 1, in units in which
-it fits the unit circle. Where d passes through zero, the edge is blended over about a pixel: that is all the
-anti-aliasing.
+A shape is its signed distance d(x, y), negative inside and of slope at most 1, in units in which it fits the unit
+circle. Where d passes through zero, the edge is blended over about a pixel.
 
 Source: Quilez, "2D distance functions", https://iquilezles.org/articles/distfunctions2d/
 """
@@ -19,10 +18,9 @@ _CHUNK = 250  # images drawn from one generator: image i depends on (seed, i) al
 
 
 def make_shapes(count, seed=0):
-    """The first ``count`` images of the set with this ``seed``.
+    """The first ``count`` images of the set with this ``seed``, uint8 (count, 3, 32, 32), and their labels (count,).
 
-    Returns uint8 images (count, 3, 32, 32) and uint8 labels (count,), which index :data:`CLASSES`. Image i is the same
-    for every ``count``. Images 10k to 10k + 9 show each class once.
+    Labels index :data:`CLASSES`. Image i is the same for every ``count``. Images 10k to 10k + 9 show each class once.
     """
     images, labels = np.empty((count, 3, SIDE, SIDE), np.uint8), np.empty(count, np.uint8)
     for start in range(0, count, _CHUNK):

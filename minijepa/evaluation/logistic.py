@@ -196,12 +196,10 @@ def _inverse_hessian_times(gradient, preconditioned, pairs):
 def _line_search(objective, theta, value, gradient, direction):
     """A step that meets the Wolfe conditions -> (theta, value, gradient) there; None if there is none.
 
-    Bisection: a step without sufficient decrease is too long, one where the function still falls nearly as steeply
-    as at the start is too short. The second condition ensures sᵀy > 0, which L-BFGS needs.
-
-    Close to the minimum the decrease is lost in the rounding of the value. There the slopes decide: for a parabola,
-    sufficient decrease means slope(t) ≤ (2c − 1) slope(0), free of cancellation (the "approximate Wolfe" condition of
-    Hager & Zhang, SIAM J. Optim. 16, 2005).
+    Bisection: a step without sufficient decrease is too long, one where the function still falls almost as steeply as
+    at the start is too short (L-BFGS needs sᵀy > 0). Close to the minimum the decrease is lost in rounding, and the
+    slopes decide: for a parabola, sufficient decrease means slope(t) ≤ (2c − 1) slope(0) (the "approximate Wolfe"
+    condition of Hager & Zhang, SIAM J. Optim. 16, 2005).
     """
     decrease, curvature, rounding = 1e-4, 0.9, 1e-7 * abs(value)
     slope = np.vdot(gradient, direction)

@@ -13,9 +13,8 @@ class WatchingTape(Tape):
     """A :class:`Tape` that refuses to compute gradients from arrays that changed after forward.
 
     Backward passes use the arrays that forward kept, not copies of them. Writing to one in between (``w.data -= 1``, a
-    reused buffer, ``y.data[...] = 0``) gives wrong gradients with a :class:`Tape`, and with this one a TapeError that
-    names the operation. Every kept array is read twice more, so this is for tests and debugging; gradcheck and explain
-    use it.
+    reused buffer) gives wrong gradients with a :class:`Tape`, and with this one a TapeError that names the operation.
+    It reads every kept array twice more: for tests and debugging, gradcheck and explain.
     """
 
     def __init__(self, into=None):

@@ -1,9 +1,8 @@
 """An exported encoder: one file with only the target encoder, with timm's names, and what its features need.
 
-The file is an .npz, readable without pickle. Its arrays are the encoder's parameters (``patch_embed.proj.weight``,
-``blocks.0.norm1.weight`` ...) and, if a classifier was fitted to its features, ``head.weight`` and ``head.bias``, as in
-timm's VisionTransformer. ``about`` is JSON: settings, channel statistics, names of classes, and where the weights came
-from.
+An .npz, readable without pickle, of the encoder's parameters (``patch_embed.proj.weight``, ``blocks.0.norm1.weight``
+...) and, if a classifier was fitted to its features, ``head.weight`` and ``head.bias``, as in timm's VisionTransformer.
+``about`` is JSON: settings, channel statistics, names of classes, and where the weights came from.
 """
 
 import json
