@@ -86,10 +86,10 @@ def read_metrics(folder, epochs=None):
 
 
 def _is_whole(epoch, row):
-    """Whether a row is of this epoch, with a number, or nothing, in every other column and no extra columns."""
+    """Whether a row is of this epoch, with a number in every column (the kNN is not measured each time) and no more."""
     try:
-        for value in row.values():
-            float("nan" if value == "" else value)
+        for name, value in row.items():
+            float("nan" if name == "knn" and value == "" else value)
         return row["epoch"] == str(epoch) and int(row["step"]) > 0
     except (TypeError, ValueError):  # None: a column is missing; a list: there are too many
         return False

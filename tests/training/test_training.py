@@ -592,10 +592,10 @@ def test_as_a_program_from_another_folder(cifar_folder, tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [("1,4,", None), ("", "it lacks rows of the 1 epoch done")]
-    + [(row, "its row 1 is not that of epoch 1") for row in ("1.0,4,", ",4,", "2,4,", "1,4x,", "1,,")],
+    + [(row, "its row 1 is not that of epoch 1") for row in ("1.0,4,", ",4,", "2,4,", "1,4x,", "1,,", "1,4,,")],
 )
 def test_metrics_that_are_damaged_are_one_line(tmp_path, row, words):
-    row = row and row + ",".join("0.1" for _ in COLUMNS[2:])
+    row = row and row + ",".join("0.1" for _ in COLUMNS[row.count(",") :])
     (tmp_path / "metrics.csv").write_text(f"{','.join(COLUMNS)}\n{row}")
     if words is None:
         assert len(read_metrics(tmp_path, 1)) == 1
