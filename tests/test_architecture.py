@@ -45,7 +45,7 @@ def files():
 
 
 def part_of(*parts):
-    """The entry of FLOORS that a module belongs to: its room, or the module where a room stands on several floors."""
+    """The entry of FLOORS that a module belongs to: its room, or the module where a room spans several floors."""
     return next(name for name in (".".join(parts[:2]), parts[0]) if name in HEIGHT)
 
 
@@ -111,7 +111,7 @@ def test_the_listing_stays_short():
 
 
 def test_files_and_programs_stay_short():
-    """A file that passes 300 lines wants a second look; those that had it stand here."""
+    """A file that passes 300 lines wants a second look; those that had it are listed here."""
     looked_at = {
         "autograd.py": 450,  # the engine: half of it is documentation and errors
         "gradcheck/cases.py": 420,  # a table

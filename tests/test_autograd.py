@@ -256,14 +256,14 @@ def test_a_backward_that_hands_out_one_array_twice_does_not_alias():
     assert into[a].tolist() == [101] and into[b].tolist() == [1]
 
     x, y = leaf(1), leaf(1)
-    with Tape() as tape:  # the same with values in between, of which one receives more gradients
+    with Tape() as tape:  # the same with values in between, one of which receives more gradients
         a, b = x * 1.0, y * 1.0
         loss = (a * 5.0 + a * 3.0) + (a + b)
     tape.backward(loss)
     assert x.grad.tolist() == [9] and y.grad.tolist() == [1]
 
 
-def test_numbers_and_lists_take_the_dtype_of_the_array_beside_them():
+def test_numbers_and_lists_take_the_dtype_of_the_array_they_meet():
     for y in (ops.add(np.ones(2), 1.0), ops.sub(2.0, np.ones(2)), ops.matmul([[1.0, 2]], np.ones((2, 1)))):
         assert y.dtype == np.float64
     assert ops.linear(np.ones((2, 3)), np.ones((1, 3)), [1.0]).dtype == np.float64
@@ -296,7 +296,7 @@ def test_a_list_of_axes_is_a_tuple_of_axes():
 
 
 def test_no_tape_may_be_entered_again_and_shared_by_threads():
-    """Each leaves it to its own tape, whoever entered last."""
+    """Each thread returns to its own tape, whichever entered last."""
     suspended, seen = no_tape(), []
 
     def work():
@@ -311,7 +311,7 @@ def test_no_tape_may_be_entered_again_and_shared_by_threads():
         assert current_tape() is tape and seen == [None, True]
 
 
-def test_backward_from_something_that_is_no_tensor():
+def test_backward_from_something_other_than_a_tensor():
     with Tape() as tape:
         leaf(1, 2).sum()
     for loss in (1.0, np.float32(1)):
@@ -474,7 +474,7 @@ def test_a_printed_tape():
             "#  operation  inputs       output                        saved",
             "0  linear     20×3 40×3 -  20×40                             0",  # x and the weight live anyway
             "1  gelu       20×40 40     20×40                         3,200",  # the derivative
-            "2  mul        20×40 20×40  20×40                         3,200",  # y, which stands there twice
+            "2  mul        20×40 20×40  20×40                         3,200",  # y, counted once
             "3  sum        20×40        scalar                            0",
             "                           bytes saved, each array once  6,400",
         ]
@@ -483,7 +483,7 @@ def test_a_printed_tape():
     assert str(tape) == "Tape: used up by backward"
 
 
-def test_a_printed_tape_counts_the_memory_behind_a_view_once():
+def test_a_printed_tape_counts_memory_shared_by_views_once():
     x = leaf(*range(10))
     with Tape() as tape:
         h = ops.exp(x)  # saves h
@@ -633,14 +633,14 @@ def test_the_name_of_an_operation_is_that_of_its_function(op, name):
 
 @pytest.mark.parametrize("other", [2, 2.5, np.float64(2.5), [1, 2], np.arange(2), True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_numbers_lists_and_integers_take_the_dtype_of_the_tensor_beside_them(dtype, other):
+def test_numbers_lists_and_integers_take_the_dtype_of_the_tensor_they_meet(dtype, other):
     x = leaf(1, 2, dtype=dtype)
     for y, value in ((x * other, [1, 2] * np.asarray(other)), (other - x, np.asarray(other) * 1.0 - [1, 2])):
         assert y.dtype == dtype
         np.testing.assert_array_equal(y.data, value)
 
 
-def test_a_number_beside_float64_keeps_its_digits():
+def test_a_number_keeps_its_digits_in_float64():
     assert (leaf(1, dtype=np.float64) * 0.1).data.tolist() == [0.1]
 
 

@@ -89,7 +89,7 @@ def test_a_numpy_array_lives_on_the_cpu_and_stays_there_uncopied():
     assert not backend.is_array([1.0]) and not backend.is_array(np.float32(1))
 
 
-def test_a_cupy_array_is_told_from_a_numpy_array_by_its_class(monkeypatch):
+def test_a_cupy_array_is_recognised_by_its_class(monkeypatch):
     cupy = fake_cupy(1)
     monkeypatch.setattr(backend, "cupy", cupy)
     x = cupy.ndarray()
@@ -127,7 +127,7 @@ def test_streams_of_neighbouring_steps_and_seeds_are_independent():
 
 
 def test_a_long_stream_does_not_run_into_the_next_step():
-    """The step stands in the counter's highest word: the next stream begins 2¹⁹² blocks further on."""
+    """The step is in the counter's highest word: the next stream begins 2¹⁹² blocks further on."""
     state = [backend.rng(5, "masks", step).bit_generator.state["state"] for step in (7, 8)]
     counters = [sum(int(word) << (64 * i) for i, word in enumerate(s["counter"])) for s in state]
     assert counters[1] - counters[0] == 1 << 192

@@ -96,7 +96,7 @@ def test_an_assignment_needs_an_equals_sign():
         (dict(target_scale=(0.9, 1.0)), "target_scale"),
     ],
 )
-def test_what_is_refused_and_in_which_words(changes, words):
+def test_bad_settings_are_refused_with_the_reason(changes, words):
     with pytest.raises(ConfigError, match=words) as error:
         Config.from_dict(changes)
     assert "\n" not in str(error.value)

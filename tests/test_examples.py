@@ -202,7 +202,7 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]\d+)?")
 
 
 def assert_alike(stored, new):
-    """The same words, and numbers to a twentieth, for after a thousand steps another BLAS has other last digits."""
+    """The same words, and numbers to a twentieth: after a thousand steps, another BLAS gives other last digits."""
     stored, new = "".join(stored), "".join(new)
     assert NUMBER.sub("#", stored).split() == NUMBER.sub("#", new).split()
     for a, b in zip(*([float(n.replace(",", "")) for n in NUMBER.findall(text)] for text in (stored, new))):

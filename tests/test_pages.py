@@ -51,7 +51,7 @@ def function_at(place):
 
 
 def changed(function, diff):
-    """The code of ``function`` after a diff, whose old lines must stand in it once."""
+    """The code of ``function`` after a diff, whose old lines must occur in it once."""
     lines = diff.splitlines()
     old, new = ("".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", sign)) for sign in "-+")
     source = inspect.getsource(function)

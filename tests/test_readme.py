@@ -38,13 +38,13 @@ def test_the_operation_of_ones_own_passes_its_check(capsys):
     assert 0 < float(capsys.readouterr().out) < 1e-6
 
 
-def test_the_number_of_gradient_checks_is_told_as_it_is():
+def test_the_readme_states_the_number_of_gradient_checks():
     told = re.findall(r"(\d+)\W+finite-difference checks of all\s(\d+)", TEXT)
     assert told == [(str(sum(len(cases_of(op)) for op in CASES)), str(len(CASES)))] * 2
 
 
 def test_the_training_step_is_quoted_from_the_source():
-    """Every quoted line stands in the source, but for names that the README shortens."""
+    """Every quoted line is in the source, except for names that the README shortens."""
     source = "\n".join(p.read_text() for p in (ROOT / "minijepa").rglob("*.py"))
     lines = [
         line for block in code_blocks() if "self.lanes" in block or "with tape:" in block for line in block.split("\n")

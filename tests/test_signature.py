@@ -79,7 +79,7 @@ def test_a_misfit_names_the_operation_the_signature_the_shapes_and_the_reason(te
 @pytest.mark.parametrize(
     "text", ["", "n -> n", "(n)", "(n -> n)", "(n) (m) -> (n)", "(n)+, (m) -> ()", "(n)* -> ()", "(n m) -> ()", "-> ()"]
 )
-def test_a_line_that_can_not_be_read_is_refused_when_the_operation_is_defined(text):
+def test_a_signature_that_cannot_be_read_is_refused_when_the_operation_is_defined(text):
     with pytest.raises(ShapeError) as error:
         Signature(text)
     assert str(error.value) == f'the signature "{text}" can\'t be read: write it like "(..., n), (n)? -> (..., n)"'

@@ -202,7 +202,7 @@ def test_masked_row_numbers_labels_lengths_and_lists_are_refused():
         (np.ones(2, complex), "ndarray of dtype complex128"), (np.ones(2, "m8"), "ndarray of dtype timedelta64"),
     ],
 )  # fmt: skip
-def test_what_holds_no_real_numbers_is_refused_by_tensors_operations_and_gradcheck(data, found):
+def test_data_without_real_numbers_is_refused_by_tensors_operations_and_gradcheck(data, found):
     for use in (Tensor, ops.exp, lambda a: gradcheck(ops.exp, a), lambda a: Tensor(np.ones(2)) * a):
         with pytest.raises(DtypeError, match=f"^a Tensor holds real numbers; got {found}$"):
             use(data)
@@ -243,7 +243,7 @@ def test_what_turns_into_an_array_keeps_its_dtype():
         Tensor([1.0, 2.0, 3.0]) * Column(np.ones(3))
 
 
-def test_a_number_beside_an_array_of_another_byte_order():
+def test_a_number_with_an_array_of_another_byte_order():
     for y in (ops.mul(np.array([0.1], ">f8"), 0.1), ops.mul(np.float64(0.1), np.array([0.1], ">f8"))):
         assert y.data.tolist() == [0.1 * 0.1] and y.dtype == np.float64 and y.dtype.isnative
 

@@ -25,7 +25,7 @@ def test_on_threads_gives_results_in_order_from_several_threads():
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_on_threads_awaits_the_others_before_it_raises(error):
-    """Whoever goes on after an error must find nobody still writing."""
+    """After an error, no thread may still be writing."""
     written = []
 
     def work(item):

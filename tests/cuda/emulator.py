@@ -19,7 +19,7 @@ import pytest
 from minijepa.kernels.launcher import declarations
 
 HERE = Path(__file__).parent
-GUARD = 1024  # words before and behind an array
+GUARD = 1024  # words before and after an array
 
 RUNS_HERE = sys.platform == "linux"  # elsewhere, object files and contexts work otherwise
 falling = False  # whether blocks, warps and lanes run in falling order: what depends on it is a mistake

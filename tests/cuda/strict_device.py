@@ -98,11 +98,8 @@ class StrictCupy:
             raise RuntimeError(f"{what} while a stream is recorded")
 
     def empty(self, shape, dtype=float):
-        """Full of NaN: nobody may rely on what stands in it."""
+        """Full of NaN, so that use of what was there shows."""
         return self.wrapped(np.full(shape, {"f": np.nan, "u": 255}.get(np.dtype(dtype).kind, -1), dtype))
-
-    def empty_like(self, array):
-        return self.empty(array.shape, array.dtype)
 
     def RawModule(self, code, options=()):
         """Kernels, which run on the CPU."""
@@ -230,14 +227,9 @@ class _Array:
     def __float__(self):
         return float(self.item())
 
-    def __int__(self):
-        return int(self.item())
-
     def __bool__(self):
         self.module.wait()
         return bool(self.host)
-
-    __index__ = __int__
 
 
 def _method(name):

@@ -201,8 +201,8 @@ def test_what_pictures_show_is_computed_on_the_device(cupy):
     for function in (extract_patches, target_patches):
         np.testing.assert_allclose(function(there.model, images), function(here.model, images), atol=1e-4)
     one, two = (predicted_blocks(t.model, images, masks, here.images) for t in (here, there))
-    np.testing.assert_allclose(two.prediction_error, one.prediction_error, rtol=1e-3)
-    np.testing.assert_array_equal(two.truth, images)
+    np.testing.assert_allclose(two["prediction"][1], one["prediction"][1], rtol=1e-3)
+    np.testing.assert_array_equal(two["truth"][0], images)
 
 
 # ------------------------------------------------------------------------------------------------- the step as a graph

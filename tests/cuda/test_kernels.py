@@ -149,7 +149,7 @@ def test_attention_with_large_scores():
 
 @pytest.mark.parametrize("longest", [70, 1])
 def test_attention_with_empty_sequences_and_spare_rows(longest):
-    """Fixed capacity: what stands in rows behind the last sequence is ignored, and their results are zero."""
+    """Fixed capacity: rows after the last sequence are ignored, and their results are zero."""
     lengths = [5, 0, 70, 0, 1, 0]
     used, spare, heads, d = sum(lengths), 45, 3, 16
     qkv, dy = draw(used + spare, 3 * heads * d), draw(used + spare, heads * d, seed=1)
@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_has_a_gradient_that_is_not(beta):
         np.testing.assert_array_equal(np.isnan(backend.to_numpy(x.grad)), np.isnan(p))
 
 
-def test_rows_behind_the_count_have_no_loss_and_no_gradient():
+def test_rows_after_the_count_have_no_loss_and_no_gradient():
     p, q = draw(50, 24), draw(50, 24, seed=1)
     p[30:], q[40:] = np.nan, np.inf
 

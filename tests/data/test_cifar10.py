@@ -336,7 +336,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(server, tmp_path, answ
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:port/x", "gopher://127.0.0.1/x"])
-def test_an_address_that_is_none_is_named(tmp_path, url):
+def test_a_malformed_address_is_named(tmp_path, url):
     assert url in refusal(download, tmp_path, url)
 
 
@@ -363,7 +363,7 @@ def test_nothing_is_written_but_the_six_files(tmp_path):
     assert sorted(tmp_path.iterdir()) == [archive, unpacked]
 
 
-def test_data_dir_that_can_not_be_made(server, tmp_path):
+def test_a_data_folder_that_cannot_be_made_is_named(server, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     message = refusal(download, tmp_path / "file" / "data", server.serve(ARCHIVE))
     assert f"can't be stored in {tmp_path / 'file' / 'data'}" in message
@@ -384,14 +384,14 @@ def test_two_downloads_at_once(server, tmp_path):
     assert load_cifar10(tmp_path, "train")[0].shape == (10, 3, 32, 32)
 
 
-# ------------------------------------------------------------------------------------------- an archive that lies there
+# ---------------------------------------------------------------------------------------- an archive in the data folder
 
 
 def unpack(data_dir, archive=ARCHIVE):
     return unpack_cifar10(data_dir, len(archive), hashlib.md5(archive).hexdigest())
 
 
-def test_an_archive_that_lies_there_is_unpacked_without_a_network(tmp_path, monkeypatch):
+def test_an_archive_in_the_data_folder_is_unpacked_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setattr(minijepa.data, "download_cifar10", None)  # calling it would fail
     monkeypatch.setattr(minijepa.data, "unpack_cifar10", unpack)
     assert not has_some_cifar10(tmp_path) and not unpack(tmp_path)

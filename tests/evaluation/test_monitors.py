@@ -74,7 +74,7 @@ def test_knn_of_one_image_is_none_and_of_two_a_figure(model, rng):
     assert watch(model, images, labels).knn() == (labels[0] == labels[1])
 
 
-def test_a_collapse_is_told_with_what_to_try():
+def test_a_collapse_warning_says_what_to_try():
     config = Config()
     assert warning(0.4, 16.0, 0.3, 0.5, config) is None
     for std, rank, why in ((0.01, 16.0, "look alike"), (0.4, 1.1, "one or two directions")):

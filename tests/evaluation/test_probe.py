@@ -50,7 +50,7 @@ def probe_cli(overlapping_cifar_folder, capsys):
     return lambda subject, *args: command(capsys, probe.main, subject, "--device=cpu", data, *args)
 
 
-def test_a_probe_stands_beside_its_baselines(run, probe_cli):
+def test_a_probe_is_reported_with_its_baselines(run, probe_cli):
     status, out, _ = probe_cli(run)
     assert status == 0
     for name in ("I-JEPA features", "random-init encoder", "raw pixels", "linear probe", "kNN (k=20)"):
@@ -268,7 +268,7 @@ def contents(run):
     return {path.name: path.read_bytes() for path in run.glob("*.png")}
 
 
-def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(run, probe_cli, own_folder, monkeypatch):
+def test_pictures_need_no_second_fit_of_the_probe(run, probe_cli, own_folder, monkeypatch):
     at_the_end = contents(run)
     assert set(at_the_end) == {"masks.png", "curves.png", "neighbours.png", "pca.png", "predictions.png"}
     fits = counted_fits(monkeypatch)
@@ -285,7 +285,7 @@ def test_pictures_are_drawn_beside_the_evaluation_and_the_probe_is_fitted_once(r
     assert contents(run) == drawn
 
 
-def test_pictures_of_a_checkpoint_file_stand_beside_it(run, probe_cli, tmp_path):
+def test_pictures_of_a_checkpoint_file_are_written_next_to_it(run, probe_cli, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "elsewhere" / "best.npz"
     file.write_bytes((run / "checkpoint.npz").read_bytes())
@@ -297,7 +297,7 @@ def test_pictures_of_a_checkpoint_file_stand_beside_it(run, probe_cli, tmp_path)
 
 @pytest.fixture
 def own_folder(tmp_path):
-    """Pictures of several sizes, modes and formats, and what is no picture."""
+    """Pictures of several sizes, modes and formats, and files that are not pictures."""
     own, draw = tmp_path / "own", np.random.default_rng(0)
     own.mkdir()
     picture = Image.fromarray(draw.integers(0, 256, (70, 50, 3), np.uint8))
@@ -398,7 +398,7 @@ def test_a_picture_without_a_known_white_is_refused(tmp_path, dtype):
         read_folder(tmp_path, 8)
 
 
-def test_what_cannot_be_read_is_skipped_and_told(tmp_path):
+def test_unreadable_files_are_skipped_and_named(tmp_path):
     picture = Image.new("RGB", (9, 9), (200, 100, 50))
     picture.save(tmp_path / "p.png")
     film, whole = b"\0\0\1\xb3" + bytes(99), (tmp_path / "p.png").read_bytes()

@@ -206,7 +206,7 @@ def test_an_almost_collapsed_encoder_is_worth_what_its_weak_directions_tell():
     assert weak.accuracy > strong.accuracy - 0.01
 
 
-def test_a_penalty_at_the_edge_of_the_grid_is_told():
+def test_a_penalty_at_the_edge_of_the_grid_is_reported():
     x, y = make_classes(600, 8, 4, spread=0.4)
     r = linear_probe(x, y, x, y, 4)
     l2s = sorted(l2 for l2, _ in r.sweep)
@@ -309,7 +309,7 @@ def test_neighbours_are_the_same_at_every_scale(dtype, scales):
 
 @pytest.mark.parametrize("kind", ["pixels", "noise", "equal", "zeros"])
 def test_neighbours_of_wide_rows_are_those_of_all_products(kind, monkeypatch):
-    """Pixels, of which few dimensions tell most; rows of which they tell little; rows at one distance; a row of 0."""
+    """Pixels, where few dimensions decide; noise, where none do; rows at equal distances; a row of zeros."""
     g = np.random.default_rng(0)
     x = g.random((1300, 900), np.float32) if kind != "noise" else g.normal(size=(1300, 900)).astype(np.float32)
     if kind == "pixels":
@@ -329,7 +329,7 @@ def test_neighbours_of_wide_rows_are_those_of_all_products(kind, monkeypatch):
     assert 2 * KEPT <= 900 and (kind == "equal" or apart.mean() > 0.5)
 
 
-def test_knn_bears_a_row_of_zeros_and_refuses_no_neighbours():
+def test_knn_accepts_a_row_of_zeros_and_refuses_zero_neighbours():
     x, y = make_classes(30, 4, 3)
     assert knn_accuracy(x, y, np.zeros((1, 4)), np.array([0]), 3) in (0.0, 1.0)
     with pytest.raises(ConfigError, match="k = 0"):

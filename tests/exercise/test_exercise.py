@@ -237,7 +237,7 @@ ATTEMPTS = {
 
 
 @pytest.mark.parametrize("attempted", ATTEMPTS)
-def test_an_attempt_is_told_what_it_lacks(attempted, capsys):
+def test_an_answer_says_what_an_attempt_lacks(attempted, capsys):
     name, backward, told = ATTEMPTS[attempted]
     attempt(name, backward)
     status, out = run(capsys, name)
@@ -249,8 +249,8 @@ def test_an_attempt_is_told_what_it_lacks(attempted, capsys):
 
 
 @pytest.mark.parametrize(("backward", "told"), [("dw, db", False), ("dy * xhat, db", True), ("dy * xhat, dy", True)])
-def test_a_sum_that_the_engine_did_is_told(backward, told, capsys):
-    """The engine sums gradients of broadcast inputs, so the attempt is right; but whoever learns should know of it."""
+def test_a_sum_left_to_the_engine_is_mentioned(backward, told, capsys):
+    """The engine sums gradients of broadcast inputs, so the attempt is right; but the learner should know of it."""
     source = LESSONS["layer_norm"].backward_source()
     attempt("layer_norm", source.replace("return dx, dw, db", f"return dx, {backward}"))
     status, out = run(capsys, "layer_norm")
@@ -283,7 +283,7 @@ WRITES = "this writes to dy, or to an array that forward was given"
         (RIGHT + "return (None,)", "return (None,)", "backward is still empty: dx is None"),
     ],
 )
-def test_an_error_of_the_file_is_told_in_one_line_with_its_number(backward, line, told, capsys):
+def test_an_error_in_the_file_is_one_line_with_its_line_number(backward, line, told, capsys):
     attempt("softmax", backward)
     status, out = run(capsys, "softmax")
     assert status == 1
@@ -306,7 +306,7 @@ def number_of(text):
         (("ctx.save(y)", ""), "ctx.saved", "ValueError: not enough values to unpack"),
     ],
 )
-def test_a_change_elsewhere_in_the_file_is_told_too(change, line, told, capsys):
+def test_a_change_outside_of_backward_is_reported(change, line, told, capsys):
     attempt("softmax", RIGHT + "return (dx,)", change=change)
     status, out = run(capsys, "softmax")
     assert status == 1
@@ -322,13 +322,13 @@ def test_a_change_elsewhere_in_the_file_is_told_too(change, line, told, capsys):
         (("", ""), "dx[..., :1]", "backward returned shape (2, 1) for input 0, whose shape is (2, 3)"),
     ],
 )
-def test_a_file_without_the_operation_and_a_slot_that_is_no_gradient(change, dx, told, capsys):
+def test_a_missing_operation_and_a_slot_without_a_gradient_are_reported(change, dx, told, capsys):
     attempt("softmax", f"{RIGHT}return ({dx},)", change=change)
     status, out = run(capsys, "softmax")
     assert status == 1 and told in out
 
 
-def test_a_file_that_is_no_text(capsys):
+def test_a_file_that_is_not_text(capsys):
     Path("exercise_softmax.py").write_bytes(b"\xff\xfe\x00")
     status, out = run(capsys, "softmax")
     assert (status, out.splitlines()[0].split(": ")[:2]) == (1, ["exercise_softmax.py", "not Python"])
@@ -407,7 +407,7 @@ def test_progress_is_kept_and_shown(capsys):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"rows": 3}', '{"rows": {"hints": "x"}}', '{"rows": {"attempts": 1e999}}'])
-def test_damaged_progress_is_told(text, capsys):
+def test_a_damaged_progress_file_is_named(text, capsys):
     Path("exercise_progress.json").write_text(text)
     assert "exercise_progress.json is damaged: delete it" in refusal(capsys, main, "rows")
 

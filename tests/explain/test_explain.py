@@ -126,13 +126,13 @@ def test_as_a_module():
 
 
 def rows_behind(out, head, count):
-    """The lines of a table behind the one that begins with ``head``, split into words."""
+    """The lines of a table after the one that begins with ``head``, split into words."""
     lines = [line for line in out.splitlines() if line not in ("context_encoder", "predictor")]
     start = next(i for i, line in enumerate(lines) if line.split()[: len(head)] == head) + 1
     return [line.split() for line in lines[start : start + count]]
 
 
-def test_a_step_is_told_in_order_and_fits_a_terminal(capsys):
+def test_a_step_is_shown_in_order_and_fits_a_terminal(capsys):
     status, out = explained(capsys, "--step")
     assert status == 0
     titles = [line for line in out.splitlines() if line[:2] in ("1.", "2.", "3.", "4.", "5.")]

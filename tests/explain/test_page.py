@@ -59,7 +59,7 @@ def test_what_is_recorded_is_what_the_engine_computes(op):
     for visit in data["walk"][1:]:  # dy is the sum of all that came before
         output = data["values"][data["entries"][visit["entry"]]["output"]]["name"]
         np.testing.assert_array_equal(array(data, visit["dy"]), shown[output])
-    case = cases_of(op)[0]  # the terminal's live check: x has the sum's gradient of 1 besides
+    case = cases_of(op)[0]  # the terminal's live check: there, x lacks the sum's gradient of 1
     for i, (name, comparison) in enumerate(zip(names, compare_gradients(case.fn, *case.arrays))):
         np.testing.assert_allclose(shown[name], comparison.analytic + (i == 0), atol=1e-12)
 

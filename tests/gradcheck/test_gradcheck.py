@@ -66,7 +66,7 @@ def test_the_first_case_calls_the_operation_alone(op):
     assert sum(a.size for a in case.arrays) <= 20
 
 
-# What arrives at an operation as dy is often a view: transposed, with negative strides, or (behind a sum) a broadcast
+# What arrives at an operation as dy is often a view: transposed, with negative strides, or (after a sum) a broadcast
 # array that is read-only and whose elements share one place in memory.
 DY_VIEWS = {
     "transposed": lambda y: y.T * 1.5,
@@ -332,7 +332,7 @@ def test_right_gradients_at_large_numbers_pass(fn, x):
         gradcheck(fn, 1e3 * x + 1e15, h=1e-3)
 
 
-def test_what_bends_beside_a_large_number_can_not_be_judged():
+def test_a_curved_function_plus_a_large_number_cannot_be_judged():
     """A step wide enough for 1e9 is too wide for exp."""
     with pytest.raises(GradcheckError, match="can't be judged"):
         gradcheck(lambda x: x.exp() + 1e9, normal(2, 3))
@@ -465,7 +465,7 @@ def test_the_package_does_not_hide_the_function(first):
 
 @pytest.mark.parametrize("case", ALL)
 def test_a_gradient_does_not_depend_on_who_else_wants_one(case):
-    """Each input alone receives the same gradient as beside the others, and constants receive none."""
+    """Each input alone receives the same gradient as together with the others, and constants receive none."""
 
     def gradients(wanted):
         tensors = [Tensor(np.asarray(a), requires_grad=i in wanted) for i, a in enumerate(case.arrays)]

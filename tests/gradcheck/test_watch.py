@@ -47,7 +47,7 @@ def test_gradcheck_notices_too():
 
 
 @pytest.mark.parametrize("op", CASES)
-def test_what_nobody_changes_is_let_pass_with_the_same_gradients(op):
+def test_unchanged_arrays_pass_with_the_same_gradients(op):
     for case in CASES[op]:
         gradients = []
         for make in (Tape, WatchingTape):
@@ -61,7 +61,7 @@ def test_what_nobody_changes_is_let_pass_with_the_same_gradients(op):
 
 
 def test_what_backward_does_not_need_may_be_changed():
-    """A sum needs none of its inputs; a new array in a tensor leaves the old one to whoever kept it."""
+    """A sum needs none of its inputs; a tensor that gets a new array leaves the old one as it was."""
     w = Parameter([1.0, 2.0])
     with WatchingTape() as tape:
         loss = (w + 1.0).sum() + (w * w).sum()

@@ -47,8 +47,8 @@ def lively(model):
     return model
 
 
-def images_of(batch, config=None, seed=0):
-    size = TINY["image_size"] if config is None else config.image_size
+def images_of(batch, seed=0):
+    size = TINY["image_size"]
     return np.random.default_rng(seed).standard_normal((batch, 3, size, size))
 
 
@@ -164,7 +164,7 @@ def test_gotcha_5_batch_handling_of_variable_masks(model):
 
 
 def test_gotcha_5_tokens_of_different_blocks_never_meet(model):
-    """What one block asks does not change what another is told."""
+    """The patches of one block do not change the predictions for another."""
     images = images_of(1)
     one = model.predictions(images, Masks.from_lists([[0, 1]], [[[10, 11], [14]]])).data
     other = model.predictions(images, Masks.from_lists([[0, 1]], [[[10, 11], [3, 7]]])).data
@@ -478,7 +478,7 @@ def test_a_parameter_that_was_given_another_array_is_noticed():
 
 
 @pytest.mark.parametrize("values", [np.ma.masked_array([1.0, 2.0]), np.ones(2, complex), np.array(["1", "2"])])
-def test_a_state_of_what_is_no_real_number_is_refused(values):
+def test_a_state_without_real_numbers_is_refused(values):
     module = Module()
     module.weight = Parameter([0.0, 0.0])
     with pytest.raises(CheckpointError, match="^weight: a (masked array|Tensor holds real numbers)"):
@@ -527,7 +527,7 @@ def test_an_unknown_encoder_is_refused(model):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_told_a_dimension(name):
+def test_every_loss_is_reported_per_dimension(name):
     """Twice as wide features with the same errors have the same loss a dimension, whether the loss adds them up."""
     assert {*LOSSES} == {*ijepa.LOSSES}
     p, q = np.random.default_rng(0).normal(size=(2, 6, 8))

@@ -1,4 +1,4 @@
-"""Operations beside what the gradient checks look at: fused against composed, dtypes, layouts, and their errors."""
+"""Operations beyond their gradient checks: fused against composed, dtypes, layouts, and their errors."""
 
 import numpy as np
 import pytest
@@ -141,7 +141,7 @@ OF_ROWS = {  # operations on n rows, where their first case with fewer rows won'
 
 
 def of_rows(op, n):
-    """(function, arrays) of an operation: its first case, or that cut to n rows, where nothing else is said."""
+    """(function, arrays) of an operation: its first case, or that cut to n rows, unless OF_ROWS has another."""
     case = CASES[op][0]
     if n is None:
         return case.fn, case.arrays

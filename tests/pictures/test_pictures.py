@@ -143,7 +143,7 @@ def test_confusion_picture_shades_cells_by_their_share_of_the_row(tmp_path):
         assert saved.format == "PNG" and saved.size == picture.size
 
 
-def test_confusion_picture_divides_by_the_rows_total_and_bears_a_class_without_images():
+def test_confusion_picture_divides_by_the_rows_total_and_leaves_a_class_without_images_pale():
     matrix = np.array([[2, 1, 1], [0, 0, 0], [9, 0, 27]])
     colours = cells(confusion_picture(matrix, CLASSES), CLASSES)
     middle = (colours == (96, 150, 230)).all(axis=-1)  # the colour of a quarter

@@ -74,7 +74,7 @@ def test_a_setting_given_twice_is_refused(train_cli, args, words):
     assert status == 2 and words in err and err.count("\n") == 1
 
 
-def test_more_than_there_is_is_told_and_written_down_as_it_was_done(train_cli, tmp_path):
+def test_a_batch_or_limit_beyond_the_data_is_reported_and_the_real_size_recorded(train_cli, tmp_path):
     args = ("--batch-size=5000", "--epochs=1", "--set=max_train_images=1000", "--run-dir=run", *TINY)
     status, out, _ = train_cli(*args)
     assert status == 0

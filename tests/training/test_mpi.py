@@ -186,7 +186,7 @@ def test_mpiexec_without_the_flag_is_one_line(whole, tmp_path):
     (1, 2, "cpu", "mpiexec started 2 processes, but mpi4py's MPI (Some 1.0) sees 1"),
     (2, 2, "cuda", "--mpi is for CPUs: "),
 ])  # fmt: skip
-def test_what_can_not_be_is_refused_by_the_first_process(size, count, device, told, monkeypatch):
+def test_impossible_requests_are_refused_by_the_first_process(size, count, device, told, monkeypatch):
     library = SimpleNamespace(COMM_WORLD=SimpleNamespace(size=size), Get_library_version=lambda: "Some 1.0\nbuilt")
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=library))
     monkeypatch.setattr(mpi, "started", lambda: (0, count))

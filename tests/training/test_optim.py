@@ -18,19 +18,12 @@ def test_the_learning_rate_of_very_short_runs():
     assert [learning_rate(s, 2, 0, 1.0, 0.0) for s in range(2)] == [1.0, pytest.approx(0.0)]
 
 
-class MetasSchedule:
-    """The rate of Meta's I-JEPA code, called before each step: it counts first, so its warm-up of W + 1 is one of W."""
-
-    def __init__(self, warmup_steps, start_lr, ref_lr, final_lr, total_steps):
-        self.warmup, self.start, self.ref, self.final = warmup_steps, start_lr, ref_lr, final_lr
-        self.cosine, self.count = total_steps - warmup_steps, 0
-
-    def step(self):
-        self.count += 1
-        if self.count < self.warmup:
-            return self.start + self.count / max(1, self.warmup) * (self.ref - self.start)
-        progress = (self.count - self.warmup) / max(1, self.cosine)
-        return max(self.final, self.final + (self.ref - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+def metas_rates(warmup, ref_lr, final_lr, total_steps):
+    """The rates of Meta's I-JEPA code, which counts before each step: its warm-up of W + 1 steps is one of W."""
+    for count in range(1, total_steps + 1):
+        progress = (count - warmup) / max(1, total_steps - warmup)
+        cosine = final_lr + (ref_lr - final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+        yield count / max(1, warmup) * ref_lr if count < warmup else max(final_lr, cosine)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -40,9 +33,8 @@ def test_the_rate_of_a_whole_run_is_that_of_metas_code_with_one_more_step_of_war
     per_epoch = (c.max_train_images or 50_000) // c.batch_size
     run = SimpleNamespace(config=c, steps_per_epoch=per_epoch, total_steps=per_epoch * c.epochs)
     warmup = round(c.warmup_epochs * per_epoch)
-    theirs = MetasSchedule(warmup + 1, 0.0, c.base_lr, c.min_lr, run.total_steps)
     ours = [Trainer.learning_rate(run, step) for step in range(run.total_steps)]
-    np.testing.assert_allclose(ours, [theirs.step() for _ in ours], rtol=1e-12)
+    np.testing.assert_allclose(ours, list(metas_rates(warmup + 1, c.base_lr, c.min_lr, run.total_steps)), rtol=1e-12)
     assert max(ours) == ours[warmup] == c.base_lr and ours[-1] == pytest.approx(c.min_lr)
 
 
@@ -51,7 +43,7 @@ def test_the_momentum_is_linear_with_exact_ends():
     assert (values[0], values[-1]) == (0.9, 1.0)
     np.testing.assert_allclose(values, np.linspace(0.9, 1.0, 11))
     assert ema_momentum(0, 1, 0.9, 1.0) == 0.9
-    assert ema_momentum(50, 11, 0.9, 1.0) == 1.0  # steps that are only measured may go on behind the last
+    assert ema_momentum(50, 11, 0.9, 1.0) == 1.0  # steps that are only measured may go on past the last
 
 
 def textbook_adamw(theta, gradients, decays, lr, decay, beta1, beta2, eps):

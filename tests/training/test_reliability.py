@@ -168,7 +168,7 @@ def test_a_missing_terminal_harms_nothing(arguments, tmp_path, closed):
 
 
 def test_memory_does_not_grow_with_the_steps():
-    """But for the shapes that signatures remember, of which there is a largest number."""
+    """Except for the shapes that signatures remember, whose number is limited."""
     warm = STEPS // 2
     trainer = tiny_trainer(epochs=STEPS, batch_size=4)
     for step in range(warm):

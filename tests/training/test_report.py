@@ -171,7 +171,7 @@ def test_a_report_says_if_the_run_went_on_after_its_probe(folder):
     assert "That was at step 4; the run is now at 8: probe it again." in write_report(folder).read_text("utf-8")
 
 
-def test_a_report_bears_what_is_missing_or_damaged(folder):
+def test_a_report_is_written_without_missing_or_damaged_files(folder):
     (folder / "probe.json").write_text('{"results": {"I-JEPA features": 3}}')
     (folder / "probe-quick.json").write_text("{")
     for picture in folder.glob("*.png"):

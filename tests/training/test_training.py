@@ -113,7 +113,7 @@ def test_lanes_add_up_to_the_batch(size):
     images, masks = batch(model, size)
     whole = differentiate(lambda: model.loss(images, masks))
     wanted = model.flat.grad.copy()
-    model.flat.grad[...] = 7  # what stands there must not matter
+    model.flat.grad[...] = 7  # its old content must not matter
     lanes = Lanes(model, 2)
     assert lanes.gradients(images, masks) == pytest.approx(whole.item(), rel=1e-12)
     np.testing.assert_allclose(model.flat.grad, wanted, atol=1e-12 * np.abs(wanted).max())
@@ -394,7 +394,7 @@ def test_the_pictures_come_after_the_last_checkpoint_and_do_not_fail_in_silence(
     assert (tmp_path / "run" / "predictions.png").exists()
 
 
-def test_a_collapse_is_told_once_an_epoch_beside_its_figures(cifar_folder, tmp_path, capsys, monkeypatch):
+def test_a_collapse_is_reported_once_an_epoch_with_its_numbers(cifar_folder, tmp_path, capsys, monkeypatch):
     found = {"feature_std": 0.2, "rank_me": 1.5, "content_r2": 0.125}
     monkeypatch.setattr(Monitors, "collapse", lambda self: found)
     status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
@@ -415,7 +415,7 @@ def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
     status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run", max_train_images=1, knn_every=1))
     assert status == 0 and "kNN" not in out
     assert [row["knn"] for row in finish(tmp_path / "run")[2]] == ["", "", ""]
-    assert "warning" not in out  # of the features of one image nothing can be told
+    assert "warning" not in out  # the features of one image allow no judgement
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
@@ -449,7 +449,7 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tm
 
 
 @pytest.mark.parametrize("flag", ["--data-dir=--", "--set=--", "--run-dir=--"])
-def test_two_hyphens_are_no_value(capsys, flag):
+def test_two_hyphens_are_not_a_value(capsys, flag):
     status, _, err = train_cli(capsys, flag)
     assert status == 2 and err.endswith(f"train.py: error: {flag}: -- is not a value\n")
 
@@ -534,7 +534,7 @@ def test_resuming_with_an_edited_config_or_other_images_is_refused(stopped, cifa
     ],
     ids=["disk", "a name of two lines", "memory", "ctrl-c", "training"],
 )
-def test_what_ends_a_program_is_told_in_one_line(monkeypatch, capsys, error, status, words):
+def test_an_error_that_ends_a_program_is_one_line(monkeypatch, capsys, error, status, words):
     monkeypatch.setattr(train, "prepare", raising(error))
     found, out, err = train_cli(capsys)
     assert (found, out) == (status, "") and err.startswith(f"train.py: {words}") and err.count("\n") == 1
@@ -605,7 +605,7 @@ def test_metrics_that_are_damaged_are_one_line(tmp_path, row, words):
 
 
 @pytest.mark.parametrize("moment", ["_keep", "draw_curves"])
-def test_what_a_kill_behind_the_checkpoint_left_undone_is_done_by_resuming(
+def test_resuming_finishes_what_a_kill_after_the_checkpoint_left_undone(
     cifar_folder, tmp_path, capsys, monkeypatch, moment
 ):
     run = tmp_path / "run"
