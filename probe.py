@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
-from minijepa.backend.threads import worker_threads
+from minijepa.backend.threads import at_most, worker_threads
 from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.data import read_folder
 from minijepa.errors import ConfigError
@@ -46,7 +46,12 @@ def parser():
 
 def main(argv=None):
     args = parse(parser(), argv)
-    return exit_status("probe.py", lambda: probe(args))
+    return exit_status("probe.py", lambda: run(args))
+
+
+def run(args):
+    with at_most(worker_threads(args.threads)):
+        return probe(args)
 
 
 def probe(args):

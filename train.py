@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from minijepa import backend  # first: it holds BLAS to one thread before NumPy is loaded
+from minijepa.backend.threads import at_most
 from minijepa.cli import add_machine, counted, exit_status, parse, path, tell
 from minijepa.config import MEASURED, PRESETS, Config, parse_changes
 from minijepa.data import DATASETS, has_some_cifar10, load_dataset
@@ -187,7 +188,8 @@ def train(args):
 def trained(args, ranks):
     """Train, to the end or an interruption; the exit status."""
     run = prepare(args, ranks)
-    stopped = run.train(then=lambda: finish(run))
+    with at_most(run.trainer.lanes.workers):  # for the monitors and pictures
+        stopped = run.train(then=lambda: finish(run))
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"
     if stopped:

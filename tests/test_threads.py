@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from minijepa.backend.threads import blas_info, on_threads
+from minijepa.backend.threads import at_most, blas_info, on_threads
 
 
 def test_on_threads_gives_results_in_order_from_several_threads():
@@ -21,6 +21,18 @@ def test_on_threads_gives_results_in_order_from_several_threads():
     assert on_threads(slow, [], 8) == []
     one = on_threads(lambda _: threading.get_ident(), range(5), 1)
     assert {*one} == {threading.get_ident()}
+
+
+def test_no_more_threads_than_the_command_line_allows():
+    def threads():
+        return {*on_threads(lambda _: time.sleep(0.02) or threading.get_ident(), range(6), 3)}
+
+    with pytest.raises(ValueError), at_most(1):
+        assert threads() == {threading.get_ident()}
+        raise ValueError
+    with at_most(2):
+        assert len(threads()) == 2
+    assert len(threads()) == 3
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -20,6 +20,7 @@ import numpy as np  # noqa: E402
 from minijepa.errors import ConfigError  # noqa: E402
 
 MOST_THREADS = 1024  # systems refuse to start tens of thousands
+_limit = MOST_THREADS  # changed by at_most
 
 
 def _openblas(function, *arguments, returns=ctypes.c_int):
@@ -74,6 +75,17 @@ def worker_threads(requested=None):
     return available_cores() if requested is None else requested
 
 
+@contextlib.contextmanager
+def at_most(threads):
+    """Inside, :func:`on_threads` uses no more threads than this, whatever it is asked for: a command line's choice."""
+    global _limit
+    before, _limit = _limit, threads
+    try:
+        yield
+    finally:
+        _limit = before
+
+
 def on_threads(function, items, threads):
     """[function(item) for item in items], computed by up to ``threads`` threads, including the caller's.
 
@@ -94,7 +106,7 @@ def on_threads(function, items, threads):
 
     helpers = []
     with contextlib.suppress(RuntimeError):  # "can't start new thread": a container's limit, say
-        for _ in range(min(threads, len(items)) - 1):
+        for _ in range(min(threads, len(items), _limit) - 1):
             helper = threading.Thread(target=work)
             helper.start()
             helpers.append(helper)

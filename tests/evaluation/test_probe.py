@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -462,3 +463,13 @@ def test_damaged_metrics_are_found_before_the_evaluation(run, probe_cli, monkeyp
     (run / "metrics.csv").write_text("a,b\n")
     status, _, err = probe_cli(run, "--pictures")
     assert status == 2 and "metrics.csv does not have the columns" in err
+
+
+def test_a_probe_uses_no_more_threads_than_it_is_told(run, probe_cli, monkeypatch):
+    def refused(self):
+        raise AssertionError("a second thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert probe_cli(run, "--threads=1")[0] == 0
+    with pytest.raises(AssertionError, match="a second thread"):
+        probe_cli(run, "--threads=2")
