@@ -123,11 +123,12 @@ def prepare(args, ranks):
     run, about = (resumed_run if args.resume else new_run)(args, device, threads, ranks)
     trainer = run.trainer
     trainer.share()
+    workers = counted(min(threads, LANES), "worker")
     tell(
         f"{run.folder}: {about['dataset']}, {counted(len(trainer.images), 'image')}, "
         f"{counted(trainer.config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}, "
         f"{trainer.model.num_parameters():,} trained parameters, on {device} "
-        + (f"with {counted(threads, 'worker')}" if device == "cpu" else f"in {about.get('precision', 'tf32')}")
+        + (f"with {workers}" if device == "cpu" else f"in {about.get('precision', 'tf32')}")
         + (f" in each of {ranks.size} processes" if ranks.size > 1 else "")
     )
     return run
