@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from minijepa.evaluation import evaluate, probing
 from minijepa.training import checkpoint
@@ -80,6 +81,22 @@ def fewer_pixels(monkeypatch):
         return probing.linear_probe(train_x[:, ::step], train_y, test_x[:, ::step], *rest, **options)
 
     monkeypatch.setattr(evaluate, "linear_probe", narrow)
+
+
+@pytest.fixture
+def own_folder(tmp_path):
+    """Pictures of several sizes, modes and formats, and files that are not pictures."""
+    own, draw = tmp_path / "own", np.random.default_rng(0)
+    own.mkdir()
+    picture = Image.fromarray(draw.integers(0, 256, (70, 50, 3), np.uint8))
+    for name in ("a.jpg", "b.PNG", "c.webp", "d.bmp", "e.gif", "f.tif"):
+        picture.save(own / name)
+    picture.convert("L").save(own / "g.png")
+    Image.new("1", (3, 200), 1).save(own / "h.png")
+    (own / "notes.txt").write_text("no picture")
+    (own / ".hidden.png").write_text("no picture")
+    (own / "folder.png").mkdir()
+    return own
 
 
 def python_2_pickle(records):

@@ -1,5 +1,7 @@
 """What tests share: the smallest network, data set and command lines, and one line for a forward and a backward."""
 
+import json
+
 import numpy as np
 
 from minijepa import Function, Tape
@@ -17,6 +19,14 @@ def noise(count):
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (count, 3, 32, 32), np.uint8), draw.integers(0, 10, count).astype(np.uint8)
     return Dataset("noise", tuple("abcdefghij"), images, labels, images[:5], labels[:5], (0.5,) * 3, (0.25,) * 3)
+
+
+def rewritten(path, about=None, **arrays):
+    """Write a checkpoint or an exported file again, with some of its fields and arrays changed."""
+    with np.load(path) as file:
+        everything = dict(file)
+    about = json.loads(str(everything["about"])) | (about or {})
+    np.savez(path, **(everything | arrays | {"about": np.array(json.dumps(about))}))
 
 
 def differentiate(compute, dy=None, **options):

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from tiny import NETWORK
+from tiny import NETWORK, rewritten
 
 from minijepa import IJEPA, Config, files, load
 from minijepa.errors import CheckpointError
@@ -243,14 +243,6 @@ def test_a_broken_file_is_one_line(saved, kind):
     with pytest.raises(CheckpointError, match="checkpoint.npz is not an intact minijepa checkpoint") as error:
         load(path)
     assert "\n" not in str(error.value)
-
-
-def rewritten(path, about=None, **arrays):
-    """The checkpoint at ``path`` with some fields and arrays changed."""
-    with np.load(path) as file:
-        everything = dict(file)
-    about = json.loads(str(everything["about"])) | (about or {})
-    np.savez(path, **(everything | arrays | {"about": np.array(json.dumps(about))}))
 
 
 def test_no_file_and_another_format(saved, tmp_path):
