@@ -117,7 +117,8 @@ def test_gotcha_3_the_target_encoder_sees_the_full_image(model):
 
 
 def test_gotcha_4_no_gradients_through_the_target_encoder(model):
-    """Neither the tape nor the optimiser ever reaches the target encoder, even when targets are computed on a tape."""
+    """Neither the tape nor the optimiser ever reaches the target encoder, even when targets are computed on a tape; the
+    EMA does, and follows by name (test_examples.py holds a whole step against the one-file I-JEPA)."""
     before = model.target_flat.data.copy()
     with Tape() as tape:
         targets = model.targets(images_of(2), masks_of(2))
@@ -131,17 +132,6 @@ def test_gotcha_4_no_gradients_through_the_target_encoder(model):
     np.testing.assert_array_equal(model.target_flat.data, before)
     update_ema(model.target_flat.data, model.flat.data[: model.encoder_size], 0.9)
     assert np.abs(model.target_flat.data - before).max() > 0
-
-
-def test_gotcha_4_the_ema_is_the_only_way_and_follows_by_name(model):
-    wanted = {
-        name: 0.9 * values + 0.1 * model.state_dict()[name.replace("target_", "context_")]
-        for name, values in model.state_dict().items()
-        if name.startswith("target_encoder.")
-    }
-    update_ema(model.target_flat.data, model.flat.data[: model.encoder_size], 0.9)
-    for name, values in wanted.items():
-        np.testing.assert_allclose(model.state_dict()[name], values, atol=1e-15)
 
 
 def test_gotcha_5_batch_handling_of_variable_masks(model):
