@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import NETWORK
 
+from minijepa import IJEPA, Config
 from minijepa.evaluation import evaluate, probing
 from minijepa.training import checkpoint
+from minijepa.training.optim import AdamW
+from minijepa.training.run import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,6 +101,29 @@ def own_folder(tmp_path):
     (own / ".hidden.png").write_text("no picture")
     (own / "folder.png").mkdir()
     return own
+
+
+DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}  # of a checkpoint that no run wrote
+
+
+def trained(seed=0, **settings):
+    """A model and an optimiser, every number of which is its own."""
+    model = IJEPA(Config(**NETWORK | settings), seed)
+    model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
+    draw = np.random.default_rng(seed)
+    for vector in (model.flat.data, model.target_flat.data, optimizer.m, optimizer.v):
+        vector += 0.1 * draw.standard_normal(vector.size)
+    np.abs(optimizer.v, out=optimizer.v)
+    optimizer.steps = 17
+    return model, optimizer
+
+
+def begun(folder, trainer, dataset="noise"):
+    """A run whose folder is made, before its first step."""
+    run = Run(folder, trainer)
+    run.create({"preset": "cifar10", "dataset": dataset, "config": trainer.config.to_dict()})
+    return run
 
 
 def python_2_pickle(records):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DATA, trained
 from PIL import Image
 from tiny import NETWORK, rewritten
 
@@ -16,24 +17,17 @@ from minijepa.errors import CheckpointError, ConfigError, MissingPartError
 from minijepa.evaluation import evaluate
 from minijepa.models import IJEPA, Classifier, ImageEncoder
 from minijepa.training import checkpoint, exported
-from minijepa.training.optim import AdamW
 
 SMALL = NETWORK | dict(encoder_depth=2)
 README = Path(__file__).parent.parent / "README.md"
 CLASSES = tuple("plane car bird cat deer dog frog horse ship truck".split())
 
 
-def save_run(folder, dataset="cifar10", **settings):
-    """The checkpoint of a run of 7 steps, every number of which is its own; returns the model."""
-    model = IJEPA(Config(**SMALL | settings))
-    model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    draw = np.random.default_rng(0)
-    for vector in (model.flat.data, model.target_flat.data):
-        vector[...] += 0.1 * draw.standard_normal(vector.size).astype(np.float32)
+def save_run(folder, **settings):
+    """The checkpoint of a run of 7 steps; returns the model."""
+    model, optimizer = trained(**SMALL | settings)
     folder.mkdir(parents=True)
-    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
-    data = {"dataset": dataset, "images": 50, "crc32": 1}
-    checkpoint.save(folder / checkpoint.FILE, model, optimizer, checkpoint.Progress(7), data)
+    checkpoint.save(folder / checkpoint.FILE, model, optimizer, checkpoint.Progress(7), DATA)
     return model
 
 

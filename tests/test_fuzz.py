@@ -16,21 +16,18 @@ from tiny import NETWORK, command, raising, refusal
 import minijepa.data
 import probe
 import train
-from minijepa import IJEPA, Config, load, load_cifar10
+from minijepa import Config, load, load_cifar10
 from minijepa.config import parse_assignment
 from minijepa.data import read_folder
 from minijepa.errors import CheckpointError, ConfigError, DataError
 from minijepa.evaluation import evaluate
 from minijepa.training import checkpoint, metrics
 from minijepa.training.metrics import draw_curves
-from minijepa.training.optim import AdamW
-from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
 
-from conftest import python_2_pickle  # isort: skip
+from conftest import DATA, begun, python_2_pickle, trained  # isort: skip
 
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
-DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}
 JUNK = [
     None, True, -1, 0, 1, 2, 3, 7, 64, 10**6, 10**30, -0.5, 0.3, 1.5, 1e-300, 1e300, float("nan"), float("inf"), "",
     "x", "l2", [], [1], [0.1, 0.2], (0.2, 0.1), (0.0, 1.0), [None, 1], ["a", "b"], [[1, 2], 3], {}, {"a": 1},
@@ -62,8 +59,7 @@ def damaged(data, draw):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """(model, optimizer, the bytes of their checkpoint)"""
-    model = IJEPA(Config(**NETWORK))
-    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
+    model, optimizer = trained()
     path = tmp_path_factory.mktemp("saved") / "checkpoint.npz"
     checkpoint.save(path, model, optimizer, checkpoint.Progress(3), DATA)
     return model, optimizer, path.read_bytes()
@@ -188,9 +184,8 @@ def test_damaged_pictures(tmp_path):
 @pytest.fixture
 def places(tmp_path, monkeypatch, cifar_folder):
     """The working folder, with a run, data and odd things in it; what is accepted goes no further than its start."""
-    config = Config(**NETWORK)
     data = minijepa.data.load_dataset("cifar10", cifar_folder)
-    Run(tmp_path / "run", Trainer(config, data)).create({"dataset": "cifar10", "config": config.to_dict()})
+    begun(tmp_path / "run", Trainer(Config(**NETWORK), data), "cifar10")
     (tmp_path / "empty").mkdir()
     (tmp_path / "a\nb").mkdir()
     (tmp_path / "file").write_text("?")
@@ -251,9 +246,8 @@ def test_damaged_metrics(cifar_folder, tmp_path, monkeypatch, file):
     """Refused, or taken up and fit to be drawn."""
     monkeypatch.setattr(metrics, "curves_picture", lambda *args: None)
     config = Config(**NETWORK, epochs=2, warmup_epochs=0, batch_size=40, knn_every=0)
-    trainer = Trainer(config, minijepa.data.load_dataset("cifar10", cifar_folder))
-    run, refused = Run(tmp_path / "run", trainer), 0
-    run.create({"dataset": "cifar10", "config": config.to_dict()})
+    data, refused = minijepa.data.load_dataset("cifar10", cifar_folder), 0
+    run = begun(tmp_path / "run", Trainer(config, data), "cifar10")
     run.train(lambda text: None)
     path = run.folder / file
     whole = path.read_bytes()

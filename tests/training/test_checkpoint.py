@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from conftest import DATA, trained
 from tiny import NETWORK, rewritten
 
 from minijepa import IJEPA, Config, files, load
@@ -15,21 +16,7 @@ from minijepa.errors import CheckpointError
 from minijepa.training import checkpoint
 from minijepa.training.optim import AdamW
 
-DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}
 SUMS = dict(loss=4.5, grad_norm=2.0, context_tokens=23.5, target_tokens=50.0)
-
-
-def trained(seed=0):
-    """A model and an optimiser whose every number differs from a fresh one's."""
-    model = IJEPA(Config(**NETWORK), seed)
-    model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)
-    draw = np.random.default_rng(seed)
-    for vector in (model.flat.data, model.target_flat.data, optimizer.m, optimizer.v):
-        vector[...] = draw.standard_normal(vector.size)
-    np.abs(optimizer.v, out=optimizer.v)
-    optimizer.steps = 17
-    return model, optimizer
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from browser import needs_browser, told
+from conftest import begun
 from PIL import Image
 from tiny import NETWORK, noise
 
@@ -37,9 +38,7 @@ def folder(trained, tmp_path):
 
 
 def run_in(folder, **changes):
-    run = Run(folder, Trainer(Config(**SETTINGS | changes), noise(32)))
-    run.create({"preset": "cifar10", "dataset": "noise", "config": run.trainer.config.to_dict()})
-    return run
+    return begun(folder, Trainer(Config(**SETTINGS | changes), noise(32)))
 
 
 # ------------------------------------------------------------------------------------------------------------ steps.csv

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import begun
 from test_reliability import tiny_trainer
 from tiny import raising
 
@@ -20,11 +21,8 @@ from minijepa.training.metrics import read_metrics
 from minijepa.training.run import Run, read_run
 
 
-def begun(folder, **changes):
-    trainer = tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1, **changes)
-    run = Run(folder, trainer)
-    run.create({"dataset": "noise", "config": trainer.config.to_dict()})
-    return run
+def short_trainer(**changes):
+    return tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1, **changes)
 
 
 def contents(folder):
@@ -39,10 +37,10 @@ def quiet(text):
 def test_a_run_writes_nothing_where_its_folder_was(tmp_path, successor):
     """mv x y, and then another run begins in x."""
     x, y = tmp_path / "x", tmp_path / "y"
-    run = begun(x)
+    run = begun(x, short_trainer())
     x.rename(y)
     if successor:
-        begun(x, seed=1)
+        begun(x, short_trainer(seed=1))
     before = contents(tmp_path / ("x" if successor else "y"))
     for write in (run._write_rows, run.save, lambda: run._keep(1), lambda: gallery_of_trainer(run)):
         with pytest.raises(ConfigError, match=f"^{x} was moved, removed or replaced by another folder"):
@@ -50,20 +48,20 @@ def test_a_run_writes_nothing_where_its_folder_was(tmp_path, successor):
     with pytest.raises(ConfigError, match="use --resume where the run is now"):
         run.train(quiet)
     assert contents(tmp_path / ("x" if successor else "y")) == before and x.exists() == successor
-    moved = Run(y, tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1))
+    moved = Run(y, short_trainer())
     moved.resume()
     assert moved.train(quiet) == 0 and len(read_metrics(y)) == 1
 
 
 def test_a_folder_that_is_moved_while_a_file_is_written_keeps_its_successor_whole(tmp_path, monkeypatch):
     x, y = tmp_path / "x", tmp_path / "y"
-    run, savez = begun(x), np.savez
+    run, savez = begun(x, short_trainer()), np.savez
 
     def meanwhile(*args, **kwargs):
         monkeypatch.setattr(np, "savez", savez)
         savez(*args, **kwargs)
         x.rename(y)
-        begun(x, seed=1)
+        begun(x, short_trainer(seed=1))
         before.update(contents(x))
 
     before = {}
@@ -79,18 +77,18 @@ def test_a_folder_that_is_moved_while_a_file_is_written_keeps_its_successor_whol
 
 def test_the_folder_is_locked_until_what_comes_after_the_last_step_is_done(tmp_path):
     pytest.importorskip("fcntl")
-    other = Run(tmp_path / "x", tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1))
+    other = Run(tmp_path / "x", short_trainer())
 
     def then():
         with pytest.raises(ConfigError, match="another process is training in"):
             other.resume()
 
-    begun(tmp_path / "x").train(quiet, then)
+    begun(tmp_path / "x", short_trainer()).train(quiet, then)
     other.resume()
 
 
 def test_what_a_kill_left_of_files_on_their_way_goes_when_the_run_goes_on(tmp_path):
-    run = begun(tmp_path / "x")
+    run = begun(tmp_path / "x", short_trainer())
     left = {"checkpoint.npz.0a1b2c3d.tmp", "checkpoint-0005.npz.0a1b2c3d.tmp", "pca.png.ffffffff.tmp"}
     others = {"notes.tmp", "notes.from.me.tmp"}
     for name in left | others:
@@ -103,13 +101,13 @@ def test_what_a_kill_left_of_files_on_their_way_goes_when_the_run_goes_on(tmp_pa
 def test_a_refusal_while_the_folder_is_made_names_the_folder_that_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "savez", raising(OSError(28, "No space left on device")))
     with pytest.raises(CheckpointError, match=f"^can't write {tmp_path}/x/checkpoint.npz: No space left on device"):
-        begun(tmp_path / "x")
+        begun(tmp_path / "x", short_trainer())
     assert not list(tmp_path.iterdir())
 
 
 def test_a_clock_that_stands_still_does_no_harm(tmp_path, monkeypatch):
     monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: 5.0))
-    run = begun(tmp_path / "x")
+    run = begun(tmp_path / "x", short_trainer())
     assert run.train(quiet) == 0
     assert read_metrics(run.folder)[0]["images_per_s"] == "nan"
 
@@ -119,7 +117,7 @@ def test_a_clock_that_stands_still_does_no_harm(tmp_path, monkeypatch):
 
 def test_config_json_tells_where_a_run_comes_from_and_with_what_it_went_on(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--run-dir", "a b"])
-    run, said = begun(tmp_path / "x"), []
+    run, said = begun(tmp_path / "x", short_trainer()), []
     made = read_run(run.folder)["made"]
     assert made["command"] == "train.py --run-dir 'a b'"
     assert re.fullmatch(r"\d+\.\d+.*", made["version"]) and made["numpy"] == np.__version__
@@ -153,7 +151,7 @@ ODD = [None, 3, {}, {"blas": 7, "numpy": [10**400]}, {"blas": {"x": "y" * 9999}}
 
 @pytest.mark.parametrize("made", ODD, ids=range(len(ODD)))
 def test_an_odd_provenance_does_not_keep_a_run_from_going_on(tmp_path, made):
-    run, said = begun(tmp_path / "x"), []
+    run, said = begun(tmp_path / "x", short_trainer()), []
     about = read_run(run.folder) | {"made": made, "resumed": made}
     (run.folder / "config.json").write_text(json.dumps(about))
     run._unlock()

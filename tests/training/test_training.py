@@ -33,7 +33,7 @@ from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves, re
 from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
 
-from conftest import ROOT, assert_same_run, finish, write_cifar  # isort: skip
+from conftest import ROOT, assert_same_run, begun, finish, write_cifar  # isort: skip
 
 SETTINGS = NETWORK | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
@@ -480,11 +480,9 @@ def test_a_run_folder_is_whole_or_not_there(dataset, tmp_path, monkeypatch, erro
 
 
 @pytest.fixture
-def stopped(cifar_folder, tmp_path, capsys):
+def stopped(cifar_folder, tmp_path):
     """A run that was stopped before its first step."""
-    run = Run(tmp_path / "run", trainer_of(load_dataset("cifar10", cifar_folder)))
-    run.create({"preset": "cifar10", "dataset": "cifar10", "config": run.trainer.config.to_dict()})
-    return run.folder
+    return begun(tmp_path / "run", trainer_of(load_dataset("cifar10", cifar_folder)), "cifar10").folder
 
 
 @pytest.mark.parametrize(
