@@ -12,24 +12,14 @@ import numpy as np
 PIXELS = 3 * 32 * 32
 
 
-class _Array:
-    """Stands in for a NumPy array: ``state`` is (1, shape, dtype, Fortran order, bytes)."""
+class _StandIn:
+    """For an array or a dtype: keeps what makes it. An array's state is (1, shape, dtype, Fortran order, bytes)."""
 
     def __init__(self, *args):
-        self.state = None
+        self.args = args
 
     def __setstate__(self, state):
         self.state = state
-
-
-class _Dtype:
-    """Stands in for a dtype: ``name`` is its type string."""
-
-    def __init__(self, name, *args):
-        self.name = name
-
-    def __setstate__(self, state):
-        pass
 
 
 class _Reader(pickle._Unpickler):  # the pure-Python one, which has a table of its operations
@@ -38,14 +28,12 @@ class _Reader(pickle._Unpickler):  # the pure-Python one, which has a table of i
         b"easut\x85\x86\x87qrhjcRb"  # into lists, dicts and tuples; into the memo and from it; name, call, set state
     )
     dispatch = {operation: pickle._Unpickler.dispatch[operation] for operation in OPERATIONS}
-    NAMES = {
-        ("numpy.core.multiarray", "_reconstruct"): _Array, ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype,
-    }  # fmt: skip
+    NAMES = ("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")
 
     def find_class(self, module, name):
         if (module, name) not in self.NAMES:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which CIFAR-10 does not use")
-        return self.NAMES[module, name]
+        return _StandIn
 
 
 def read_records(file):
@@ -57,7 +45,7 @@ def read_records(file):
         content = _Reader(file, encoding="bytes").load()
         labels, (_, shape, dtype, fortran, pixels) = content[b"labels"], content[b"data"].state
         fits = shape == (len(labels), PIXELS) and len(pixels) == len(labels) * PIXELS and not fortran
-        if not fits or dtype.name not in (b"u1", "u1") or {type(label) for label in labels} - {int}:
+        if not fits or dtype.args[0] not in (b"u1", "u1") or {type(label) for label in labels} - {int}:
             raise ValueError("its data are not uint8 images with one label each")
         images = np.frombuffer(pixels, np.uint8).reshape(shape)
         return np.concatenate([np.array(labels, np.uint8)[:, None], images], axis=1)

@@ -40,16 +40,13 @@ def save(path, model, dataset, step, provenance="", dtype=np.float32):
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise CheckpointError(f"{name} holds numbers too large for {np.dtype(dtype)}: export float32")
-    text = json.dumps(about)
-    if Path(path).suffix == ".safetensors":
-        from safetensors.numpy import save
+    with replaced(path) as file:
+        if Path(path).suffix == ".safetensors":
+            import safetensors.numpy
 
-        content = save(arrays, {"about": text})
-        with replaced(path) as file:
-            file.write(content)
-    else:
-        with replaced(path) as file:
-            np.savez(file, about=np.array(text), **arrays)
+            file.write(safetensors.numpy.save(arrays, {"about": json.dumps(about)}))
+        else:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
 
 def check(about, arrays):

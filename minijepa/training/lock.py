@@ -1,5 +1,6 @@
 """The lock on a run's folder: no other process trains in it, and no other folder in its place is written to."""
 
+import contextlib
 import os
 import weakref
 
@@ -35,10 +36,8 @@ class Lock:
         """Raise ConfigError if the path now leads elsewhere: files are written by path, but the lock stays."""
         if self.descriptor is None:
             return
-        try:
-            here = os.path.samestat(os.stat(self.folder), os.fstat(self.descriptor))
-        except OSError:
-            here = False
-        if not here:
-            text = "was moved, removed or replaced by another folder: use --resume where the run is now"
-            raise ConfigError(f"{self.folder} {text}")
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self.folder), os.fstat(self.descriptor)):
+                return
+        text = "was moved, removed or replaced by another folder: use --resume where the run is now"
+        raise ConfigError(f"{self.folder} {text}")
