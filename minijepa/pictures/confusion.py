@@ -47,7 +47,5 @@ def confusion_picture(matrix, classes, path=None, note=""):
 
 def _shade(share):
     """From nearly white at 0 to dark blue at 1. The root makes rare confusions visible."""
-    pale, middle, dark = np.array([(245, 247, 250), (96, 150, 230), (23, 55, 130)], float)
-    position = 2 * math.sqrt(share)
-    colour = pale + (middle - pale) * position if position < 1 else middle + (dark - middle) * (position - 1)
-    return tuple(int(channel) for channel in np.rint(colour))
+    channels = zip((245, 247, 250), (96, 150, 230), (23, 55, 130))
+    return tuple(round(np.interp(math.sqrt(share), (0, 0.5, 1), channel)) for channel in channels)
