@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -55,13 +56,11 @@ def run(*command, **options):
 
 def copied(parent):
     """The package's sources in a folder of their own: building leaves files behind."""
-    files = [ROOT / "pyproject.toml", ROOT / "README.md"]
-    files += [p for p in (ROOT / "minijepa").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    for file in files:
-        copy = parent / file.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
-    return {str(file.relative_to(ROOT)) for file in files[2:]}
+    shutil.copytree(ROOT / "minijepa", parent / "minijepa", ignore=shutil.ignore_patterns("__pycache__"))
+    files = {str(path.relative_to(parent)) for path in parent.rglob("*") if path.is_file()}
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, parent)
+    return files
 
 
 def test_the_wheel_works_in_a_fresh_environment(tmp_path):

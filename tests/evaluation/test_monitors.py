@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import NETWORK
+from tiny import NETWORK, noise
 
 from minijepa import IJEPA, Config, MultiBlockMasker
 from minijepa.data import normalise
@@ -24,19 +24,15 @@ def watch(model, images, labels=None, val_images=(), val_labels=()):
     return Monitors(model, MultiBlockMasker(), images, labels, val_images, val_labels, threads=1)
 
 
-def noise(rng, count):
-    return rng.integers(0, 256, (count, 3, 32, 32), np.uint8)
-
-
 def two_classes(rng, count):
     """Dark and bright images, and which they are."""
     labels = rng.integers(0, 2, count).astype(np.uint8)
-    return noise(rng, count) // 8 + labels[:, None, None, None] * np.uint8(200), labels
+    return noise(count).train_images // 8 + labels[:, None, None, None] * np.uint8(200), labels
 
 
 def test_collapse_is_measured_on_the_first_images_with_the_same_masks_every_time(model, rng, monkeypatch):
     monkeypatch.setattr(monitors, "WATCHED", 70)  # more than fit into one chunk
-    images = noise(rng, 80)
+    images = noise(80).train_images
     watching = watch(model, images)
     x = normalise(images[:70], model.mean, model.std)
     features = model.encode(x).data.mean(axis=1)

@@ -1,6 +1,7 @@
 """What a notebook shows, and the short forms that a prompt shows."""
 
-from html.parser import HTMLParser
+import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,34 +10,12 @@ from minijepa import IJEPA, Config, Parameter, Tape, Tensor, load, ops
 from minijepa.training import exported
 
 
-class Page(HTMLParser):
-    """Tags that must close in order, rows of cells, and the styles of cells."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.rows, self.styles, self.text = [], [], [], ""
-        self.feed(source)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.styles.append(dict(attributes)["style"])
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        self.text += text
-        if self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += text
-
-
 def page(shown):
-    return Page(shown._repr_html_())
+    """Rows of cells, the styles of cells, and all text of what a notebook shows, whose tags must close in order."""
+    root = ElementTree.fromstring(shown._repr_html_())
+    rows = [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")]
+    styles = [cell.get("style") for row in root.iter("tr") for cell in row]
+    return SimpleNamespace(rows=rows, styles=styles, text="".join(root.itertext()))
 
 
 def test_a_tensor_shows_its_values_and_their_sign():
