@@ -2,13 +2,10 @@
 
 import numpy as np
 
-from minijepa.backend import rng
 from minijepa.errors import ConfigError
 from minijepa.evaluation.checks import check_same_width, checked, map_rows
 
 KNN_TEMPERATURE = 0.07  # of Wu et al. 2018 and of DINO
-KEPT = 384  # dimensions in which the nearest of wide rows are searched
-ROUNDING = 1e-5  # of a cosine
 
 
 def knn_accuracy(train_x, train_y, test_x, test_y, num_classes, k=20):
@@ -37,60 +34,15 @@ def nearest_neighbours(bank, queries, k):
     """
     k = min(k, len(bank))
     bank, queries = _unit_rows(bank), _unit_rows(queries)
-    if bank.shape[1] >= 2 * KEPT and len(bank) >= 2 * KEPT:
-        return _nearest_of_wide_rows(bank, queries, k)
 
     def block(x):
         similarity = x @ bank.T
         nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
-        return _in_order(nearest, np.take_along_axis(similarity, nearest, axis=1))
+        similarity = np.take_along_axis(similarity, nearest, axis=1)
+        order = np.argsort(-similarity, axis=1, kind="stable")
+        return np.take_along_axis(nearest, order, axis=1), np.take_along_axis(similarity, order, axis=1)
 
-    return _joined(map_rows(block, queries, block_rows=128))
-
-
-def _nearest_of_wide_rows(bank, queries, k):
-    """The same for unit rows of many features, such as raw pixels, without most of the products.
-
-    Let P be a projection onto a few dimensions, Px the part of x there and x − Px the rest. Then
-
-        x·b = Px·Pb + (x − Px)·(b − Pb)  ≤  Px·Pb + |x − Px| |b − Pb|,
-
-    which is one product of short rows, [Px, |x − Px|]·[Pb, |b − Pb|]. The k rows with the highest bounds are compared
-    exactly; a row whose bound is below all of these cosines can't be among the nearest. The dimensions are roughly
-    those in which the bank is largest: three steps of a power iteration on some of its rows.
-    """
-    basis, some = rng(0, "dimensions").standard_normal((bank.shape[1], KEPT)), bank[:: max(1, len(bank) // 2048)]
-    for _ in range(3):
-        basis = np.linalg.qr(some.T @ (some @ basis.astype(bank.dtype)))[0]
-
-    def shortened(x):
-        part = x @ basis
-        rest = np.einsum("nd,nd->n", x, x) - np.einsum("nd,nd->n", part, part)
-        return np.column_stack([part, np.sqrt(np.maximum(rest, 0))])
-
-    short_bank = np.concatenate(list(map_rows(shortened, bank)))
-
-    def block(x):
-        bound = shortened(x) @ short_bank.T
-        highest = np.argpartition(bound, -k, axis=1)[:, -k:]
-        least = np.einsum("qkd,qd->qk", bank[highest], x).min(axis=1)
-        found = [np.flatnonzero(row >= least - ROUNDING) for row, least in zip(bound, least)]
-        if sum(map(len, found)) > bound.size // 16:  # few dimensions say little about these rows
-            found = [np.arange(len(bank))] * len(x)
-        rows = [_in_order(near[None], (bank[near] @ x)[None]) for near, x in zip(found, x)]
-        return _joined((near[:, :k], similarity[:, :k]) for near, similarity in rows)
-
-    return _joined(map_rows(block, queries, block_rows=128))
-
-
-def _in_order(nearest, similarity):
-    """Both (Q, k), sorted by similarity, the highest first."""
-    order = np.argsort(-similarity, axis=1, kind="stable")
-    return np.take_along_axis(nearest, order, axis=1), np.take_along_axis(similarity, order, axis=1)
-
-
-def _joined(pairs):
-    return tuple(map(np.concatenate, zip(*pairs)))
+    return tuple(map(np.concatenate, zip(*map_rows(block, queries, block_rows=128))))
 
 
 def _unit_rows(x):
