@@ -20,11 +20,17 @@ COLUMNS = tuple(
     "feature_std rank_me content_r2 knn seconds".split()
 )
 
-CURVES = {  # what curves.png shows
-    "loss a dimension": "loss_per_dim", "content R2": "content_r2", "kNN accuracy": "knn", "RankMe": "rank_me",
-    "feature deviation": "feature_std", "gradient norm": "grad_norm", "learning rate": "lr",
-    "EMA momentum": "ema_momentum", "images a second": "images_per_s",
-}  # fmt: skip
+CURVES = {  # the panels of curves.png and report.html: {title: (column of metrics.csv, what it tells)}
+    "loss a dimension": ("loss_per_dim", "The targets move, so by itself it says little. Pale: every step."),
+    "content R2": ("content_r2", "0: the predictor knows positions alone. It should stay well above."),
+    "kNN accuracy": ("knn", "Of 20 neighbours among training images. It should rise."),
+    "RankMe": ("rank_me", "Dimensions that the features use. Towards 1: collapse."),
+    "feature deviation": ("feature_std", "Over images. Towards 0: collapse."),
+    "gradient norm": ("grad_norm", "Pale: every step. Spikes call for a lower rate."),
+    "learning rate": ("lr", "Warm-up, then a cosine."),
+    "EMA momentum": ("ema_momentum", "Of the target encoder; 1: it stands still."),
+    "images a second": ("images_per_s", "Of training alone."),
+}
 PICTURED = 6  # images in masks.png
 
 
@@ -97,7 +103,7 @@ def _is_whole(epoch, row):
 
 def curves_of(folder, rows, name=""):
     """The Curves of a run folder, from its metrics (``rows``), steps.csv and config.json."""
-    columns = {title: np.array([float(row[name] or "nan") for row in rows]) for title, name in CURVES.items()}
+    columns = {title: np.array([float(row[name] or "nan") for row in rows]) for title, (name, _) in CURVES.items()}
     return Curves(columns, np.arange(1, len(rows) + 1), _fine(folder, rows), _levels(folder), name)
 
 
@@ -124,7 +130,7 @@ def _levels(folder):
         found = {name: float(value) for name, value in untrained.items() if math.isfinite(value)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return levels
-    for title, name in CURVES.items():
+    for title, (name, _) in CURVES.items():
         if name in found:
             levels.setdefault(title, {})["untrained"] = found[name]
     if "chance" in found:

@@ -8,7 +8,7 @@ from minijepa.config import Config
 from minijepa.errors import ConfigError
 from minijepa.files import open_plain, replaced, shell_word
 from minijepa.pictures import report as page
-from minijepa.training.metrics import COLUMNS, curves_of, read_metrics
+from minijepa.training.metrics import COLUMNS, CURVES, curves_of, read_metrics
 
 FILE = "report.html"
 PROBES = ("probe.json", "probe-val-target.json", "probe-quick.json", "probe-val-target-quick.json")  # best first
@@ -19,17 +19,6 @@ PICTURES = {
     "predictions": "A hidden block, made of the patches that are nearest to what the predictor says.",
     "confusion": "Which classes the linear probe takes for which.",
     "own_images": "Your own pictures.",
-}
-EXPLAINED = {
-    "loss a dimension": "The targets move, so by itself it says little. Pale: every step.",
-    "content R2": "0: the predictor knows positions alone. It should stay well above.",
-    "kNN accuracy": "Of 20 neighbours among training images. It should rise.",
-    "RankMe": "Dimensions that the features use. Towards 1: collapse.",
-    "feature deviation": "Over images. Towards 0: collapse.",
-    "gradient norm": "Pale: every step. Spikes call for a lower rate.",
-    "learning rate": "Warm-up, then a cosine.",
-    "EMA momentum": "Of the target encoder; 1: it stands still.",
-    "images a second": "Of training alone.",
 }
 
 
@@ -122,8 +111,8 @@ def _probe_table(name, found):
 def _curves(folder, rows):
     if not rows:
         return []
-    table = page.numbers_table(COLUMNS, rows, "All numbers, by epoch")
-    return [page.heading("Training, epoch by epoch"), page.curves_grid(curves_of(folder, rows), EXPLAINED), table]
+    grid = page.curves_grid(curves_of(folder, rows), {title: text for title, (_, text) in CURVES.items()})
+    return [page.heading("Training, epoch by epoch"), grid, page.numbers_table(COLUMNS, rows, "All numbers, by epoch")]
 
 
 def _pictures(folder):
