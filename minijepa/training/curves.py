@@ -9,7 +9,7 @@ from minijepa.errors import ConfigError
 from minijepa.pictures import curves_picture
 from minijepa.pictures.canvas import LABEL, shortened
 from minijepa.pictures.curves import COLOURS
-from minijepa.training.metrics import CAPTION, curves_of, read_metrics
+from minijepa.training.metrics import CAPTION, LAST, curves_of, read_metrics
 
 OUT = "curves-compared.png"
 
@@ -38,7 +38,7 @@ def draw(args):
     for folder, run in zip(folders, runs):
         if not len(run.x):
             raise ConfigError(f"{folder} has not finished an epoch yet: there is nothing to draw")
-    curves_picture(runs, args.out, "Training", CAPTION.replace(", the number in blue the last value", ""))
+    curves_picture(runs, args.out, "Training", CAPTION.replace(LAST, ""))
     tell(f"wrote {args.out}")
     return 0
 

@@ -138,8 +138,9 @@ def _levels(folder):
     return levels
 
 
+LAST = "the blue number is the last value; "  # of a picture of one run
 CAPTION = (
-    "Each point is an epoch; the blue number is the last value; pale: every step. The loss alone says little, as its "
+    f"Each point is an epoch; {LAST}pale: every step. The loss alone says little, as its "
     "targets move: watch content R2 (above 0: the predictor knows more than positions), kNN (features tell classes "
     "apart), RankMe and deviation (falling to 1 and 0: collapse)."
 )

@@ -14,7 +14,7 @@ from tiny import NETWORK, noise
 
 from minijepa import Config
 from minijepa.errors import ConfigError, TrainingError
-from minijepa.pictures import Curves, report
+from minijepa.pictures import Curves, curves_picture, report
 from minijepa.training import checkpoint, curves
 from minijepa.training.metrics import curves_of, read_metrics
 from minijepa.training.report import write_report
@@ -130,7 +130,10 @@ def test_curves_show_steps_chance_zero_and_the_untrained_network(folder):
 
 def test_curves_of_several_runs(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    captions = []
+    monkeypatch.setattr(curves, "curves_picture", lambda *args: captions.append(args[-1]) or curves_picture(*args))
     assert curves.main([str(folder), str(folder)]) == 0
+    assert "pale: every step" in captions[0] and "blue number" not in captions[0]  # only one run's picture has it
     assert capsys.readouterr().out == "wrote curves-compared.png\n"
     with Image.open("curves-compared.png") as picture:
         assert picture.height > 600
