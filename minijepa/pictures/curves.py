@@ -93,7 +93,8 @@ def _panel(sheet, corner, name, runs):
     ends = []
     for (x, y, fine_x, fine_y), colour in zip(numbers, COLOURS):
         if len(fine_x):
-            _line(sheet, box, envelope([place(*p) for p in zip(fine_x, fine_y)]), _pale(colour), 1, dots=False)
+            pale = tuple((2 * 255 + channel) // 3 for channel in colour)
+            _line(sheet, box, envelope([place(*p) for p in zip(fine_x, fine_y)]), pale, 1, dots=False)
         if len(x):
             points = [place(*p) for p in zip(x, y)]
             _line(sheet, box, points, colour, 2, dots=len(points) <= 20)
@@ -120,10 +121,6 @@ def _letters(sheet, x, ends):
     for y, i in sorted((y, i) for i, y in enumerate(ends) if y is not None):
         lowest = max(y, lowest + 12)
         sheet.text((x, round(lowest)), LETTERS[i], 11, COLOURS[i], "lm")
-
-
-def _pale(colour):
-    return tuple((2 * 255 + channel) // 3 for channel in colour)
 
 
 def envelope(points):

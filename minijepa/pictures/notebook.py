@@ -25,14 +25,11 @@ def table(title, rows, header=(), note=""):
     return f"<div><b>{title}</b>{body}<small>{note}</small></div>"
 
 
-def shape_of(array):
-    return "×".join(map(str, array.shape)) or "scalar"
-
-
 def tensor_html(tensor):
     """The first values, blue above and orange below zero, and a summary of all of them."""
     x = to_numpy(tensor.data)
-    words = [type(tensor).__name__, getattr(tensor, "name", None), shape_of(x), str(x.dtype)]
+    shape = "×".join(map(str, x.shape)) or "scalar"
+    words = [type(tensor).__name__, getattr(tensor, "name", None), shape, str(x.dtype)]
     title = " ".join(filter(None, words)) + (", requires a gradient" if tensor.requires_grad else "")
     if not x.size:
         return table(title, [], note="no elements")
