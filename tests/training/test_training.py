@@ -262,6 +262,14 @@ def test_training_that_goes_wrong_names_the_checkpoint_that_is_left(cifar_folder
     assert checkpoint.read(tmp_path / "run")[0]["step"] == 4
 
 
+def test_an_interrupted_run_that_diverged_is_not_saved(dataset, tmp_path):
+    run = begun(tmp_path / "run", trainer_of(dataset))
+    run.trainer.model.flat.data[3] = np.inf
+    with pytest.raises(TrainingError, match="weights that are not finite"):
+        run.save()
+    assert np.isfinite(checkpoint.read(run.folder)[1]["model/context_encoder.pos_embed"]).all()
+
+
 def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
     trainer = trainer_of(dataset)
     lost = trainer.model.predictor.mask_token
@@ -369,6 +377,12 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert checkpoint.read(run / "checkpoint-0002.npz")[0]["step"] == 6
 
 
+def test_smooth_l1_is_a_mean_over_the_dimensions_already(cifar_folder, tmp_path, capsys):
+    assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run", loss="smooth_l1"))[0] == 0
+    rows = finish(tmp_path / "run")[2]
+    assert len(rows) == 3 and all(row["loss_per_dim"] == row["loss"] for row in rows)
+
+
 def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys, monkeypatch):
     drawn = []
 
@@ -452,6 +466,10 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tm
 def test_two_hyphens_are_not_a_value(capsys, flag):
     status, _, err = train_cli(capsys, flag)
     assert status == 2 and err.endswith(f"train.py: error: {flag}: -- is not a value\n")
+
+
+def test_resume_needs_the_runs_folder(capsys):
+    assert "--resume needs the run's folder" in refusal(capsys, train.main, "--resume")
 
 
 def test_a_run_folder_that_came_in_between_is_not_overwritten(dataset, tmp_path, monkeypatch):
