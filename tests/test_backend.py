@@ -52,6 +52,9 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_says_what_is_missing(monkeypa
     with pytest.raises(DeviceError) as error:
         backend.resolve_device("cuda")
     assert str(error.value) == f"--device cuda{words}, or use --device cpu"
+    if cupy is None:
+        with pytest.raises(DeviceError, match=r"requirements-cuda\.txt"):
+            backend.to_device(np.zeros(2), "cuda")
 
 
 def test_with_a_gpu_auto_takes_it_but_cpu_stays_cpu(monkeypatch):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT, assert_same_run, finish, write_cifar
 from tiny import NETWORK, flags
@@ -236,6 +237,14 @@ def test_what_differs_is_named_with_its_rank():
     assert ranks_of(2, everyone=[facts, facts]).difference(lambda: facts) == ""
     text = ranks_of(3, everyone=[facts, facts, facts | {"BLAS kernel": "Zen"}]).difference(lambda: facts)
     assert text == "BLAS kernel is Zen on rank 2 (host2), but Haswell on rank 0 (host0)"
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_every_place_and_every_lane_has_one_rank(size):
+    ranks, vector = ranks_of(size), np.arange(101)
+    assert np.concatenate([ranks._part(vector, rank) for rank in range(size)]).tolist() == vector.tolist()
+    values = [[f"lane {lane}" for lane in range(rank, 5, size)] for rank in range(size)]
+    assert ranks_of(size, everyone=values).of_lanes(values[0], 5) == [f"lane {lane}" for lane in range(5)]
 
 
 def test_lanes_hold_only_the_vectors_that_their_rank_computes():
