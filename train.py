@@ -114,16 +114,15 @@ def create(run, about, preset):
             run.folder = free_folder(preset)
 
 
-def prepare(args, ranks):
+def prepare(args, threads, ranks):
     """The Run. Everything that can be wrong is found here, before anything is trained."""
     device = backend.resolve_device("cpu" if args.mpi else args.device)
-    threads = ranks.threads(args.threads)
     if args.run_dir == "":
         raise ConfigError("--run-dir is empty: give the folder a name")
     run, about = (resumed_run if args.resume else new_run)(args, device, threads, ranks)
     trainer = run.trainer
     trainer.share()
-    workers = counted(min(threads, LANES), "worker")
+    workers = counted(min(threads, -(-LANES // ranks.size)), "worker")
     tell(
         f"{run.folder}: {about['dataset']}, {counted(len(trainer.images), 'image')}, "
         f"{counted(trainer.config.epochs, 'epoch')} of {counted(trainer.steps_per_epoch, 'step')}, "
@@ -188,8 +187,9 @@ def train(args):
 
 def trained(args, ranks):
     """Train, to the end or an interruption; the exit status."""
-    run = prepare(args, ranks)
-    with at_most(run.trainer.lanes.workers):  # for the monitors and pictures
+    threads = ranks.threads(args.threads)
+    with at_most(threads):  # the monitors and pictures too
+        run = prepare(args, threads, ranks)
         stopped = run.train(then=lambda: finish(run))
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from minijepa.backend import resolve_device  # noqa: E402
+from minijepa.backend.threads import at_most  # noqa: E402
 from minijepa.cli import exit_status, path, tell  # noqa: E402
 from minijepa.config import Config, parse_changes  # noqa: E402
 from minijepa.data import load_dataset  # noqa: E402
@@ -192,7 +193,7 @@ def main(args):
     dataset = load_dataset("cifar10", args.data_dir)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with at_most(args.threads), ThreadPoolExecutor(args.jobs) as pool:
         found = list(pool.map(lambda job: result(args, dataset, *job, asked[job]), asked))
     with replaced(out / "ablation.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from minijepa import backend
+from minijepa.backend.threads import at_most, worker_threads
 from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.errors import ConfigError
 from minijepa.evaluation.evaluate import probed_run
@@ -38,7 +39,12 @@ def parser():
 
 def main(argv=None):
     args = parse(parser(), argv)
-    return exit_status("export", lambda: export(args))
+    return exit_status("export", lambda: run(args))
+
+
+def run(args):
+    with at_most(worker_threads(args.threads)):
+        return export(args)
 
 
 def export(args):

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiny import NETWORK, rewritten
 
 import probe
 from minijepa import Config, export, load
+from minijepa.backend.threads import on_threads
 from minijepa.errors import CheckpointError, ConfigError, MissingPartError
 from minijepa.evaluation import evaluate
 from minijepa.models import IJEPA, Classifier, ImageEncoder
@@ -102,6 +105,16 @@ def test_the_fitted_classifier_is_the_probes(overlapping_cifar_folder, run, tmp_
     wanted = probed.probe.probabilities(probed.test_features)
     np.testing.assert_allclose(found.probabilities(probed.test_features), wanted, rtol=1e-3)
     assert np.mean(wanted.argmax(axis=1) == probed.test_y) == probed.probe.accuracy
+
+
+def test_a_classifier_is_fitted_by_no_more_threads_than_are_asked_for(run, tmp_path, monkeypatch, capsys):
+    def probed_run(*args):
+        used = {*on_threads(lambda _: time.sleep(0.02) or threading.get_ident(), range(4), 4)}
+        raise ConfigError(f"{len(used)} used")
+
+    monkeypatch.setattr(export, "probed_run", probed_run)
+    assert export.main([str(run), str(tmp_path / "encoder.npz"), "--classifier", "--device=cpu", "--threads=1"]) == 2
+    assert capsys.readouterr().err == "export: 1 used\n"
 
 
 def test_an_exported_encoder_is_probed_like_its_run(overlapping_cifar_folder, run, tmp_path, capsys, fewer_pixels):

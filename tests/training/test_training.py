@@ -19,6 +19,7 @@ from tiny import NETWORK, command, differentiate, flags, raising, refusal
 
 import train
 from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, data
+from minijepa.backend import threads
 from minijepa.data import cifar10, load_dataset
 from minijepa.errors import ConfigError, TrainingError
 from minijepa.evaluation import gallery
@@ -105,6 +106,16 @@ def test_a_model_that_is_changed_before_its_first_batch_is_the_one_that_all_work
         model.distance = lambda *args, distance=distance: distance(*args) * 2
         losses.append(lanes.gradients(*batch(model)))
     assert losses[0] == losses[1]
+
+
+def test_a_run_uses_no_more_threads_than_it_is_told(tmp_path, capsys, monkeypatch):
+    """Its monitors too: the kNN of 150 images is computed in two parts."""
+    folder = write_cifar(tmp_path, 60, 20)
+    monkeypatch.setattr(threads, "threading", SimpleNamespace(Thread=raising(AssertionError("a second thread"))))
+    args = arguments(folder, tmp_path / "run", val_size=150, epochs=1, warmup_epochs=0)
+    assert train_cli(capsys, *args)[0] == 0
+    with pytest.raises(AssertionError, match="a second thread"):
+        train_cli(capsys, *arguments(folder, tmp_path / "two", val_size=150), "--threads=2")
 
 
 @pytest.mark.parametrize("size", [1, 16, 17, 150])
