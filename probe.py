@@ -55,7 +55,7 @@ def run(args):
 
 
 def probe(args):
-    if args.blocks > 1 and (args.pictures or args.images is not None):
+    if args.blocks != 1 and (args.pictures or args.images is not None):
         raise ConfigError("--blocks is for the figures: leave out --pictures and --images, or --blocks")
     device = backend.resolve_device(args.device)
     if args.images is not None and not args.pictures and (path := look(args, device)):

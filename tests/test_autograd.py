@@ -220,6 +220,12 @@ def test_into_a_dict_fills_given_arrays_adds_missing_leaves_and_leaves_grad_alon
     assert a.grad is kept and kept.tolist() == [7, 7] and b.grad is None
 
 
+def test_an_array_of_the_wrong_shape_in_a_dict_is_refused():
+    x = leaf(1, 2)
+    with pytest.raises(ShapeError, match=r"kept for a leaf of shape \(2,\) has shape \(3, 2\)"):
+        differentiate(lambda: x.sum(), into={x: np.zeros((3, 2), np.float32)})
+
+
 def test_threads_have_their_own_tapes():
     """All threads are inside of their tape at once, on the same leaf."""
     x = leaf(*range(1, 5))

@@ -69,6 +69,17 @@ def test_after_an_interruption_the_next_map_has_its_own_results():
     assert workers.map([2, 3]) == [2, 3]
 
 
+def test_workers_keep_no_file_of_the_first_process_open():
+    """A lock, for one, is held until all copies of its descriptor are closed."""
+    reader, writer = os.pipe()
+    workers = Workers(lambda item: item, 2)
+    assert workers.map([0, 1]) == [0, 1]
+    os.close(writer)
+    os.set_blocking(reader, False)
+    assert os.read(reader, 1) == b""  # the end; BlockingIOError while another process may write
+    os.close(reader)
+
+
 def test_a_killed_worker_is_a_training_error():
     workers = Workers(lambda item: item or os.kill(os.getpid(), signal.SIGKILL), 2)
     with pytest.raises(TrainingError, match="a worker process was killed"):

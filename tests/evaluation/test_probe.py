@@ -130,8 +130,9 @@ def test_the_last_blocks_are_probed_together_beside_the_results_of_the_last_one(
     assert not (run / "probe.json").exists()
     assert probe_cli(run)[0] == 0  # another untrained row, the same one of raw pixels
     assert [width for _, width in fits[3:]] == [16, 16]
-    for wrong, text in (("9", "the encoder has"), ("0", "the encoder has"), ("2", "leave out --pictures")):
-        status, _, err = probe_cli(run, f"--blocks={wrong}", *["--pictures"] * (wrong == "2"))
+    pictures = "--pictures", "leave out --pictures"
+    for wrong, *more, text in (("9", "the encoder has"), ("0", "the encoder has"), ("2", *pictures), ("0", *pictures)):
+        status, _, err = probe_cli(run, f"--blocks={wrong}", *more)
         assert status == 2 and text in err and err.count("\n") == 1
 
 
