@@ -117,6 +117,19 @@ def test_workers_end_with_the_process_that_forked_them(ending, closed):
     assert len({*run(program).stdout.split(), str(os.getpid())}) == 4
 
 
+def test_a_terminals_signal_ends_no_worker_that_the_first_process_still_needs():
+    """Ctrl-C reaches all processes of a run, which then finishes its step and saves."""
+    program = """
+        workers = Workers(lambda item: os.getpid(), 2)
+        before = workers.map([0, 1])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # in this process alone
+        os.killpg(0, signal.SIGINT)
+        print(workers.map([0, 1]) == before)
+        """
+    done = run(program)
+    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
+
+
 def test_a_worker_leaves_alone_what_the_first_process_left_to_the_garbage_collector():
     program = """
         gc.disable()
