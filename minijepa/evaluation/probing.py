@@ -69,7 +69,7 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0, done=lam
     mean, std = statistics(train_x)
     train_x, test_x = standardise_features(train_x, test_x)
     curvature = Curvature(train_x)
-    l2, sweep, theta = _choose(train_x, train_y, num_classes, curvature, seed=seed, done=done)
+    l2, sweep, theta = choose_l2(train_x, train_y, num_classes, curvature, seed=seed, done=done)
     theta, info = fit(train_x, train_y, num_classes, l2, curvature, theta)
     done()
     weight, bias = theta[:, :-1], theta[:, -1]
@@ -115,24 +115,16 @@ def statistics(x):
     return mean, std
 
 
-def choose_l2(x, y, num_classes, grid=L2_GRID, val_fraction=0.1, seed=0):
+def choose_l2(x, y, num_classes, curvature, grid=L2_GRID, seed=0, done=lambda: None):
     """The penalty whose classifier is best on a held-out part of the training set: x (N, D) standardised, y (N,).
 
-    ``val_fraction`` of each class is held out, drawn by ``seed`` alone. The whole grid is tried, from strong to weak,
-    each fit starting from the previous one: if classes differ only along directions of little variance, all but the
-    weakest penalties are at chance. Returns the best l2 (of equals, the strongest) and the table of (l2, held-out
-    accuracy).
+    A tenth of each class is held out, drawn by ``seed`` alone. The whole grid is tried, from strong to weak, each fit
+    starting from the previous one: if classes differ only along directions of little variance, all but the weakest
+    penalties are at chance. Returns the best l2 (of equals, the strongest), the table of (l2, held-out accuracy), and
+    the best one's classifier, (C, D+1). The ``curvature`` of all rows serves for the fitted part too: it affects only
+    the speed, not the solution.
     """
-    x, y = checked(x, y, num_classes, "training")
-    return _choose(x, y, num_classes, Curvature(x), grid, val_fraction, seed)[:2]
-
-
-def _choose(x, y, num_classes, curvature, grid=L2_GRID, val_fraction=0.1, seed=0, done=lambda: None):
-    """:func:`choose_l2`, and the classifier of the best penalty, (C, D+1).
-
-    The curvature of all rows serves for the fitted part too: it affects only the speed, not the solution.
-    """
-    train, val = stratified_split(y, val_fraction, seed)
+    train, val = stratified_split(y, 0.1, seed)
     train_x, train_y, val_x, val_y = x[train], y[train], x[val], y[val]
     rows, theta = [], None
     for l2 in sorted(grid, reverse=True):

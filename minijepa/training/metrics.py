@@ -34,27 +34,14 @@ CURVES = {  # the panels of curves.png and report.html: {title: (column of metri
 PICTURED = 6  # images in masks.png
 
 
-class Unread:
-    """Steps' results, {name: number} each, not yet added to the epoch's sums; on a GPU, some numbers are arrays."""
-
-    def __init__(self):
-        self.steps = []
-
-    def __len__(self):
-        return len(self.steps)
-
-    def append(self, step, values):
-        self.steps.append((step, values))
-
-    def take(self):
-        """Remove and return all of it, as (step, values), with numbers on the host."""
-        steps, self.steps = self.steps, []
-        if steps and is_array(steps[0][1]["loss"]):
-            scalars = [values[name] for _, values in steps for name in ("loss", "grad_norm")]
-            fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # a single sync
-            for (_, values), (loss, norm) in zip(steps, fetched):
-                values.update(loss=loss, grad_norm=norm)
-        return steps
+def on_host(results):
+    """[(step, {name: value})] with the losses and norms of a GPU, arrays there, read in one go."""
+    if results and is_array(results[0][1]["loss"]):
+        scalars = [values[name] for _, values in results for name in ("loss", "grad_norm")]
+        fetched = to_numpy(xp_of(scalars[0]).stack(scalars)).reshape(-1, 2).tolist()  # a single sync
+        for (_, values), (loss, norm) in zip(results, fetched):
+            values.update(loss=loss, grad_norm=norm)
+    return results
 
 
 def epoch_line(row, epochs):

@@ -21,7 +21,7 @@ from minijepa.models import IJEPA
 from minijepa.training import checkpoint
 from minijepa.training.ema import ema_momentum, update_ema
 from minijepa.training.lanes import Lanes
-from minijepa.training.metrics import Unread
+from minijepa.training.metrics import on_host
 from minijepa.training.mpi import Alone
 from minijepa.training.optim import AdamW, learning_rate, squared_norm
 
@@ -58,7 +58,7 @@ class Trainer:
         self.progress = checkpoint.Progress()
         self.order = None, None  # an epoch and the order of its images
         self.steps = []  # rows for steps.csv that are not written yet
-        self.unread = Unread()  # results that are not in progress.sums yet
+        self.unread = []  # (step, results) that are not in progress.sums yet
 
     def train_step(self, step):
         """One step of the specification's section 8. Returns the values that the epoch's row of metrics averages.
@@ -99,7 +99,7 @@ class Trainer:
 
     def collect(self, step, values):
         """Keep a step's results for the epoch's row of metrics; they are read at once on a CPU, later on a GPU."""
-        self.unread.append(step, values)
+        self.unread.append((step, values))
         if self.device == "cpu" or len(self.unread) == READ_EVERY:
             self.read()
 
@@ -107,7 +107,8 @@ class Trainer:
         """Add the kept results to the epoch's sums. Raises TrainingError for a loss or norm that is not finite."""
         self._use_own_stream()
         sums = self.progress.sums
-        for step, values in self.unread.take():
+        unread, self.unread = self.unread, []
+        for step, values in on_host(unread):
             self.steps.append((step + 1, values["loss"], values["grad_norm"], self.learning_rate(step)))
             _check_finite(step, values["loss"], values["grad_norm"])
             for name, value in values.items():

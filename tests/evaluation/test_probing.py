@@ -167,7 +167,7 @@ def test_stratified_split_keeps_proportions_and_depends_on_the_seed_alone():
 
 def test_choose_l2_fits_on_one_part_and_scores_on_the_other():
     x, y = make_classes(400, 8, 4, spread=0.3)
-    best, table = choose_l2(x, y, 4, grid=(1e-3, 1e1, 1e-1), seed=5)
+    best, table, _ = choose_l2(x, y, 4, Curvature(x), grid=(1e-3, 1e1, 1e-1), seed=5)
     assert [l2 for l2, _ in table] == [1e1, 1e-1, 1e-3]
     train, val = stratified_split(y, 0.1, seed=5)
     for l2, accuracy in table:
@@ -178,7 +178,7 @@ def test_choose_l2_fits_on_one_part_and_scores_on_the_other():
 
 def test_choose_l2_takes_the_strongest_of_equals():
     x = np.repeat([[-1.0], [1.0]], 50, axis=0).astype(np.float32)
-    best, table = choose_l2(x, np.repeat([0, 1], 50), 2, grid=(1e-4, 1e-2, 1.0))
+    best, table, _ = choose_l2(x, np.repeat([0, 1], 50), 2, Curvature(x), grid=(1e-4, 1e-2, 1.0))
     assert {accuracy for _, accuracy in table} == {1.0}
     assert best == 1.0
 
