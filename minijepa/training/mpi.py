@@ -18,6 +18,7 @@ from minijepa.backend.threads import available_cores, worker_threads
 from minijepa.cli import ended_by, tell
 from minijepa.errors import ConfigError, MinijepaError
 
+HEARD = 0.5  # seconds before an abort, on which mpiexec drops the lines that it has not passed on yet
 PATIENCE = 3  # seconds that a rank with an error waits for the others to have one too
 VARIABLES = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))  # MPICH and Intel, Open MPI
 
@@ -110,6 +111,7 @@ class Ranks(Alone):
         else:
             traceback.print_exception(error)
         sys.stderr.flush()
+        time.sleep(HEARD)
         self.comm.Abort(status)
         os._exit(status)  # in case Abort returns
 
@@ -271,5 +273,6 @@ def _mpi(number, count):
     # one reports it.
     time.sleep(1 if number else 0)
     tell(f"train.py: {platform.node()}: {text}", sys.stderr)
+    time.sleep(HEARD)
     os.write(int(os.environ["PMI_FD"]), b"cmd=abort exitcode=2\n")
     raise SystemExit(2)
