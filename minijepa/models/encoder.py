@@ -80,11 +80,11 @@ class ImageEncoder:
         """
         network, images = self.network(encoder), self._checked(images)
         if current_tape() is not None:
-            return self._tokens(network, images)
+            return self._tokens(network, images)[0]
         shape = len(images), self.config.num_patches, self.config.encoder_embed_dim
         features = xp_of(images).empty(shape, self.dtype)
         for part in chunks(len(images), self.device):
-            features[part] = self._tokens(network, images[part]).data
+            features[part] = self._tokens(network, images[part])[0].data
         return Tensor(features)
 
     def features(self, images, encoder="target", threads=None, blocks=1):
@@ -97,10 +97,9 @@ class ImageEncoder:
         network = self.network(encoder)
 
         def averaged(chunk):
-            patches = self.patches(self.normalise(chunk))
-            b, n, _ = patches.shape
-            after = network.last_blocks(patches, Packing([n] * b), blocks)
-            return xp_of(patches).concatenate([x.data.reshape(b, n, -1).mean(axis=1) for x in after], axis=1)
+            images = self._checked(self.normalise(chunk))
+            after = self._tokens(network, images, blocks)
+            return xp_of(images).concatenate([x.data.mean(axis=1) for x in after], axis=1)
 
         return map_images(self, images, averaged, (blocks * self.config.encoder_embed_dim,), threads)
 
@@ -110,10 +109,11 @@ class ImageEncoder:
         if not 1 <= blocks <= depth:
             raise ConfigError(f"--blocks {blocks}: the encoder has {counted(depth, 'block')}")
 
-    def _tokens(self, network, images):
+    def _tokens(self, network, images, blocks=1):
+        """After each of the last ``blocks`` blocks: (B, 3, S, S) -> ``blocks`` times (B, N, D)."""
         patches = patchify(images, self.config.patch_size)
         b, n, _ = patches.shape
-        return network.encode(patches, Packing([n] * b)).reshape(b, n, -1)
+        return [x.reshape(b, n, -1) for x in network.last_blocks(patches, Packing([n] * b), blocks)]
 
     def network(self, encoder):
         """The encoder of that name, "target" or "context". Raises ConfigError if the model does not have it."""
