@@ -146,6 +146,10 @@ def as_float_array(data, beside=None):
     """
     if type(data) is np.ndarray and data.dtype in FLOATS:
         return data
+    return _converted(data, beside)
+
+
+def _converted(data, beside):
     if isinstance(data, Tensor):
         if data.requires_grad:
             raise TapeError("a Tensor made from one that requires a gradient would drop it: use that one or detach()")

@@ -23,7 +23,7 @@ models
 config
 training.ema training.optim
 kernels
-training.schema training.exported training.checkpoint training.lock training.provenance training.mpi training.lanes
+training.schema training.exported training.checkpoint training.lock training.provenance training.lanes training.mpi
 evaluation.features evaluation.checks evaluation.logistic evaluation.neighbours evaluation.probing
 evaluation.monitors
 pictures

@@ -7,9 +7,8 @@ import numpy as np
 from minijepa.autograd import Tape
 from minijepa.backend import BLOCK
 from minijepa.backend.processes import CAN_FORK, Workers, shared
-from minijepa.backend.threads import on_threads
+from minijepa.backend.threads import on_threads, worker_threads
 from minijepa.tensor import Tensor
-from minijepa.training.mpi import Alone
 
 SMALLEST, LARGEST = 16, 32  # images a chunk: smaller ones lose time in calls into NumPy; larger ones need memory
 LANES = 8
@@ -82,9 +81,7 @@ class Lanes:
             for lane in range(ranks.rank, used, ranks.size)
         ])  # fmt: skip
         self.reached.update(*(reached for _, reached in results))
-        self._add_up(ranks.parts(self.vectors, used, model.flat.grad), ranks.part(model.flat.grad))
-        ranks.complete(model.flat.grad)
-        return sum(ranks.of_lanes([loss for loss, _ in results], used))
+        return ranks.sum_lanes(self.vectors, [loss for loss, _ in results], used, model.flat.grad)
 
     def in_one_chunk(self, patches, layout):
         """The same on a GPU, from the results of ``IJEPA.prepare``."""
@@ -120,17 +117,62 @@ class Lanes:
         tape.backward(loss)
         return loss
 
-    def _add_up(self, vectors, total):
-        """total = Σ vectors, added in order, a cache-sized block at a time."""
 
-        def add(start):
-            block = slice(start, start + BLOCK)
-            total[block] = vectors[0][block]
-            with np.errstate(all="ignore"):  # see _lane
-                for vector in vectors[1:]:
-                    total[block] += vector[block]
+class Alone:
+    """What the processes, or ranks, of a run do together, if there is only one; ``mpi.Ranks`` is for several."""
 
-        on_threads(add, range(0, total.size, BLOCK), self.workers)
+    rank, size = 0, 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def threads(self, requested):
+        """The number of this process's workers."""
+        return worker_threads(requested)
+
+    def first(self, function):
+        """``function()``, called only by rank 0: its result, or its error, on all ranks."""
+        return function()
+
+    def each(self, function):
+        """``function()``, called by rank 0 and then by all others; one rank's error is raised on all."""
+        return function()
+
+    def largest(self, number):
+        """The largest of the ranks' numbers."""
+        return number
+
+    def union(self, names):
+        """The union of all ranks' sets."""
+        return names
+
+    def share(self, *arrays):
+        """Overwrite the other ranks' arrays with rank 0's."""
+
+    def difference(self, facts):
+        """The first difference of a rank's ``facts()``, {name: value}, from rank 0's, in words; "" if there is none."""
+        return ""
+
+    def sum_lanes(self, vectors, losses, used, total):
+        """total = Σ of the gradients of lanes 0 to ``used``, in order; returns the sum of their losses.
+
+        ``vectors``: {lane: gradient} of this rank's lanes, which are rank, rank + size, ...; ``losses``: theirs.
+        """
+        add_in_order([vectors[lane] for lane in range(used)], total)
+        return sum(losses)
+
+
+def add_in_order(vectors, total):
+    """total = Σ vectors, added in order, a cache-sized block at a time."""
+    for start in range(0, total.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        total[block] = vectors[0][block]
+        with np.errstate(all="ignore"):  # see _lane
+            for vector in vectors[1:]:
+                total[block] += vector[block]
 
 
 def _names(tape):

@@ -1,7 +1,6 @@
 """One run in several processes, on one machine or more: ``mpiexec -n K python train.py --mpi`` (docs/mpi.md).
 
-Each process, or rank, holds the whole model and computes some of the lanes of every batch. The ranks' joint operations
-are defined here, for a single process (:class:`Alone`) and over MPI (:class:`Ranks`).
+Each process, or rank, holds the whole model and computes some of the lanes of every batch.
 """
 
 import contextlib
@@ -17,67 +16,11 @@ import numpy as np
 from minijepa.backend.threads import available_cores, worker_threads
 from minijepa.cli import ended_by, tell
 from minijepa.errors import ConfigError, MinijepaError
+from minijepa.training.lanes import Alone, add_in_order
 
 HEARD = 0.5  # seconds before an abort, on which mpiexec drops the lines that it has not passed on yet
 PATIENCE = 3  # seconds that a rank with an error waits for the others to have one too
 VARIABLES = (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))  # MPICH and Intel, Open MPI
-
-
-class Alone:
-    """A single process."""
-
-    rank, size = 0, 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def threads(self, requested):
-        """The number of this process's workers."""
-        return worker_threads(requested)
-
-    def first(self, function):
-        """``function()``, called only by rank 0: its result, or its error, on all ranks."""
-        return function()
-
-    def each(self, function):
-        """``function()``, called by rank 0 and then by all others; one rank's error is raised on all."""
-        return function()
-
-    def largest(self, number):
-        """The largest of the ranks' numbers."""
-        return number
-
-    def union(self, names):
-        """The union of all ranks' sets."""
-        return names
-
-    def share(self, *arrays):
-        """Overwrite the other ranks' arrays with rank 0's."""
-
-    def difference(self, facts):
-        """The first difference of a rank's ``facts()``, {name: value}, from rank 0's, in words; "" if there is none."""
-        return ""
-
-    def of_lanes(self, values, used):
-        """The values of lanes 0 to ``used`` in order; ``values``: those of this rank's lanes, in order."""
-        return values
-
-    def part(self, vector):
-        """The part of ``vector`` that this rank adds up."""
-        return vector
-
-    def parts(self, vectors, used, like):
-        """That part of the vectors of lanes 0 to ``used``, in order.
-
-        ``vectors``: {lane: vector} of this rank's lanes; ``like``: a vector of their size and dtype.
-        """
-        return [vectors[lane] for lane in range(used)]
-
-    def complete(self, vector):
-        """Collect every rank's part of ``vector`` on all of them."""
 
 
 class Ranks(Alone):
@@ -170,31 +113,28 @@ class Ranks(Alone):
                     return f"{name} is {theirs[name]} on {self._name(rank)}, but {value} on {self._name(0)}"
         return ""
 
-    # Rank i mod K computes lane i. A float sum depends on its order, so ranks don't add their own lanes: each rank
-    # receives its part of the vector from every lane, adds them in order, and the sums are collected.
-
-    def of_lanes(self, values, used):
-        found = self.comm.allgather(values)
-        return [found[lane % self.size][lane // self.size] for lane in range(used)]
-
-    def part(self, vector):
-        return self._part(vector, self.rank)
+    def sum_lanes(self, vectors, losses, used, total):
+        """A float sum depends on its order, so ranks don't add their own lanes: each rank receives its part of the
+        vector from every lane, adds them in order, and the sums are collected."""
+        own = range(self.rank, used, self.size)
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        mine = self._part(total, self.rank)
+        parts = [self._part(vectors[i], self.rank) if i in own else np.empty_like(mine) for i in range(used)]
+        requests = [self.comm.Irecv(parts[i], i % self.size, tag=i) for i in range(used) if i not in own]
+        requests += [self.comm.Isend(self._part(vectors[i], rank), rank, tag=i) for i in own for rank in others]
+        self.mpi.Request.Waitall(requests)
+        add_in_order(parts, mine)
+        sizes = [self._part(total, rank).size for rank in range(self.size)]
+        self.comm.Allgatherv(self.mpi.IN_PLACE, [total, sizes])
+        return sum(self._in_order(losses, used))
 
     def _part(self, vector, rank):
         return vector[vector.size * rank // self.size : vector.size * (rank + 1) // self.size]
 
-    def parts(self, vectors, used, like):
-        own = range(self.rank, used, self.size)
-        found = [self.part(vectors[i]) if i in own else np.empty_like(self.part(like)) for i in range(used)]
-        requests = [self.comm.Irecv(found[i], i % self.size, tag=i) for i in range(used) if i not in own]
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        requests += [self.comm.Isend(self._part(vectors[i], rank), rank, tag=i) for i in own for rank in others]
-        self.mpi.Request.Waitall(requests)
-        return found
-
-    def complete(self, vector):
-        sizes = [self._part(vector, rank).size for rank in range(self.size)]
-        self.comm.Allgatherv(self.mpi.IN_PLACE, [vector, sizes])
+    def _in_order(self, values, used):
+        """The values of all lanes, in order, from those of this rank's."""
+        found = self.comm.allgather(values)
+        return [found[lane % self.size][lane // self.size] for lane in range(used)]
 
 
 def _result(function):

@@ -20,9 +20,8 @@ from minijepa.evaluation.monitors import Monitors
 from minijepa.models import IJEPA
 from minijepa.training import checkpoint
 from minijepa.training.ema import ema_momentum, update_ema
-from minijepa.training.lanes import Lanes
+from minijepa.training.lanes import Alone, Lanes
 from minijepa.training.metrics import on_host
-from minijepa.training.mpi import Alone
 from minijepa.training.optim import AdamW, learning_rate, squared_norm
 
 READ_EVERY = 50  # steps: on a GPU, values are read in batches, because each read blocks until the GPU catches up

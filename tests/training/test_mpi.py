@@ -244,7 +244,7 @@ def test_every_place_and_every_lane_has_one_rank(size):
     ranks, vector = ranks_of(size), np.arange(101)
     assert np.concatenate([ranks._part(vector, rank) for rank in range(size)]).tolist() == vector.tolist()
     values = [[f"lane {lane}" for lane in range(rank, 5, size)] for rank in range(size)]
-    assert ranks_of(size, everyone=values).of_lanes(values[0], 5) == [f"lane {lane}" for lane in range(5)]
+    assert ranks_of(size, everyone=values)._in_order(values[0], 5) == [f"lane {lane}" for lane in range(5)]
 
 
 def test_lanes_hold_only_the_vectors_that_their_rank_computes():
