@@ -79,10 +79,11 @@ def counted(number, noun):
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def suggestion(name, known):
-    """What to say of an unknown name: "did you mean gelu?" or, if none is similar, "there are ..."."""
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+def suggestion(name, known, otherwise=None):
+    """What to say of an unknown name: "did you mean gelu?", or ``otherwise``, by default "there are ..."."""
+    if close := difflib.get_close_matches(name, known, n=3):
+        return f"did you mean {' or '.join(close)}?"
+    return otherwise or f"there are {', '.join(known)}"
 
 
 def add_machine(parser, data):

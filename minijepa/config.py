@@ -7,6 +7,7 @@ import numbers
 import reprlib
 import warnings
 
+from minijepa.cli import suggestion
 from minijepa.data.masking import MultiBlockMasker
 from minijepa.errors import ConfigError
 
@@ -117,7 +118,8 @@ class Config:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                raise ConfigError(f"unknown setting {reprlib.repr(name)}{_suggestion(name, known)}")
+                remedy = suggestion(name, known, "docs/settings.md explains them all")
+                raise ConfigError(f"unknown setting {reprlib.repr(name)}: {remedy}")
         return cls(**values)
 
     def __repr__(self):
@@ -157,13 +159,6 @@ def parse_assignment(text):
             return key.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return key.strip(), {"true": True, "false": False}.get(value.strip().lower(), value.strip())
-
-
-def _suggestion(name, known):
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else "; docs/settings.md explains them all"
 
 
 def _is_number(value):

@@ -59,7 +59,7 @@ def test_an_assignment_needs_an_equals_sign():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(epoch=3), "unknown setting 'epoch': did you mean 'epochs'"),
+        (dict(epoch=3), "unknown setting 'epoch': did you mean epochs"),
         (dict(zzz=3), "unknown setting 'zzz'"),
         (dict(epochs=2.5), "epochs must be a whole number, got 2.5"),
         (dict(epochs="many"), "epochs must be a whole number"),

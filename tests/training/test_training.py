@@ -449,7 +449,7 @@ def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--set=epoch=3"], "did you mean 'epochs'"),
+        (["--set=epoch=3"], "did you mean epochs"),
         (["--epochs=0"], "epochs must be above 0"),
         (["--epochs=many"], "epochs must be a whole number, got 'many'"),
         (["--lr=-1"], "base_lr must be above 0"),
