@@ -134,7 +134,7 @@ def encode(params, name, patches, visible):
     return layer_norm(x, *layer(params, name + ".norm"))
 
 def predict(params, features, context, target):
-    """A target block's features from the context's: (Tc, 96) -> (Tt, 96). Mask token + position: tell me this."""
+    """A target block's features from the context's: (Tc, 96) -> (Tt, 96). A mask token + a position asks for it."""
     positions = params["predictor.predictor_pos_embed"]
     seen = add(linear(features, *layer(params, "predictor.predictor_embed")), rows(positions, context))
     asked = add(rows(params["predictor.mask_token"], np.zeros_like(target)), rows(positions, target))

@@ -241,7 +241,7 @@ def _check_values(c):
 
 PRESETS = {
     "cifar10": {},
-    # The specification's network with laptop's recipe, except for initial weights (0.06), EMA, batch size and rate.
+    # The specification's network with laptop's recipe, except for initial weights (0.06), batch size and rate.
     "best": dict(
         patch_embed_gain=2, init_std=0.06, augment_flip=True, augment_scale=(0.5, 1.0), target_norm="layer_norm",
         target_scale=(0.15, 0.2), context_scale=(0.85, 1.0),
