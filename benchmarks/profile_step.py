@@ -60,7 +60,7 @@ class Profile:
         def timed(ctx, *arrays, **options):
             started = time.perf_counter()
             y = op_forward(ctx, *arrays, **options)
-            row = self.ops[op.op_name()]
+            row = self.ops[op.op_name]
             row[0] += 1
             row[1] += time.perf_counter() - started
             return y
@@ -72,7 +72,7 @@ class Profile:
         def timed(ctx, dy):
             started = time.perf_counter()
             gradients = op_backward(ctx, dy)
-            self.ops[op.op_name()][2] += time.perf_counter() - started
+            self.ops[op.op_name][2] += time.perf_counter() - started
             return gradients
 
         op_backward = op.backward

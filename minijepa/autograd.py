@@ -42,16 +42,15 @@ def _as_array(value, complaint):
 class Context:
     """What an operation's forward leaves for its backward.
 
-    ``needs[i]``: whether the gradient of input i is needed. ``save(*arrays)`` keeps arrays for ``saved``; anything
-    else (an axis, a shape) is set as an attribute. Nothing is kept if the operation is not recorded.
+    ``needs[i]``: whether the gradient of input i is needed; ``recorded``: whether any is. ``save(*arrays)`` keeps
+    arrays for ``saved``, if the operation is recorded; anything else (an axis, a shape) is set as an attribute.
     """
 
     def __init__(self, needs):
-        self.needs = needs
-        self.saved = ()
+        self.needs, self.recorded, self.saved = needs, any(needs), ()
 
     def save(self, *arrays):
-        if any(self.needs):
+        if self.recorded:
             self.saved = arrays
 
 
@@ -91,7 +90,7 @@ class Function:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.signature, cls.twin = Signature(cls.shapes), None
-        cls._name = re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
+        cls.op_name = re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__).lower()  # in errors and printed tapes
 
     @staticmethod
     def forward(ctx, *arrays, **options):
@@ -102,35 +101,28 @@ class Function:
         raise NotImplementedError
 
     @classmethod
-    def op_name(cls):
-        """What errors and printed tapes call it: LayerNorm is layer_norm."""
-        return cls._name
-
-    @classmethod
     def apply(cls, *inputs, **options):
         """Run forward on ``inputs`` (tensors, arrays, numbers, or None for an optional one); record it if needed."""
         inputs, dtype = as_tensors(cls, inputs)
         arrays = [None if t is None else t.data for t in inputs]
         shapes = tuple([None if a is None else a.shape for a in arrays])
-        gradient_shapes = cls.signature.match(cls._name, shapes)
+        gradient_shapes = cls.signature.match(cls.op_name, shapes)
 
         tape = current_tape()
-        wanted = [t is not None and t.requires_grad for t in inputs]
-        recorded = tape is not None and any(wanted)
-        ctx = Context(tuple(wanted) if recorded else (False,) * len(wanted))
+        ctx = Context(tuple([tape is not None and t is not None and t.requires_grad for t in inputs]))
         body = cls if cls.twin is None or not cls.twin.takes(*arrays, **options) else cls.twin
         try:
             y = body.forward(ctx, *arrays, **options)
         except MinijepaError:
             raise
         except (ValueError, IndexError) as error:  # NumPy's complaint where no signature can tell: reshape, concat
-            cls.signature.fail(cls._name, shapes, str(error), cause=error)
-        y = _as_array(y, f"{cls._name}: forward must return one array")
+            cls.signature.fail(cls.op_name, shapes, str(error), cause=error)
+        y = _as_array(y, f"{cls.op_name}: forward must return one array")
         if y.dtype != dtype:
-            raise DtypeError(f"{cls._name}: forward was given {dtype} and returned {y.dtype}: {KEEPS_DTYPE}")
+            raise DtypeError(f"{cls.op_name}: forward was given {dtype} and returned {y.dtype}: {KEEPS_DTYPE}")
 
-        output = Tensor(y, requires_grad=recorded)
-        if recorded:
+        output = Tensor(y, requires_grad=ctx.recorded)
+        if ctx.recorded:
             tape.record(Entry(cls, body, ctx, inputs, gradient_shapes, output))
         return output
 
@@ -142,7 +134,7 @@ def as_tensors(op, inputs):
     first = arrays[0] if arrays else None
     for array in arrays:
         if array.dtype != first.dtype or (type(array) is not type(first) and device_of(array) != device_of(first)):
-            _refuse_to_mix(op.op_name(), arrays)
+            _refuse_to_mix(op.op_name, arrays)
     return tensors, None if first is None else first.dtype
 
 
@@ -207,7 +199,7 @@ class Tape:
     """The list of recorded operations, in execution order. Each thread has its own current tape.
 
     ``into``: where the gradients of leaves go. None: into each leaf's ``grad``. A dict {tensor: array}: into these
-    arrays, so that worker threads share none; missing leaves are added. Both accumulate.
+    arrays, such as a worker's own; missing leaves are added. Both accumulate.
 
     After ``backward``, ``reached`` is the set of leaves that received a gradient.
     """
@@ -239,9 +231,9 @@ class Tape:
 
     def _refuse_to_record(self, entry, x):
         if self._used:
-            raise TapeError(f"{entry.op.op_name()}: this tape was used up by backward: make a new Tape()")
+            raise TapeError(f"{entry.op.op_name}: this tape was used up by backward: make a new Tape()")
         raise TapeError(
-            f"{entry.op.op_name()}: an input of shape {x.shape} was recorded on another tape; "
+            f"{entry.op.op_name}: an input of shape {x.shape} was recorded on another tape; "
             "compute it inside this one, or use x.detach() if no gradient should flow through it"
         )
 
@@ -293,7 +285,25 @@ class Tape:
         )
 
     def _gradients(self, entry, dy):
-        return _input_gradients(entry, dy)
+        """The op's gradients, one for each input, checked and summed over broadcast axes."""
+        try:
+            gradients = entry.body.backward(entry.ctx, dy)
+        except (ValueError, IndexError) as error:  # NumPy's complaint about shapes that don't fit; unpacking ctx.saved
+            _refuse_backward(entry, dy, error)
+        if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
+            _refuse_slots(entry, gradients)
+        results = []
+        for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
+            if dx is None or not entry.ctx.needs[i]:
+                results.append(None)
+                continue
+            dx = _as_array(dx, f"{entry.op.op_name}: backward must return an array or None for input {i}")
+            shapes = x.shape, entry.gradient_shapes[i]
+            on_device = type(dx) is type(x.data) or device_of(dx) == device_of(x.data)
+            if dx.shape not in shapes or dx.dtype != x.dtype or not on_device:
+                _refuse_gradient(entry, i, x, dx)
+            results.append(unbroadcast(dx, x.shape))
+        return results
 
     def _add_to_leaf(self, leaf, gradient):
         self.reached.add(leaf)
@@ -321,7 +331,7 @@ class Tape:
                     seen.add(id(owner))
                     saved += owner.nbytes
             shapes = " ".join("-" if x is None else _shape(x.shape) for x in entry.inputs)
-            rows.append((entry.op.op_name(), shapes, _shape(entry.output.shape), saved))
+            rows.append((entry.op.op_name, shapes, _shape(entry.output.shape), saved))
         return rows
 
     def __repr__(self):
@@ -364,32 +374,10 @@ def _as_cotangent(cotangent, loss):
     return cotangent
 
 
-def _input_gradients(entry, dy):
-    """The op's gradients, one for each input, checked and summed over broadcast axes."""
-    try:
-        gradients = entry.body.backward(entry.ctx, dy)
-    except (ValueError, IndexError) as error:  # NumPy's complaint about shapes that don't fit; unpacking ctx.saved
-        _refuse_backward(entry, dy, error)
-    if not isinstance(gradients, tuple) or len(gradients) != len(entry.inputs):
-        _refuse_slots(entry, gradients)
-    results = []
-    for i, (x, dx) in enumerate(zip(entry.inputs, gradients)):
-        if dx is None or not entry.ctx.needs[i]:
-            results.append(None)
-            continue
-        dx = _as_array(dx, f"{entry.op.op_name()}: backward must return an array or None for input {i}")
-        shapes = x.shape, entry.gradient_shapes[i]
-        on_device = type(dx) is type(x.data) or device_of(dx) == device_of(x.data)
-        if dx.shape not in shapes or dx.dtype != x.dtype or not on_device:
-            _refuse_gradient(entry, i, x, dx)
-        results.append(unbroadcast(dx, x.shape))
-    return results
-
-
 def _refuse_backward(entry, dy, error):
     kept = ", ".join(str(getattr(a, "shape", a)) for a in entry.ctx.saved) or "nothing"
     raise ShapeError(
-        f"{entry.op.op_name()}: backward, given dy {dy.shape}, with inputs {_shapes(entry.inputs)} and {kept} saved: "
+        f"{entry.op.op_name}: backward, given dy {dy.shape}, with inputs {_shapes(entry.inputs)} and {kept} saved: "
         f"{error}"
     ) from error
 
@@ -398,13 +386,13 @@ def _refuse_slots(entry, gradients):
     found = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
     remedy = ": return (dx,), with the comma" if is_array(gradients) and len(entry.inputs) == 1 else ""
     raise ShapeError(
-        f"{entry.op.op_name()}: backward must return a tuple of {len(entry.inputs)}, one slot per input "
+        f"{entry.op.op_name}: backward must return a tuple of {len(entry.inputs)}, one slot per input "
         f"{_shapes(entry.inputs)}; got {found}{remedy}"
     )
 
 
 def _refuse_gradient(entry, i, x, dx):
-    start = f"{entry.op.op_name()}: backward returned"
+    start = f"{entry.op.op_name}: backward returned"
     if dx.shape not in (x.shape, entry.gradient_shapes[i]):
         raise ShapeError(
             f"{start} shape {dx.shape} for input {i}, whose shape is {x.shape}: "

@@ -84,13 +84,6 @@ class LayerNorm(Module):
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
-class GELU(Module):
-    """The tanh form of GELU; ``bias`` is added first, in the same pass."""
-
-    def forward(self, x, bias=None):
-        return ops.gelu(x, bias)
-
-
 class Attention(Module):
     """Multi-head self-attention within each sequence of a packing: (T, dim) -> (T, dim), or of the rows ``keep``."""
 
@@ -109,11 +102,10 @@ class Mlp(Module):
 
     def __init__(self, dim, hidden, rng, std):
         self.fc1 = Linear(dim, hidden, rng, std)
-        self.act = GELU()
         self.fc2 = Linear(hidden, dim, rng, std)
 
     def forward(self, x):
-        return self.fc2(self.act(ops.linear(x, self.fc1.weight), self.fc1.bias))
+        return self.fc2(ops.gelu(ops.linear(x, self.fc1.weight), self.fc1.bias))
 
 
 class Block(Module):
@@ -179,7 +171,7 @@ class FlatParameters:
 
     def check_tied(self):
         """Raise TrainingError if a parameter was given another array: optimiser and checkpoints would not see it."""
-        data = self.data[:0].base  # that of every view; the vector itself, if it was not unpickled
+        data = self.data[:0].base  # that of every view
         grad = None if self.grad is None else self.grad[:0].base
         for name, parameter in self.parameters.items():
             if parameter.data.base is not data:

@@ -626,7 +626,7 @@ def test_a_function_without_formulas():
     [("LayerNorm", "layer_norm"), ("L2Loss", "l2_loss"), ("SmoothL1Loss", "smooth_l1_loss"), ("Gelu", "gelu")],
 )
 def test_the_name_of_an_operation_is_that_of_its_function(op, name):
-    assert returning(name=op).op_name() == name
+    assert returning(name=op).op_name == name
 
 
 # --------------------------------------------------------------------------------------------------- dtypes and devices

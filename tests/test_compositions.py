@@ -118,7 +118,7 @@ def test_the_programs_use_every_operation_nodes_again_and_ties():
         with Tape() as tape:
             Program(seed)(*(Tensor(a, requires_grad=True) for a in inputs_of(seed)))
         for entry in tape.entries:
-            name = entry.op.op_name()
+            name = entry.op.op_name
             counts[name] = counts.get(name, 0) + 1
             given = [x for x in entry.inputs if x is not None]
             again += len(set(given)) < len(given)

@@ -191,7 +191,7 @@ def test_the_readme_names_the_operations_of_a_training_step(one):
     images, masks = np.zeros((2, 3, 32, 32), np.float32), MultiBlockMasker().sample(2, np.random.default_rng(0))
     with Tape() as tape:
         model.loss(images, masks)
-    used = {entry.op.op_name() for entry in tape.entries}
+    used = {entry.op.op_name for entry in tape.entries}
     assert set(re.findall(r"`(\w+)`", sentence)) == used and len(used) == 9
 
 

@@ -71,7 +71,7 @@ def recorded(network):
         "numeric": numeric,
         "twice": network.named.get(network.used_twice),
         "uses": [graph.array(a) for a in numeric_of_each_use(network)] if network.used_twice is not None else [],
-        "ops": {e.op.op_name(): _lesson(e) for e in tape.recorded},
+        "ops": {e.op.op_name: _lesson(e) for e in tape.recorded},
         "verdict": f"largest relative difference {worst:.0e}, tolerance {TOLERANCE:.0e}: "
         + ("passed" if worst <= TOLERANCE else "FAILED"),
         "arrays": graph.arrays,
@@ -93,7 +93,7 @@ class _Graph:
             kind = "value" if entry is not None else "leaf" if x.requires_grad else "constant"
             self.values.append(dict(name=self._name(x, entry), kind=kind, made=entry, array=self.array(x.data)))
         self.entries = [
-            dict(op=e.op.op_name(), inputs=[self._places.get(x) for x in e.inputs], output=self._places[e.output])
+            dict(op=e.op.op_name, inputs=[self._places.get(x) for x in e.inputs], output=self._places[e.output])
             for e in tape.recorded
         ]
 
@@ -145,5 +145,5 @@ def _lesson(entry):
         file=f"minijepa/{module}",
         code=[dict(title=p.__name__, first=inspect.getsourcelines(p)[1], text=source_of(p)) for p in pieces],
         lines=gradient_lines(op, inputs),
-        page=page_of(op.op_name()) if hasattr(ops, op.op_name()) else "rest",  # getitem's is called Slice
+        page=page_of(op.op_name) if hasattr(ops, op.op_name) else "rest",  # getitem's is called Slice
     )

@@ -29,7 +29,7 @@ class WatchingTape(Tape):
         for array, checksum in self._kept.pop(id(entry)):
             if _checksum(array) != checksum:
                 raise TapeError(
-                    f"{entry.op.op_name()}: {_which(array, entry)}, of shape {array.shape}, was changed in place after "
+                    f"{entry.op.op_name}: {_which(array, entry)}, of shape {array.shape}, was changed in place after "
                     "forward, but backward needs its old values: write to a copy, or only after backward"
                 )
         return super()._gradients(entry, dy)

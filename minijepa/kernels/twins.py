@@ -44,7 +44,7 @@ class FusedGelu:
     def forward(ctx, x, bias):
         xp = xp_of(x)
         y = xp.empty(x.shape, x.dtype)
-        g = xp.empty(x.shape, x.dtype) if any(ctx.needs) else None
+        g = xp.empty(x.shape, x.dtype) if ctx.recorded else None
         ctx.save(g)
         launches.gelu_forward(x, bias, y, g)
         return y
@@ -68,7 +68,7 @@ class FusedLayerNorm:
 
     @staticmethod
     def forward(ctx, x, w, b, *, eps):
-        empty, recorded = xp_of(x).empty, any(ctx.needs)
+        empty, recorded = xp_of(x).empty, ctx.recorded
         y = empty(x.shape, x.dtype)
         xhat = empty(x.shape, x.dtype) if recorded else None
         r = empty((*x.shape[:-1], 1), x.dtype) if recorded else None

@@ -148,7 +148,7 @@ class ImageEncoder:
         yield from self.target_flat.parameters.items()
 
     def num_parameters(self):
-        """Number of trained parameters."""
+        """Number of parameters; of an IJEPA, the trained ones."""
         return self.target_flat.data.size
 
     def state_dict(self):

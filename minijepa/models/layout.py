@@ -51,7 +51,7 @@ def row_numbers(masks, num_patches, context_capacity=None):
     for index in (masks.context_index, masks.target_index):
         if not 0 <= index.min() <= index.max() < num_patches:
             raise ShapeError(f"the masks name patches {index.min()} to {index.max()} of 0 to {num_patches - 1}")
-    lengths, blocks = masks.context_lengths.astype(np.int64), masks.target_lengths.astype(np.int64)
+    lengths, blocks = masks.context_lengths, masks.target_lengths
     batch, per_image = blocks.shape
     image = np.arange(batch)
     n = SimpleNamespace()

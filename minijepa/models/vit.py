@@ -21,20 +21,14 @@ def patchify(images, patch_size):
     return patches.reshape(b, g * g, c * patch_size * patch_size)
 
 
-class PatchProjection(Module):
-    """The patch embedding's kernel, in a convolution's shape."""
-
-    def __init__(self, dim, patch_size, std, rng):
-        self.weight = Parameter(normal(rng, (dim, 3, patch_size, patch_size), std), decay=True)
-        self.bias = Parameter(np.zeros(dim))
-
-
 class PatchEmbed(Module):
     """Patches to tokens: pixels (..., 3p²) -> (..., D)"""
 
     def __init__(self, dim, patch_size, gain, rng):
-        # With gain 1, a patch of white noise of variance 1 becomes a token of variance 1.
-        self.proj = PatchProjection(dim, patch_size, gain / math.sqrt(3 * patch_size**2), rng)
+        std = gain / math.sqrt(3 * patch_size**2)  # gain 1: a patch of white noise becomes a token of variance 1
+        self.proj = Module()  # with timm's names, and the shape of a convolution's kernel
+        self.proj.weight = Parameter(normal(rng, (dim, 3, patch_size, patch_size), std), decay=True)
+        self.proj.bias = Parameter(np.zeros(dim))
 
     def forward(self, pixels):
         weight = self.proj.weight
@@ -54,16 +48,14 @@ class ViTEncoder(Module):
         ]
         self.norm = LayerNorm(dim, eps)
 
-    def forward(self, pixels, positions, packing, keep=None):
+    def forward(self, pixels, positions, packing):
         """Tokens of chosen patches: pixel rows (T, 3p²) at ``positions`` (T,) of packed sequences -> (T, D).
-
-        ``keep`` (K,): the rows whose tokens are wanted, as (K, D); all if None.
 
         Embedding and position act on each patch alone, so they may be applied before or after choosing the patches;
         after, no unused patch is embedded.
         """
         positions = ops.rows(ops.reshape(self.pos_embed, self.pos_embed.shape[1:]), positions)
-        return self._transform(self.patch_embed(pixels) + positions, packing, keep)
+        return self._transform(self.patch_embed(pixels) + positions, packing)
 
     def encode(self, patches, packing, keep=None):
         """Tokens of all patches of all images: (B, N, 3p²) -> (B N, D), image by image; or of the rows ``keep``.
@@ -82,7 +74,7 @@ class ViTEncoder(Module):
         x = self.patch_embed(patches) + self.pos_embed
         return ops.reshape(x, (-1, x.shape[-1]))
 
-    def _transform(self, x, packing, keep):
+    def _transform(self, x, packing, keep=None):
         for block in self.blocks[:-1]:
             x = block(x, packing)
         return self.norm(self.blocks[-1](x, packing, keep))

@@ -36,7 +36,7 @@ class Gelu(Function):
     def forward(ctx, x, bias):
         xp = xp_of(x)
         y = xp.empty(x.shape, x.dtype)
-        g = xp.empty(x.shape, x.dtype) if any(ctx.needs) else None
+        g = xp.empty(x.shape, x.dtype) if ctx.recorded else None
         ctx.save(g)
         for x_, y_, g_ in row_blocks(x, y, g):  # in place from here on, to save passes over memory
             z = x_ if bias is None else x_ + bias

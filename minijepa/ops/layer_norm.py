@@ -34,7 +34,7 @@ class LayerNorm(Function):
     def forward(ctx, x, w, b, *, eps):
         xp, n = xp_of(x), x.shape[-1]
         y = xp.empty(x.shape, x.dtype)
-        xhat = xp.empty(x.shape, x.dtype) if any(ctx.needs) else y  # reuse y as scratch if nothing is recorded
+        xhat = xp.empty(x.shape, x.dtype) if ctx.recorded else y  # reuse y as scratch if nothing is recorded
         r = xp.empty((*x.shape[:-1], 1), x.dtype)
         ctx.save(xhat, r, w)
         for x_, y_, xhat_, r_ in row_blocks(x, y, xhat, r):

@@ -42,11 +42,9 @@ class RowIndex:
         """0..t−1 in parts in which no row number repeats: the first occurrence of each, the second, and so on."""
         order = np.argsort(self.host, kind="stable")
         ordered = self.host[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else np.zeros(0, np.int64)
-        counts = np.diff(np.r_[starts, len(order)])
-        rank = np.arange(len(order)) - np.repeat(starts, counts)  # how often the same number occurred before
+        rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)  # how often the same number occurred before
         device = device_of(self.array)
-        return [to_device(order[rank == r], device) for r in range(counts.max(initial=0))]
+        return [to_device(order[rank == r], device) for r in range(rank.max(initial=-1) + 1)]
 
 
 class Rows(Function):

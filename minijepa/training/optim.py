@@ -2,9 +2,7 @@
 
 import math
 
-import numpy as np
-
-from minijepa.backend import BLOCK, has_twin, xp_of
+from minijepa.backend import has_twin, row_blocks, xp_of
 
 
 @has_twin
@@ -48,10 +46,8 @@ class AdamW:
         rate, eps, decay = scalars
         for part in self.decayed:
             self.data[part] *= decay
-        block = BLOCK if xp is np else self.data.size
-        for start in range(0, self.data.size, block):
-            part = slice(start, start + block)
-            g, m, v = self.grad[part], self.m[part], self.v[part]
+        vectors = self.data, self.grad, self.m, self.v
+        for theta, g, m, v in row_blocks(*(vector[:, None] for vector in vectors)):
             m *= self.beta1
             m += (1 - self.beta1) * g
             v *= self.beta2
@@ -60,7 +56,7 @@ class AdamW:
             update += eps
             xp.divide(m, update, out=update)
             update *= rate
-            self.data[part] -= update
+            theta -= update
 
 
 def learning_rate(step, total_steps, warmup_steps, base_lr, min_lr):

@@ -35,7 +35,7 @@ def check_free(folder):
 
 
 class Run:
-    """A run folder: config.json, metrics.csv, checkpoint.npz and the one before it, masks.png, curves.png."""
+    """A run folder: config.json, metrics.csv, steps.csv, two checkpoints, masks.png, curves.png."""
 
     def __init__(self, folder, trainer):
         self.folder, self.trainer = Path(folder), trainer

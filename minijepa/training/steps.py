@@ -10,7 +10,7 @@ from minijepa.errors import CheckpointError, ConfigError
 from minijepa.files import open_plain, replaced
 
 FILE = "steps.csv"
-COLUMNS = ("step", "loss", "grad_norm", "lr")  # the learning rate
+COLUMNS = "step", "loss", "grad_norm", "lr"
 
 
 def start_steps(folder, rows=()):

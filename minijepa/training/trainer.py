@@ -170,7 +170,8 @@ class Trainer:
         return math.sqrt(square) if self.device == "cpu" else xp_of(square).sqrt(square)
 
     def _check_all_reached(self):
-        if missing := self.lanes.missing():
+        reached = self.ranks.union(self.lanes.reached)  # in any process
+        if missing := [name for name in self.model.flat.parameters if name not in reached]:
             raise TrainingError(f"{counted(len(missing), 'parameter')} received no gradient, such as {missing[0]}")
 
 

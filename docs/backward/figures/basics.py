@@ -183,7 +183,7 @@ def tape():
         top = 96 + 62 * i
         d.rect(70, top, 336, 46, fill=shade(VALUE, 0.12), stroke=VALUE, rx=6)
         d.text(90, top + 23, str(i), MUTED)
-        d.text(112, top + 23, f"{outputs[i]} = {entry.op.op_name()}({inputs[i]})", anchor="start", bold=True)
+        d.text(112, top + 23, f"{outputs[i]} = {entry.op.op_name}({inputs[i]})", anchor="start", bold=True)
         d.text(394, top + 23, numbers(entry.output.data), VALUE, anchor="end")
         d.text(428, top + 12, f"d{outputs[i]} = {numbers(sums[outputs[i]])}", GRADIENT, 13, "start", bold=True)
         d.text(428, top + 34, went[i], GRADIENT, 13, "start")
