@@ -30,7 +30,6 @@ from minijepa.config import Config, parse_changes  # noqa: E402
 from minijepa.data import load_dataset  # noqa: E402
 from minijepa.errors import ConfigError, TrainingError  # noqa: E402
 from minijepa.evaluation.evaluate import labelled_images  # noqa: E402
-from minijepa.evaluation.features import extract_features  # noqa: E402
 from minijepa.evaluation.neighbours import knn_accuracy  # noqa: E402
 from minijepa.evaluation.probing import linear_probe  # noqa: E402
 from minijepa.files import replaced  # noqa: E402
@@ -131,7 +130,7 @@ def probed(args, folder, dataset):
     about, arrays = checkpoint.read(folder)
     model = checkpoint.model_of(about, arrays, folder, args.device)
     train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")
-    features, val_features = (extract_features(model, x, threads=args.threads) for x in (train_x, val_x))
+    features, val_features = (model.features(x, threads=args.threads) for x in (train_x, val_x))
     classes = len(dataset.classes)
     with open(folder / "metrics.csv", newline="") as rows:
         rows = list(csv.DictReader(rows))

@@ -9,8 +9,9 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -115,7 +116,7 @@ def profile_steps(trainer, steps):
     with ExitStack() as changes:
 
         def replace(owner, name, value):
-            changes.enter_context(_replaced(owner, name, value))
+            changes.enter_context(mock.patch.object(owner, name, value))
 
         for op in _operations():
             replace(op, "forward", staticmethod(profile.forward(op)))
@@ -143,21 +144,6 @@ def _operations():
             if op.__module__.startswith(ops.__name__):
                 found.append(op)
     return found
-
-
-@contextmanager
-def _replaced(owner, name, value):
-    """``owner.name`` is ``value`` for a while."""
-    own = name in vars(owner)
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
 
 
 def main(argv=None):

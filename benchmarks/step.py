@@ -37,8 +37,7 @@ from cuda_contenders import noise, noise_trainer
 from minijepa import Config, MultiBlockMasker
 from minijepa.config import PRESETS
 from minijepa.data import normalise
-from minijepa.evaluation.features import extract_features
-from minijepa.backend.threads import available_cores, blas_info
+from minijepa.backend.threads import available_cores, blas_info, on_threads
 from minijepa.training import mpi
 from minijepa.training.lanes import LANES
 
@@ -93,7 +92,7 @@ def flops_an_image(config):
     """Floating-point operations of the matrix products in a training step, and in encoding, for one image."""
     trainer, images = noise_trainer(config, 1), noise(config.batch_size)
     step = counted_flops(lambda: trainer.train_step(0))
-    return step / len(images), counted_flops(lambda: extract_features(trainer.model, images, threads=1)) / len(images)
+    return step / len(images), counted_flops(lambda: trainer.model.features(images, threads=1)) / len(images)
 
 
 def counted_flops(work):
@@ -147,7 +146,7 @@ def minijepa_encode(config, threads):
     model, images = IJEPA(config), noise(config.batch_size)
     yield {}
     while True:
-        extract_features(model, images, threads=threads)
+        model.features(images, threads=threads)
         yield {}
 
 
@@ -176,7 +175,7 @@ def gemm(config, threads):
     flops = sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in pairs)
     repeat = 40
 
-    def work():
+    def work(_):
         outs = [np.empty((a.shape[0], b.shape[1]), np.float32) for a, b in pairs]
         for _ in range(repeat):
             for (a, b), out in zip(pairs, outs):
@@ -184,11 +183,7 @@ def gemm(config, threads):
 
     while True:
         started = time.perf_counter()
-        workers = [threading.Thread(target=work) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        on_threads(work, range(threads), threads)
         yield {"flops_per_s": threads * repeat * flops / (time.perf_counter() - started)}
 
 

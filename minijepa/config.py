@@ -10,6 +10,7 @@ import warnings
 from minijepa.cli import suggestion
 from minijepa.data.masking import MultiBlockMasker
 from minijepa.errors import ConfigError
+from minijepa.models.ijepa import LOSSES
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -181,8 +182,6 @@ def _checked_type(field, value):
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", tuple: "two numbers"}
     raise ConfigError(f"{field.name} must be {wanted[field.type]}, got {reprlib.repr(value)}")
 
-
-LOSSES = "l2", "smooth_l1"  # defined in models/ijepa.py
 
 LARGEST = dict(  # so that a typo gives an error, not an hour of filling memory or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,

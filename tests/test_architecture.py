@@ -24,7 +24,7 @@ config
 training.ema training.optim
 kernels
 training.schema training.exported training.checkpoint training.lock training.provenance training.lanes training.mpi
-evaluation.features evaluation.checks evaluation.logistic evaluation.neighbours evaluation.probing
+evaluation.checks evaluation.logistic evaluation.neighbours evaluation.probing
 evaluation.monitors
 pictures
 training.steps training.metrics training.report training.trainer training.clock training.run
@@ -92,13 +92,12 @@ def test_a_cpu_imports_nothing_of_the_kernels():
         import train, probe, minijepa.explain.__main__, minijepa.gradcheck.__main__
         from minijepa import Config, Function
         from minijepa.data import Dataset, make_shapes
-        from minijepa.evaluation.features import extract_features
         from minijepa.training.trainer import Trainer
         images, labels = make_shapes(8)
         data = Dataset("shapes", ("",) * 10, images, labels, images, labels, (0.5,) * 3, (0.25,) * 3)
         trainer = Trainer(Config.preset("smoke", batch_size=8), data)
         trainer.train_step(0)
-        extract_features(trainer.model, images)
+        trainer.model.features(images)
         assert not [name for name in sys.modules if name.startswith("minijepa.kernels")]
         assert not [op for op in Function.__subclasses__() if op.twin]
     """

@@ -170,3 +170,12 @@ def test_the_workflow_runs_what_ci_runs_and_contributing_names_what_is_there():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     named = re.findall(r"(?:minijepa|tests|docs)/[\w/.]*\w", text)
     assert len(named) > 10 and [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(("command", "status"), [("gradcheck add", 0), ("explain layer_norm", 0), ("exercise rows", 1)])
+def test_a_module_runs_as_a_program_and_without_a_warning(tmp_path, command, status):
+    (tmp_path / "exercise_rows.py").touch()  # an attempt that is not right yet
+    program = [sys.executable, "-W", "error", "-m", *f"minijepa.{command}".split()]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=tmp_path, env=paths, capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (status, "") and done.stdout

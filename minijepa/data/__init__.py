@@ -6,7 +6,7 @@ import numpy as np
 
 from minijepa.backend import rng
 from minijepa.data import cifar10, shapes
-from minijepa.data.augment import augment, draw_augmentation, draw_windows, resized_crop
+from minijepa.data.augment import augment, draw_windows, resized_crop
 from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, unpack_cifar10
 from minijepa.data.folder import read_folder
 from minijepa.data.masking import Masks, MultiBlockMasker

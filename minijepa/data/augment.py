@@ -5,58 +5,22 @@ whole patches that the network can predict without looking, and the mirror needs
 copy, since it is only another index.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from minijepa.backend import matmul, xp_of
-from minijepa.errors import DtypeError, ShapeError
 
 
-@dataclass(frozen=True, eq=False)
-class Augmentation:
-    """What happens to each image of a batch of B.
+def augment(images, rng, flip, shift):
+    """``images`` (B, C, H, W) of either array library, half of them mirrored if ``flip``, moved by up to ±``shift``.
 
-    The image is mirrored left to right where ``flip`` (bool, (B,)) says so; then row ``top`` and column ``left`` of its
-    padded version (ints (B,) from 0 to 2·padding; padding itself = no shift) become the first row and column.
+    y[b, c, i, j] = x[b, c, row(i + down_b), col(j + right_b)], where ``row`` and ``col`` mirror an index outside the
+    image, and a flipped image has W − 1 − col(j) for col(j). down and right are uniform over −shift ... shift.
     """
-
-    flip: np.ndarray
-    top: np.ndarray
-    left: np.ndarray
-    padding: int
-
-
-def draw_augmentation(batch_size, rng, flip=True, crop_padding=4):
-    """An :class:`Augmentation` from ``rng``: flips with probability 1/2, shifts uniform over ±``crop_padding``."""
-    shifts = 2 * crop_padding + 1
-    return Augmentation(
-        flip=rng.random(batch_size) < 0.5 if flip else np.zeros(batch_size, bool),
-        top=rng.integers(shifts, size=batch_size),
-        left=rng.integers(shifts, size=batch_size),
-        padding=crop_padding,
-    )
-
-
-def augment(images, augmentation):
-    """``images`` (B, C, H, W) of either array library, flipped and shifted; same shape and dtype.
-
-    y[b, c, i, j] = x[b, c, row(top_b + i − padding), col(left_b + j − padding)], where ``row`` and ``col`` mirror an
-    index outside the image, and a flipped image has W − 1 − col(j) for col(j). Returns ``images`` itself if there is
-    nothing to do. Raises ShapeError if the batch has another size or the padding is not smaller than the image.
-    """
-    flip, padding = augmentation.flip, augmentation.padding
     batch_size, channels, height, width = images.shape
-    if len(flip) != batch_size:
-        raise ShapeError(f"augment: {batch_size} images, but an augmentation drawn for {len(flip)}")
-    if padding >= min(height, width):
-        raise ShapeError(f"augment: crop padding {padding} must be smaller than the images, which are {height}x{width}")
-    if padding == 0 and not flip.any():
-        return images
-
-    rows = _mirror(augmentation.top[:, None] - padding + np.arange(height), height)
-    cols = _mirror(augmentation.left[:, None] - padding + np.arange(width), width)
-    cols = np.where(flip[:, None], width - 1 - cols, cols)
+    flipped = rng.random(batch_size) < 0.5 if flip else np.zeros(batch_size, bool)
+    down, right = (rng.integers(2 * shift + 1, size=(batch_size, 1)) - shift for _ in range(2))
+    rows, cols = _mirror(down + np.arange(height), height), _mirror(right + np.arange(width), width)
+    cols = np.where(flipped[:, None], width - 1 - cols, cols)
 
     # Only the short index vectors are copied to a GPU; the index of every pixel is computed where the images are.
     xp = xp_of(images)
@@ -85,8 +49,6 @@ def resized_crop(images, windows):
     row, and y = R x Cᵀ. The result is the same whether ``images`` are normalised before or after.
     """
     xp = xp_of(images)
-    if images.dtype.kind != "f":
-        raise DtypeError(f"resized_crop mixes pixels and takes floats, was given {images.dtype}: normalise() them")
     _, _, height, width = images.shape
     rows = xp.asarray(_mixing(windows[:, 0], windows[:, 2], height).astype(images.dtype))
     cols = xp.asarray(_mixing(windows[:, 1], windows[:, 3], width).astype(images.dtype))

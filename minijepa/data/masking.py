@@ -15,7 +15,7 @@ TRIALS = 64  # masks that a new masker draws to see whether its settings are pos
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches
 MAX_ROUNDS = 1000  # settings that passed the trials need far fewer
 _possible = set()  # settings that passed: tried once per process
-REMEDY = "lower target_scale, num_targets or min_context, or raise context_scale"
+REMEDY = "lower target_scale, num_target_blocks or min_context, or raise context_scale"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from minijepa.backend.threads import worker_threads
 from minijepa.cli import tell
 from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError
 from minijepa.evaluation import kept
-from minijepa.evaluation.features import extract_features, progress
 from minijepa.evaluation.neighbours import knn_accuracy
 from minijepa.evaluation.probing import L2_GRID, linear_probe
 from minijepa.evaluation.verdict import OURS, PIXELS, UNTRAINED, verdict
@@ -25,6 +25,12 @@ from minijepa.pictures.canvas import LABEL, shortened
 from minijepa.training import checkpoint
 
 QUICK = 10  # --quick: one image in ten
+AT_ONCE = 2048  # images between two updates of the progress bar: whole chunks on every device
+
+
+def progress(total, told, unit):
+    """A progress bar that disappears at the end, and is shown only in a terminal."""
+    return tqdm(total=total, desc=told, unit=unit, disable=None, leave=False, dynamic_ncols=True)
 
 
 def labelled_images(config, dataset, split):
@@ -71,8 +77,13 @@ class ProbedEncoder:
         return self.features_of(self.model, self.test, OURS)
 
     def features_of(self, model, images, told):
-        told = f"{told}, {len(images):,} images"
-        return extract_features(model, images, self.encoder, self.threads, told, self.blocks)
+        found = []
+        with progress(len(images), f"{told}, {len(images):,} images", "image") as bar:
+            for start in range(0, len(images), AT_ONCE):
+                some = images[start : start + AT_ONCE]
+                found.append(model.features(some, self.encoder, self.threads, self.blocks))
+                bar.update(len(some))
+        return np.concatenate(found)
 
     @cached_property
     def probe(self):

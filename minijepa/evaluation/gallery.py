@@ -6,9 +6,15 @@ from minijepa import pictures
 from minijepa.backend import rng
 from minijepa.data import MultiBlockMasker, one_of_each_class
 from minijepa.evaluation.evaluate import ProbedEncoder
-from minijepa.evaluation.features import extract_features, extract_patches
 from minijepa.evaluation.neighbours import nearest_neighbours
-from minijepa.evaluation.patches import central_blocks, colours_of, component_places, patch_maps, predicted_blocks
+from minijepa.evaluation.patches import (
+    central_blocks,
+    colours_of,
+    component_places,
+    extract_patches,
+    patch_maps,
+    predicted_blocks,
+)
 from minijepa.training.metrics import draw_curves, draw_masks
 
 QUERIES, NEIGHBOURS = 10, 8
@@ -56,7 +62,7 @@ def draw_all(probed, train_images, rows):
 
 def draw_neighbours(probed, path):
     chosen = one_of_each_class(probed.test_y, QUERIES)
-    features = extract_features(probed.model, probed.test[chosen], probed.encoder, probed.threads)
+    features = probed.model.features(probed.test[chosen], probed.encoder, probed.threads)
     nearest, similarity = centred_neighbours(probed.features, features, NEIGHBOURS)
     pictures.neighbours_picture(
         probed.test[chosen], probed.test_y[chosen], probed.train, probed.train_y, nearest, similarity,
@@ -135,9 +141,9 @@ def draw_predictions(probed, path):
 
 def draw_own(probed, own, path):
     """``own``: OwnPictures of ``read_folder``."""
-    features = extract_features(probed.model, own.images, probed.encoder, probed.threads)
+    features = probed.model.features(own.images, probed.encoder, probed.threads)
     bank = probed.train[:OWN_BANK]
-    known = extract_features(probed.model, bank, probed.encoder, probed.threads)
+    known = probed.model.features(bank, probed.encoder, probed.threads)
     neighbours = (bank, probed.train_y[:OWN_BANK], *centred_neighbours(known, features, 5))
     pictures.own_images_picture(
         own.names, own.images, probed.classifier.probabilities(features), patch_colours(probed, own.images)[1],

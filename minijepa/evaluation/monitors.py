@@ -7,7 +7,6 @@ import numpy as np
 
 from minijepa.backend import rng, to_device, to_numpy
 from minijepa.errors import DataError
-from minijepa.evaluation.features import extract_features
 from minijepa.evaluation.neighbours import knn_accuracy
 from minijepa.evaluation.probing import content_r2, feature_std, rank_me
 
@@ -39,7 +38,7 @@ class Monitors:
 
     def collapse(self):
         """{"feature_std", "rank_me", "content_r2"}"""
-        features = extract_features(self.model, self.watched, threads=self.threads)
+        features = self.model.features(self.watched, threads=self.threads)
         predictions, targets = [], []
         for start in range(0, len(self.watched), 64):
             chosen = np.arange(start, min(start + 64, len(self.watched)))
@@ -56,8 +55,8 @@ class Monitors:
         """Accuracy of k = 20 nearest neighbours with the target encoder's pooled features; None without a query."""
         if not len(self.queries):
             return None
-        bank = extract_features(self.model, self.bank, threads=self.threads)
-        queries = extract_features(self.model, self.queries, threads=self.threads)
+        bank = self.model.features(self.bank, threads=self.threads)
+        queries = self.model.features(self.queries, threads=self.threads)
         classes = int(max(self.bank_labels.max(), self.query_labels.max())) + 1
         return knn_accuracy(bank, self.bank_labels, queries, self.query_labels, classes)
 

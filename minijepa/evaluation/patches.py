@@ -70,6 +70,12 @@ def patch_maps(values, size):
 # ------------------------------------------------------------------------------------------- images of nearest patches
 
 
+def extract_patches(model, images, encoder="target", threads=None):
+    """Features of every patch: uint8 images (B, 3, S, S) -> float32 (B, N, D) on the host."""
+    shape = model.config.num_patches, model.config.encoder_embed_dim
+    return map_images(model, images, lambda chunk: model.encode(model.normalise(chunk), encoder).data, shape, threads)
+
+
 def target_patches(model, images, threads=None):
     """The predictor's targets for every patch, as in training: uint8 images (B, 3, S, S) -> (B, N, D)."""
     n = model.config.num_patches
@@ -113,25 +119,19 @@ def predicted_blocks(model, images, masks, bank_images, threads=None):
     target = to_numpy(model.targets(batch, masks).data)
     prediction = to_numpy(model.predictions(batch, masks).data)
     position = bank.mean(axis=0)[masks.target_index]
-    size, image = model.config.patch_size, np.repeat(np.arange(len(images)), masks.target_lengths[:, 0])
-    pixels = patchify(bank_images, size)
-    pixels, known = pixels.reshape(-1, pixels.shape[-1]), bank.reshape(-1, bank.shape[-1])
+    side, size = model.config.grid[0], model.config.patch_size
+    image = np.repeat(np.arange(len(images)), masks.target_lengths[:, 0])
+    row, column = np.divmod(masks.target_index, side)
+    pixels, known = patchify(bank_images, size).reshape(-1, 3, size, size), bank.reshape(-1, bank.shape[-1])
 
     def filled(features):
-        patches = patchify(images, size)
-        patches[image, masks.target_index] = pixels[closest_rows(known, features)]
-        return unpatchify(patches, size)
+        result = images.copy()
+        cells = result.reshape(len(images), 3, side, size, side, size)  # a view
+        cells[image, :, row, :, column] = pixels[closest_rows(known, features)]
+        return result
 
     def error(features):
         return np.bincount(image, ((features - target) ** 2).mean(axis=1)) / masks.target_lengths[:, 0]
 
     features = {"truth": target, "prediction": prediction, "position": position}
     return {name: (filled(rows), error(rows)) for name, rows in features.items()}
-
-
-def unpatchify(patches, patch_size):
-    """The inverse of :func:`patchify`: (B, N, 3 p²) -> (B, 3, S, S)."""
-    b, n, _ = patches.shape
-    side = round(n**0.5)
-    patches = patches.reshape(b, side, side, 3, patch_size, patch_size).transpose(0, 3, 1, 4, 2, 5)
-    return patches.reshape(b, 3, side * patch_size, side * patch_size)

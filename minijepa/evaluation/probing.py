@@ -67,7 +67,7 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0, done=lam
     test_x, test_y = checked(test_x, test_y, num_classes, "test")
     check_same_width(train_x, test_x)
     mean, std = statistics(train_x)
-    train_x, test_x = standardise_features(train_x, test_x)
+    train_x, test_x = (standardised(x, mean, std) for x in (train_x, test_x))
     curvature = Curvature(train_x)
     l2, sweep, theta = choose_l2(train_x, train_y, num_classes, curvature, seed=seed, done=done)
     theta, info = fit(train_x, train_y, num_classes, l2, curvature, theta)
@@ -90,24 +90,17 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0, done=lam
     )
 
 
-def standardise_features(train, *others):
-    """(x − mean) / std per feature, with the statistics of ``train``: a list of float32 arrays, ``train`` first.
-
-    A feature that is constant in ``train`` (std below float32's rounding of its mean) carries no information; it
-    becomes 0 in all arrays, because division by a tiny std would turn noise into a feature.
-    """
-    train = checked_features(train, "training")
-    others = [checked_features(x, "other") for x in others]
-    for x in others:
-        check_same_width(train, x)
-    mean, std = statistics(train)
-    return [
-        np.concatenate(list(map_rows(lambda x: ((x - mean) / std).astype(np.float32), x))) for x in (train, *others)
-    ]
+def standardised(x, mean, std):
+    """(x − mean) / std per feature, float32."""
+    return np.concatenate(list(map_rows(lambda x: ((x - mean) / std).astype(np.float32), x)))
 
 
 def statistics(x):
-    """Mean and standard deviation of each feature, float64 (D,); infinity for the deviation of a constant one."""
+    """Mean and standard deviation of each feature, float64 (D,); infinity for the deviation of a constant one.
+
+    A constant feature (its std is below float32's rounding of its mean) carries no information. Divided by infinity it
+    is 0; divided by a tiny std, its rounding would become a feature.
+    """
     mean = sum(map_rows(lambda x: x.sum(axis=0, dtype=np.float64), x)) / len(x)
     variance = sum(map_rows(lambda x: np.square(x - mean).sum(axis=0), x)) / len(x)
     std = np.sqrt(variance)

@@ -3,7 +3,6 @@
 import numpy as np
 
 from minijepa.backend import to_numpy
-from minijepa.errors import DtypeError, ShapeError
 from minijepa.pictures.canvas import BLOCK_COLOURS, INK, Sheet, enlarged, hidden_patches, pixels_of
 
 FADE = 0.8  # how far a patch outside the target block goes towards white
@@ -18,11 +17,9 @@ def masks_picture(images, masks, patch_size, path=None):
     images: uint8 (B, 3, S, S); masks: the `Masks` of these images; patch_size: in pixels of the image. Patches outside
     the context are flat grey, because the context encoder never sees them; patches outside a target block are faded.
     Visible patches keep the image's exact colours.
-
-    Raises DtypeError and ShapeError for images of another kind, and for masks of another number or size of images.
     """
     images = to_numpy(images)
-    grid = checked_grid("masks_picture", images, masks, patch_size)
+    grid = images.shape[2] // patch_size, images.shape[3] // patch_size
     height, width = images.shape[2] * SCALE, images.shape[3] * SCALE
     cell, m = patch_size * SCALE, masks.num_targets
     sheet = Sheet(
@@ -50,18 +47,3 @@ def masks_picture(images, masks, patch_size, path=None):
             sheet.pixels(left, top, np.where(visible[..., None], pixels, rest))
             sheet.outline(left, top, visible, colour)
     return sheet.saved(path)
-
-
-def checked_grid(name, images, masks, patch_size):
-    """The number of patches of these images, down and across, after checking that images and masks fit together."""
-    if images.dtype != np.uint8:
-        raise DtypeError(f"{name} takes uint8 images, got {images.dtype}: draw them before they are normalised")
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch_size or images.shape[3] % patch_size:
-        raise ShapeError(f"{name} takes images (B, 3, H, W) of whole patches, {patch_size} pixels, got {images.shape}")
-    if len(images) != len(masks):
-        raise ShapeError(f"{name} got {len(images)} images, but masks of {len(masks)}")
-    grid = images.shape[2] // patch_size, images.shape[3] // patch_size
-    largest = max(masks.context_index.max(), masks.target_index.max())
-    if largest >= grid[0] * grid[1]:
-        raise ShapeError(f"{name}: the masks name patch {largest}, but images have {grid[0]}x{grid[1]} patches")
-    return grid

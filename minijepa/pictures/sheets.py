@@ -18,7 +18,7 @@ from minijepa.pictures.canvas import (
     shortened,
     text_width,
 )
-from minijepa.pictures.masks import GAP, HEADING, SCALE, WIDE_GAP, checked_grid
+from minijepa.pictures.masks import GAP, HEADING, SCALE, WIDE_GAP
 
 UNDER = 24  # height of a line of text under an image
 
@@ -91,7 +91,7 @@ def predictions_picture(images, masks, fillings, patch_size, path=None, caption=
     images: uint8 (B, 3, S, S); masks: of these, with one target block each; fillings: {heading: (images (B, 3, S, S) of
     which the target block is shown, a number for each or None)}.
     """
-    grid = checked_grid("predictions_picture", images, masks, patch_size)
+    grid = images.shape[2] // patch_size, images.shape[3] // patch_size
     size, cell = images.shape[-1] * SCALE, patch_size * SCALE
     columns = len(fillings) + 2
     sheet = Sheet(

@@ -23,7 +23,9 @@ class LeanTape(Tape):
 
     def __init__(self, into=None):
         super().__init__(into)
-        self._outlines = {}  # {id of a recorded tensor: its substitute in the entries}
+        # {id of a recorded tensor: its substitute in the entries}; a later tensor with the id of one that is gone
+        # replaces its entry, so the lookup of a living one is right.
+        self._outlines = {}
 
     def record(self, entry):
         super().record(entry)

@@ -115,7 +115,7 @@ def _levels(folder):
         with open_plain(folder / "config.json", encoding="utf-8") as file:
             untrained = json.load(file)["untrained"]
         found = {name: float(value) for name, value in untrained.items() if math.isfinite(value)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return levels
     for title, (name, _) in CURVES.items():
         if name in found:

@@ -81,7 +81,7 @@ def _probe(folder, rows):
     """((figure, sentence, tone), the section) of the best probe's file; None if there is none that can be shown."""
     for name in PROBES:
         found = _json(folder / name)
-        with contextlib.suppress(KeyError, StopIteration, TypeError, ValueError, AttributeError):
+        with contextlib.suppress(KeyError, StopIteration, TypeError, ValueError, ArithmeticError, AttributeError):
             return _probe_headline(found, rows), _probe_table(name, found)
     return None
 

@@ -207,7 +207,8 @@ class Run:
         self.save()  # before anything of less importance can fail
         self._keep(row["epoch"])
         show(epoch_line(row, t.config.epochs))
-        if len(t.monitors.watched) >= FEWEST and (text := _warning(row, t.config)):
+        found = (float(row[name]) for name in ("feature_std", "rank_me", "content_r2"))
+        if len(t.monitors.watched) >= FEWEST and (text := warning(*found, row["epoch"] / t.config.epochs, t.config)):
             show(text)
         draw_curves(self.place, self.metrics)
         clock.start_epoch()
@@ -270,11 +271,6 @@ class Helper(Run):
 
     def _write_checkpoint(self):
         self.saved = self.trainer.progress.step
-
-
-def _warning(row, config):
-    monitored = (float(row[name]) for name in ("feature_std", "rank_me", "content_r2"))
-    return warning(*monitored, row["epoch"] / config.epochs, config)
 
 
 def read_run(folder):

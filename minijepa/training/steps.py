@@ -30,22 +30,20 @@ def append_steps(folder, rows):
         raise CheckpointError(f"can't write {folder / FILE}: {error.strerror}") from None
 
 
-def read_steps(folder, last=None):
-    """The rows up to step ``last``, or all, as tuples of strings; [] where there is no such file.
+def read_steps(folder, last):
+    """The rows up to step ``last`` as tuples of strings; [] where there is no such file, or no row in it.
 
     What comes after ``last`` may be torn: the program was killed while it wrote that. Raises ConfigError for a file
     that is not this program's, or lacks the row of ``last``.
     """
-    path, rows = folder / FILE, []
+    path, rows, step = folder / FILE, [], 0
     try:
         with open_plain(path, newline="") as file:
             reader = csv.reader(file)
             if tuple(next(reader, ())) != COLUMNS:
                 raise ConfigError(f"{path} has other columns than this program writes")
-            for row in reader:
-                if rows and rows[-1][0] == str(last):
-                    break
-                _check(row, int(rows[-1][0]) if rows else 0)
+            while step != last and (row := next(reader, None)) is not None:
+                step = _checked(row, step)
                 rows.append(tuple(row))
     except FileNotFoundError:
         return []
@@ -54,15 +52,16 @@ def read_steps(folder, last=None):
             raise
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} is damaged ({reason}): without it, the run goes on too") from None
-    if last and (not rows or rows[-1][0] != str(last)):
+    if rows and step != last:
         raise ConfigError(f"{path} is damaged (it ends before step {last}): without it, the run goes on too")
     return rows
 
 
-def _check(row, before):
-    """Raise ValueError for what is not a row of four numbers, of a step after ``before``."""
+def _checked(row, before):
+    """A row's step. Raises ValueError for what is not four numbers, of a step after ``before``."""
     step, *values = row
     if len(row) != len(COLUMNS) or int(step) <= before:
         raise ValueError(f"after step {before} comes {', '.join(row)[:50]}")
     for value in values:
         float(value)
+    return int(step)

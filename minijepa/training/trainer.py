@@ -7,14 +7,7 @@ import numpy as np
 
 from minijepa.backend import rng, to_device, use_own_stream, xp_of
 from minijepa.cli import counted
-from minijepa.data import (
-    MultiBlockMasker,
-    augment,
-    draw_augmentation,
-    draw_windows,
-    resized_crop,
-    training_images,
-)
+from minijepa.data import MultiBlockMasker, augment, draw_windows, resized_crop, training_images
 from minijepa.errors import TrainingError
 from minijepa.evaluation.monitors import Monitors
 from minijepa.models import IJEPA
@@ -148,7 +141,7 @@ class Trainer:
         images = self.images[to_device(chosen, self.device)]
         if config.augment_flip or config.augment_crop:
             draw = rng(seed, "augmentation", step)
-            images = augment(images, draw_augmentation(len(chosen), draw, config.augment_flip, config.augment_crop))
+            images = augment(images, draw, config.augment_flip, config.augment_crop)
         images = self.model.normalise(images)
         if config.augment_scale != (1, 1):
             windows = draw_windows(len(chosen), rng(seed, "resized crops", step), config.augment_scale)

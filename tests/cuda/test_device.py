@@ -10,8 +10,7 @@ from tiny import DEEPER, differentiate, noise, normal_like
 
 from minijepa import Config, Tensor, WatchingTape, backend, ops
 from minijepa.errors import DeviceError, TapeError, TrainingError
-from minijepa.evaluation.features import extract_patches
-from minijepa.evaluation.patches import central_blocks, predicted_blocks, target_patches
+from minijepa.evaluation.patches import central_blocks, extract_patches, predicted_blocks, target_patches
 from minijepa.gradcheck.__main__ import main as gradcheck_command
 from minijepa.gradcheck.cases import CASES
 from minijepa.kernels import cublas, graph, launcher

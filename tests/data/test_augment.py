@@ -2,19 +2,17 @@ import numpy as np
 import pytest
 
 from minijepa.backend import rng
-from minijepa.data.augment import augment, draw_augmentation, draw_windows, resized_crop
-from minijepa.errors import DtypeError, ShapeError
+from minijepa.data.augment import augment, draw_windows, resized_crop
 
 
-def reference(images, augmentation):
+def reference(images, draw, flip, shift):
     """The same, an image at a time, with NumPy's own flip and reflect padding."""
+    flips = draw.random(len(images)) < 0.5 if flip else np.zeros(len(images), bool)
+    top, left = (draw.integers(2 * shift + 1, size=len(images)) for _ in range(2))
     results = []
-    for i, image in enumerate(images):
-        if augmentation.flip[i]:
-            image = image[:, :, ::-1]
-        p, top, left = augmentation.padding, augmentation.top[i], augmentation.left[i]
-        padded = np.pad(image, ((0, 0), (p, p), (p, p)), mode="reflect")
-        results.append(padded[:, top : top + image.shape[1], left : left + image.shape[2]])
+    for b, image in enumerate(images):
+        padded = np.pad(image[:, :, :: -1 if flips[b] else 1], ((0, 0), (shift,) * 2, (shift,) * 2), mode="reflect")
+        results.append(padded[:, top[b] : top[b] + image.shape[1], left[b] : left[b] + image.shape[2]])
     return np.stack(results)
 
 
@@ -22,57 +20,36 @@ def random_images(batch_size=40, height=32, width=32):
     return rng(1, "images").integers(0, 256, (batch_size, 3, height, width), np.uint8)
 
 
-@pytest.mark.parametrize("flip, crop_padding", [(True, 4), (True, 0), (False, 4), (False, 1), (True, 31)])
-def test_equals_a_loop_over_images(flip, crop_padding):
+@pytest.mark.parametrize("flip, shift", [(True, 4), (True, 0), (False, 4), (False, 1), (True, 31), (False, 0)])
+def test_equals_a_loop_over_images(flip, shift):
     images = random_images()
     original = images.copy()
-    augmentation = draw_augmentation(len(images), rng(0, "augment"), flip, crop_padding)
-    result = augment(images, augmentation)
+    result = augment(images, rng(0, "augment"), flip, shift)
     assert result.dtype == np.uint8
-    np.testing.assert_array_equal(result, reference(images, augmentation))
+    np.testing.assert_array_equal(result, reference(images, rng(0, "augment"), flip, shift))
     np.testing.assert_array_equal(images, original)
-    assert not np.array_equal(result, images)
+    assert np.array_equal(result, images) == (not flip and not shift)
 
 
 def test_images_need_not_be_square_contiguous_or_bytes():
     images = random_images(height=20, width=24)[::2, :, ::-1, 4:]
-    augmentation = draw_augmentation(len(images), rng(0, "augment"))
     for some in (images, images.astype(np.float32)):
-        found = augment(some, augmentation)
+        found = augment(some, rng(0, "augment"), True, 4)
         assert found.dtype == some.dtype
-        np.testing.assert_array_equal(found, reference(some, augmentation))
+        np.testing.assert_array_equal(found, reference(some, rng(0, "augment"), True, 4))
 
 
-def test_identity_returns_the_images_themselves():
-    images = random_images()
-    assert augment(images, draw_augmentation(len(images), rng(0, "augment"), flip=False, crop_padding=0)) is images
-
-
-def test_draw_is_fair_and_covers_every_shift():
-    augmentation = draw_augmentation(9000, rng(0, "augment"))
-    assert abs(augmentation.flip.mean() - 0.5) < 0.02
-    for shift in (augmentation.top, augmentation.left):
-        counts = np.bincount(shift, minlength=9)
+def test_flips_are_fair_and_every_shift_is_as_likely():
+    """Where the middle of an 11 × 11 image of different pixels comes from tells the shift, its neighbour the flip."""
+    image = np.arange(121).reshape(1, 1, 11, 11)
+    found = augment(np.repeat(image, 9000, axis=0), rng(0, "augment"), True, 4)[:, 0, 5]
+    assert abs((found[:, 5] < found[:, 4]).mean() - 0.5) < 0.02
+    row, column = np.divmod(found[:, 5], 11)
+    for place in (row, column):
+        counts = np.bincount(place - 1, minlength=9)
         assert len(counts) == 9
         assert counts.min() > 880 and counts.max() < 1120  # 1000 expected, standard deviation 30
-    assert abs(np.corrcoef(augmentation.top, augmentation.left)[0, 1]) < 0.05
-
-
-def test_draw_depends_on_the_generator_alone():
-    first, again, other = (draw_augmentation(64, rng(0, "augment", step)) for step in (5, 5, 6))
-    for name in ("flip", "top", "left"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-        assert not np.array_equal(getattr(first, name), getattr(other, name))
-
-
-def test_another_batch_size_too_much_padding_and_crops_of_bytes_are_refused():
-    images = random_images(8, 6, 6)
-    with pytest.raises(ShapeError, match="8 images, but an augmentation drawn for 7"):
-        augment(images, draw_augmentation(7, rng(0, "augment")))
-    with pytest.raises(ShapeError, match="padding 6 must be smaller"):
-        augment(images, draw_augmentation(8, rng(0, "augment"), crop_padding=6))
-    with pytest.raises(DtypeError, match="takes floats, was given uint8: normalise"):
-        resized_crop(images, np.array([[0, 0, 1, 1]] * 8))
+    assert abs(np.corrcoef(row, column)[0, 1]) < 0.05
 
 
 def bilinear(image, top, left, height, width):

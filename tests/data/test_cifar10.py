@@ -187,12 +187,6 @@ def test_normalise_is_the_formula():
     np.testing.assert_array_equal(normalise(images), normalise(images, MEAN, STD))
 
 
-def test_every_value_can_be_told_from_its_normalised_one():
-    images = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16), (2, 3, 16, 16))
-    mean, std = (np.array(values).reshape(3, 1, 1) for values in (MEAN, STD))
-    np.testing.assert_array_equal(np.rint(255 * (normalise(images) * std + mean)), images)
-
-
 def test_normalise_refuses_floats_and_other_layouts():
     with pytest.raises(DtypeError, match="got float32: is it normalised already"):
         normalise(np.zeros((1, 3, 32, 32), np.float32))

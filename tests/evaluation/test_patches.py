@@ -7,7 +7,6 @@ from tiny import NETWORK
 from minijepa import IJEPA, Config
 from minijepa.data import MultiBlockMasker, make_shapes, normalise, one_of_each_class
 from minijepa.evaluation.evaluate import ProbedEncoder
-from minijepa.evaluation.features import extract_features, extract_patches
 from minijepa.evaluation.gallery import centred_neighbours, patch_colours
 from minijepa.evaluation.logistic import Curvature, fit
 from minijepa.evaluation.neighbours import nearest_neighbours
@@ -16,13 +15,13 @@ from minijepa.evaluation.patches import (
     closest_rows,
     colours_of,
     component_places,
+    extract_patches,
     patch_maps,
     predicted_blocks,
     principal_components,
     target_patches,
-    unpatchify,
 )
-from minijepa.evaluation.probing import linear_probe, standardise_features
+from minijepa.evaluation.probing import linear_probe, standardised, statistics
 from minijepa.models.vit import patchify
 
 SETTINGS = NETWORK | dict(target_norm="layer_norm")
@@ -125,7 +124,7 @@ def test_within_an_image_only_differences_inside_of_it_count(model, images):
 def test_patch_features_average_to_the_image_features(model, images):
     patches = extract_patches(model, images, threads=2)
     assert patches.shape == (40, 64, 16)
-    np.testing.assert_allclose(patches.mean(axis=1), extract_features(model, images, threads=1), atol=1e-5)
+    np.testing.assert_allclose(patches.mean(axis=1), model.features(images, threads=1), atol=1e-5)
 
 
 def test_target_patches_are_what_training_would_compare_with(model, images):
@@ -140,11 +139,6 @@ def test_the_nearest_row_is_the_one_at_the_smallest_distance(rng):
     bank, queries = rng.standard_normal((300, 7)), 0.3 * rng.standard_normal((150, 7))
     distance = np.linalg.norm(queries[:, None] - bank, axis=-1)
     np.testing.assert_array_equal(closest_rows(bank, queries), distance.argmin(axis=1))
-
-
-def test_unpatchify_is_the_inverse(images):
-    np.testing.assert_array_equal(unpatchify(patchify(images, 4), 4), images)
-    np.testing.assert_array_equal(unpatchify(patchify(images, 8), 8), images)
 
 
 def test_the_block_shown_is_the_one_closest_to_the_middle():
@@ -221,7 +215,7 @@ def test_probabilities_are_those_of_the_fitted_classifier(rng):
     p = probe.probabilities(other)
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_array_equal(p.argmax(axis=1), probe.predictions)
-    train, test = standardise_features(x[:300], x[300:])
+    train, test = (standardised(part, *statistics(x[:300])) for part in (x[:300], x[300:]))
     theta, _ = fit(train, y[:300], 3, probe.l2, Curvature(train))
     odds = np.exp(test @ theta[:, :-1].T + theta[:, -1])
     np.testing.assert_allclose(p, odds / odds.sum(axis=1, keepdims=True), rtol=1e-3)

@@ -12,10 +12,9 @@ from tiny import DEEPER, NETWORK, command, flags
 import probe
 import train
 from minijepa import IJEPA, Config, load
-from minijepa.data import load_dataset, normalise
+from minijepa.data import load_dataset
 from minijepa.errors import ConfigError
 from minijepa.evaluation import evaluate, kept, probing
-from minijepa.evaluation.features import extract_features
 from minijepa.evaluation.verdict import verdict
 from minijepa.training.report import write_report
 from minijepa.training.trainer import Trainer
@@ -103,8 +102,8 @@ def test_features_are_of_the_encoder_asked_for_and_the_baseline_of_the_one_that_
     assert probe_cli(run, f"--encoder={encoder}")[0] == 0
     data, model = load_dataset("cifar10", overlapping_cifar_folder), load(run)
     for (train_x, test_x), network in zip(probed, (model, IJEPA(model.config, model.config.seed))):
-        np.testing.assert_array_equal(train_x, extract_features(network, data.train_images, encoder))
-        np.testing.assert_array_equal(test_x, extract_features(network, data.test_images, encoder))
+        np.testing.assert_array_equal(train_x, network.features(data.train_images, encoder))
+        np.testing.assert_array_equal(test_x, network.features(data.test_images, encoder))
 
 
 def counted_fits(monkeypatch):
@@ -234,15 +233,6 @@ def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, probe_c
     assert after.keys() - before.keys() == written
 
 
-def test_features_are_the_mean_over_patches_whatever_the_threads(run):
-    model = load(run)
-    images = np.random.default_rng(0).integers(0, 256, (37, 3, 32, 32), np.uint8)
-    tokens = model.encode(normalise(images, model.mean, model.std)).data
-    one, three = (extract_features(model, images, threads=n) for n in (1, 3))
-    np.testing.assert_array_equal(one, three)
-    np.testing.assert_allclose(one, tokens.mean(axis=1), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -324,7 +314,7 @@ def test_own_pictures_use_the_classifier_of_an_earlier_probe_if_it_is_of_this_en
 
 
 def test_a_bad_folder_is_one_line_before_any_work(run, tmp_path, monkeypatch, probe_cli):
-    monkeypatch.setattr(evaluate, "extract_features", None)
+    monkeypatch.setattr(evaluate.ProbedEncoder, "features_of", None)
     own = tmp_path / "own"
 
     def refusal(*args):
@@ -346,7 +336,7 @@ def test_a_bad_folder_is_one_line_before_any_work(run, tmp_path, monkeypatch, pr
 
 
 def test_damaged_metrics_are_found_before_the_evaluation(run, probe_cli, monkeypatch):
-    monkeypatch.setattr(evaluate, "extract_features", None)
+    monkeypatch.setattr(evaluate.ProbedEncoder, "features_of", None)
     (run / "metrics.csv").write_text("a,b\n")
     status, _, err = probe_cli(run, "--pictures")
     assert status == 2 and "metrics.csv does not have the columns" in err

@@ -15,7 +15,8 @@ from minijepa.evaluation.probing import (
     feature_std,
     linear_probe,
     rank_me,
-    standardise_features,
+    standardised,
+    statistics,
     stratified_split,
 )
 
@@ -97,7 +98,8 @@ def test_reported_gradient_norm_is_that_of_the_solution():
 
 def test_correlated_features_take_tens_of_steps_and_a_fraction_of_plain_lbfgs():
     x, y = make_classes(1000, 20, 3, spread=0.3)
-    (x,) = standardise_features(x @ np.random.default_rng(0).normal(size=(20, 60)))  # rank 20 in 60 dimensions
+    x = x @ np.random.default_rng(0).normal(size=(20, 60))  # rank 20 in 60 dimensions
+    x = standardised(x, *statistics(x))
     _, _, info = logistic_regression(x, y, 3, 1e-4)
     start = np.zeros((3, 61))
     _, _, plain, _ = minimise(lambda theta: loss_and_gradient(theta, x, y, 1e-4), start, lambda g: g, 1e-5, 1000)
@@ -137,21 +139,21 @@ def test_penalty_must_be_positive(l2):
 # ---------------------------------------------------------------------------------------------- the probe around it
 
 
-def test_standardise_features_uses_training_statistics_for_all():
+def test_standardised_features_have_mean_0_and_deviation_1():
     train, _ = make_classes(500, 3, 2)
     train, other = train * 5 + 7, train[:9] - 3
-    a, b = standardise_features(train, other)
+    a, b = (standardised(x, *statistics(train)) for x in (train, other))
     assert a.dtype == b.dtype == np.float32
     np.testing.assert_allclose(a.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(a.std(axis=0), 1, atol=1e-5)
     np.testing.assert_allclose(b, (other - train.mean(axis=0)) / train.std(axis=0), rtol=1e-3, atol=1e-4)
 
 
-def test_standardise_features_silences_constant_features_and_keeps_tiny_ones():
+def test_constant_features_are_silenced_and_tiny_ones_kept():
     g = np.random.default_rng(0)
     varying = g.normal(size=100).astype(np.float32)
     train = np.column_stack([np.full(100, 0.1, np.float32), varying * np.float32(1e-20), np.zeros(100, np.float32)])
-    a, b = standardise_features(train, np.ones((2, 3), np.float32))
+    a, b = (standardised(x, *statistics(train)) for x in (train, np.ones((2, 3), np.float32)))
     assert (a[:, [0, 2]] == 0).all() and (b[:, [0, 2]] == 0).all()
     np.testing.assert_allclose(a[:, 1], (varying - varying.mean()) / varying.std(), atol=1e-5)
 
@@ -230,7 +232,7 @@ def test_probe_result_is_consistent():
 def test_probe_refits_on_all_training_rows():
     x, y, test_x, test_y = split_classes(300, 200, 6, 3)
     r = linear_probe(x, y, test_x, test_y, 3)
-    train_s, test_s = standardise_features(x, test_x)
+    train_s, test_s = (standardised(part, *statistics(x)) for part in (x, test_x))
     weight, bias, _ = logistic_regression(train_s, y, 3, r.l2)
     assert np.array_equal(r.predictions, np.argmax(test_s @ weight.T + bias, axis=1))
 

@@ -3,10 +3,7 @@
 import inspect
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -430,14 +427,6 @@ def test_bad_usage_gives_status_2_and_one_line(arguments, told, capsys):
 def test_a_folder_in_the_files_place(capsys):
     Path("exercise_rows.py").mkdir()
     assert refusal(capsys, main, "rows") == "exercise: exercise_rows.py: Is a directory\n"
-
-
-def test_as_a_module(folder):
-    command = [sys.executable, "-W", "error", "-m", "minijepa.exercise", "rows"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for status in (0, 1):
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=60)
-        assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_the_page_shows_what_happens(capsys):

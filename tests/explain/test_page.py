@@ -120,10 +120,6 @@ def test_a_wrong_backward_is_written_and_fails(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "other.html").exists()
 
 
-def refused(capsys, *args):
-    return refusal(capsys, main, *args)
-
-
 def test_a_page_is_replaced_and_nothing_else(tmp_path, capsys):
     page, notes = tmp_path / "page.html", tmp_path / "notes.html"
     page.touch()  # empty, as mktemp makes one
@@ -132,14 +128,14 @@ def test_a_page_is_replaced_and_nothing_else(tmp_path, capsys):
         assert capsys.readouterr().out.startswith(f"{page}: largest relative difference")
     assert MARK in page.read_text(encoding="utf-8") and list(tmp_path.iterdir()) == [page]
     notes.write_bytes(b"\xff mine")
-    assert "notes.html exists and is not a page of this command" in refused(capsys, "exp", "--html", str(notes))
+    assert "notes.html exists and is not a page of this command" in refusal(capsys, main, "exp", "--html", str(notes))
     assert notes.read_bytes() == b"\xff mine"
 
 
 def test_where_no_page_can_be_written_one_line_says_so(tmp_path, capsys):
-    assert "No such file" in refused(capsys, "exp", "--html", str(tmp_path / "none" / "page.html"))
-    assert "it is not a plain file" in refused(capsys, "exp", "--html", str(tmp_path))
-    assert "unknown operation" in refused(capsys, "exq", "--html", str(tmp_path / "page.html"))
+    assert "No such file" in refusal(capsys, main, "exp", "--html", str(tmp_path / "none" / "page.html"))
+    assert "it is not a plain file" in refusal(capsys, main, "exp", "--html", str(tmp_path))
+    assert "unknown operation" in refusal(capsys, main, "exq", "--html", str(tmp_path / "page.html"))
     with pytest.raises(SystemExit) as stop:
         main(["--html", str(tmp_path / "page.html")])
     assert stop.value.code == 2 and not list(tmp_path.iterdir())

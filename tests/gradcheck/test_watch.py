@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from tiny import normal_like
 
-from minijepa import Parameter, Tape, WatchingTape, gradcheck, ops
+from minijepa import Parameter, WatchingTape, gradcheck, ops
 from minijepa.errors import TapeError
-from minijepa.gradcheck.cases import CASES
 
 W = Parameter([[1.0], [2.0]])
 
@@ -46,20 +44,6 @@ def test_gradcheck_notices_too():
         gradcheck(fn, np.ones(3))
 
 
-@pytest.mark.parametrize("op", CASES)
-def test_unchanged_arrays_pass_with_the_same_gradients(op):
-    for case in CASES[op]:
-        gradients = []
-        for make in (Tape, WatchingTape):
-            leaves = [Parameter(np.array(a)) for a in case.arrays]
-            with make() as tape:
-                y = case.fn(*leaves)
-            tape.backward(y, normal_like(y))
-            gradients.append([leaf.grad for leaf in leaves])
-        for one, other in zip(*gradients, strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
 def test_what_backward_does_not_need_may_be_changed():
     """A sum needs none of its inputs; a tensor that gets a new array leaves the old one as it was."""
     w = Parameter([1.0, 2.0])
@@ -68,4 +52,3 @@ def test_what_backward_does_not_need_may_be_changed():
         w.data = w.data - 1.0
     tape.backward(loss)
     assert w.grad.tolist() == [3, 5]
-    w.data -= 1.0

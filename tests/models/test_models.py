@@ -13,7 +13,6 @@ from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tape, Tensor, o
 from minijepa.config import LOSSES
 from minijepa.data import Masks, normalise
 from minijepa.errors import CheckpointError, ConfigError, DtypeError, ShapeError, TapeError, TrainingError
-from minijepa.evaluation.features import extract_features
 from minijepa.gradcheck.check import gradient_error, numeric_gradient
 from minijepa.models import TokenLayout, ijepa
 from minijepa.models.predictor import Predictor
@@ -317,7 +316,7 @@ def test_uint8_images_become_what_the_network_takes(config, dtype):
     model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     assert model.normalise(images).dtype == dtype
     np.testing.assert_array_equal(model.normalise(images), normalise(images, model.mean, model.std))
-    assert extract_features(model, images).dtype == np.float32  # a network for checks too, at float64
+    assert model.features(images).dtype == np.float32  # a network for checks too, at float64
 
 
 @pytest.mark.parametrize("encoder", ["target", "context"])

@@ -378,7 +378,3 @@ def test_attention_without_a_shift_stays_inside_of_float32(score, size):
     np.testing.assert_allclose(y, np.broadcast_to(v.mean(axis=0), y.shape), rtol=1e-3, atol=1e-5 * size)
     np.testing.assert_allclose(dx[:, 2 * width :], 1e3, rtol=1e-4)
     assert np.isfinite(dx).all()
-
-
-def test_an_index_may_be_a_range():
-    np.testing.assert_array_equal(ops.rows(np.arange(6.0).reshape(3, 2), range(2)).data, [[0, 1], [2, 3]])

@@ -8,7 +8,6 @@ from PIL import Image
 
 from minijepa.data import cifar10, shapes
 from minijepa.data.masking import Masks, MultiBlockMasker
-from minijepa.errors import DtypeError, ShapeError
 from minijepa.pictures import (
     Curves,
     canvas,
@@ -104,20 +103,6 @@ def test_masks_picture_of_sampled_masks_other_grids_and_sizes(tmp_path):
     with Image.open(tmp_path / "masks.png") as saved:
         assert saved.format == "PNG"
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(sheet))
-
-
-def test_masks_picture_refuses_what_does_not_fit():
-    images, masks = images_of(2), Masks.from_lists([[0], [1]], [[[2]], [[3]]])
-    with pytest.raises(DtypeError, match=r"uint8.*float32"):
-        masks_picture(images.astype(np.float32), masks, 4)
-    with pytest.raises(ShapeError, match="whole patches"):
-        masks_picture(images, masks, 5)
-    with pytest.raises(ShapeError, match="whole patches"):
-        masks_picture(images.transpose(0, 2, 3, 1), masks, 4)
-    with pytest.raises(ShapeError, match="3 images, but masks of 2"):
-        masks_picture(images_of(3), masks, 4)
-    with pytest.raises(ShapeError, match="name patch 3, but images have 1x1"):
-        masks_picture(images, masks, 32)
 
 
 def cells(picture, classes):

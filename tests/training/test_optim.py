@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from minijepa import backend
 from minijepa.config import PRESETS, Config
-from minijepa.training import optim
 from minijepa.training.ema import ema_momentum, update_ema
 from minijepa.training.optim import AdamW, learning_rate
 from minijepa.training.trainer import Trainer
@@ -57,7 +57,7 @@ def textbook_adamw(theta, gradients, decays, lr, decay, beta1, beta2, eps):
 
 @pytest.mark.parametrize("block", [3, 1 << 16])  # a block's end inside of the vector, and beyond it
 def test_adamw_is_the_formula(rng, monkeypatch, block):
-    monkeypatch.setattr(optim, "BLOCK", block)
+    monkeypatch.setattr(backend, "BLOCK", block)
     theta, grad = rng.standard_normal(10), np.zeros(10)
     gradients = [rng.standard_normal(10) * 10.0**k for k in range(-3, 3)]
     decays = np.array([1, 1, 1, 0, 0, 0, 0, 0, 1, 1])

@@ -388,12 +388,6 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert checkpoint.read(run / "checkpoint-0002.npz")[0]["step"] == 6
 
 
-def test_smooth_l1_is_a_mean_over_the_dimensions_already(cifar_folder, tmp_path, capsys):
-    assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run", loss="smooth_l1"))[0] == 0
-    rows = finish(tmp_path / "run")[2]
-    assert len(rows) == 3 and all(row["loss_per_dim"] == row["loss"] for row in rows)
-
-
 def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys, monkeypatch):
     drawn = []
 
