@@ -3,11 +3,10 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minijepa"
 
 # From the ground up; a file may import what is named before it, and the files of its own room in the order given there.

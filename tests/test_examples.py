@@ -183,7 +183,7 @@ def test_the_shortest_training_loop_learns(capsys):
     assert last < 0.8 * first
 
 
-def test_the_readme_names_the_operations_of_a_training_step(one):
+def test_the_readme_names_the_operations_of_a_training_step():
     """What a training step records, and nothing else: the words of the README are held to a tape."""
     text = (EXAMPLES.parent / "README.md").read_text()
     (sentence,) = re.findall(r"training step uses nine\s+operations[^.]*\.", text)

@@ -18,13 +18,12 @@ import inspect
 import io
 import re
 import textwrap
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from minijepa.exercise.lessons import LESSONS
 
-ROOT = Path(__file__).parent.parent
 START = ROOT / "docs/backward/start.md"
 DERIVATIONS = sorted(set((ROOT / "docs/backward").glob("*.md")) - {ROOT / "docs/backward/README.md", START})
 PAGES = [START, *DERIVATIONS, ROOT / "docs/backward/README.md", ROOT / "docs/own_op.md"]

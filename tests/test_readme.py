@@ -4,16 +4,15 @@ import doctest
 import re
 import shlex
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import probe
 import train
 from minijepa.config import PRESETS, Config, parse_assignment
 from minijepa.gradcheck.cases import CASES, cases_of
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 PAGES = TEXT + "".join((ROOT / page).read_text() for page in ("docs/pictures.md", "docs/results.md"))
 PAGES = PAGES.replace("\\\n", " ")  # a command may go on in the next line

@@ -2,7 +2,6 @@
 
 import emulator
 import pytest
-from fake_cublas import fake_cublas
 from strict_device import StrictCupy
 
 from minijepa import backend
@@ -29,7 +28,7 @@ def prepare(device, monkeypatch):
     cupy = StrictCupy()
     monkeypatch.setattr(backend, "cupy", cupy)
     monkeypatch.setattr(launcher, "enabled", emulator.RUNS_HERE)
-    monkeypatch.setattr(cublas, "load_library", fake_cublas if emulator.RUNS_HERE else no_cublas)
+    monkeypatch.setattr(cublas, "load_library", emulator.fake_cublas if emulator.RUNS_HERE else no_cublas)
     monkeypatch.setattr(cublas, "_handles", {})
     monkeypatch.setattr(backend, "_stream", None)
     call = Cublas._call

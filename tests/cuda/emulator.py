@@ -52,23 +52,29 @@ def _folder():
     return folder, Path(folder.name)
 
 
-@cache
 def library(code, defines):
-    """The shared library of a .cu text, compiled once a process."""
-    require_compiler()
-    path = _folder()[1] / f"{len(os.listdir(_folder()[1]))}.cpp"
+    """The shared library of a .cu text."""
     calls = "\n".join(map(_call, declarations(code).items()))
-    path.write_text(f'#include "{HERE}/cuda_emulation.h"\n{code}\n{calls}\n')
-    command = ["g++", "-std=c++17", "-O1", "-w", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *defines]
+    return compiled(f'#include "{HERE}/cuda_emulation.h"\n{code}\n{calls}\n', *defines)
+
+
+@cache
+def compiled(text, *options):
+    """The shared library of a C++ text, compiled once a process."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is missing, which compiles the kernels for the CPU: apt-get install g++")
+    path = _folder()[1] / f"{len(os.listdir(_folder()[1]))}.cpp"
+    path.write_text(text, encoding="utf-8")
+    command = ["g++", "-std=c++17", "-O1", "-w", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options]
     done = subprocess.run([*command, "-o", path.with_suffix(".so"), path], capture_output=True, text=True)
     if done.returncode:
         raise KernelError(done.stderr)
     return ctypes.CDLL(str(path.with_suffix(".so")))
 
 
-def require_compiler():
-    if not shutil.which("g++"):
-        pytest.skip("g++ is missing, which compiles the kernels for the CPU: apt-get install g++")
+def fake_cublas():
+    """A library that does what cuBLAS's manual says, on the host's memory."""
+    return compiled((HERE / "fake_cublas.cpp").read_text(encoding="utf-8"), "-O2")
 
 
 def _call(declaration):

@@ -17,6 +17,7 @@ It checks the plumbing of the CUDA path, not its speed and not CuPy itself.
 import contextlib
 import itertools
 import numbers
+import operator
 import types
 
 import emulator
@@ -191,13 +192,6 @@ def _flat(value):
 
 class _Array:
     __array_ufunc__ = None  # NumPy's operators ask ours, which refuse
-    shape = property(lambda self: self.host.shape)
-    dtype = property(lambda self: self.host.dtype)
-    ndim = property(lambda self: self.host.ndim)
-    size = property(lambda self: self.host.size)
-    nbytes = property(lambda self: self.host.nbytes)
-    flags = property(lambda self: self.host.flags)
-    strides = property(lambda self: self.host.strides)
     data = property(lambda self: types.SimpleNamespace(ptr=self.host.ctypes.data))
     base = None
     T = property(lambda self: self.transpose())
@@ -255,6 +249,8 @@ def _operator(name):
     return operator
 
 
+for _name in "shape dtype ndim size nbytes flags strides".split():
+    setattr(_Array, _name, property(operator.attrgetter(f"host.{_name}")))
 for _name in "all astype copy max mean min ravel reshape squeeze sum swapaxes take transpose".split():
     setattr(_Array, _name, _method(_name))
 _binary = "add sub mul truediv pow floordiv mod matmul and or xor".split()

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from fake_cublas import fake_cublas
+from emulator import fake_cublas
 
 from minijepa.errors import DeviceError
 from minijepa.kernels.cublas import COMPUTE, Cublas, takes

@@ -249,7 +249,7 @@ def test_a_recorded_step_gives_the_same_bits_as_the_same_step_launch_by_launch(g
     assert_same_state(found, wanted)
 
 
-def test_spare_rows_change_nothing(graphs, monkeypatch):
+def test_spare_rows_change_nothing(graphs):
     """The gradient at a capacity is that of exact sizes, and is that of the CPU."""
     here, there = trainer("cpu"), trainer("cuda")
     images, masks = here.batch(0)
@@ -293,7 +293,7 @@ def test_a_replay_waits_for_nothing_and_copies_two_arrays(graphs):
     assert found[1:] == [(0, 2)] * 3
 
 
-def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs, monkeypatch):
+def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs):
     wanted = state_after(trainer("cuda"), STEPS)
     small = trainer("cuda")
     assert small.graph.layout.rows[2] > 1

@@ -30,7 +30,7 @@ def two_classes(rng, count):
     return noise(count).train_images // 8 + labels[:, None, None, None] * np.uint8(200), labels
 
 
-def test_collapse_is_measured_on_the_first_images_with_the_same_masks_every_time(model, rng, monkeypatch):
+def test_collapse_is_measured_on_the_first_images_with_the_same_masks_every_time(model, monkeypatch):
     monkeypatch.setattr(monitors, "WATCHED", 70)  # more than fit into one chunk
     images = noise(80).train_images
     watching = watch(model, images)

@@ -85,7 +85,7 @@ def test_a_batch_or_limit_beyond_the_data_is_reported_and_the_real_size_recorded
     assert status == 0 and "no more" not in out
 
 
-def test_one_is_singular(train_cli, tmp_path):
+def test_one_is_singular(train_cli):
     status, out, _ = train_cli("--batch-size=80", "--epochs=1", "--set=warmup_epochs=0", "--run-dir=run", *TINY)
     assert status == 0 and ": cifar10, 80 images, 1 epoch of 1 step, " in out and "on cpu with 1 worker\n" in out
     status, out, _ = train_cli("--batch-size=8", "--set=max_train_images=56", "--epochs=1", "--run-dir=seven", *TINY)
