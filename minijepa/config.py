@@ -157,7 +157,9 @@ def parse_assignment(text):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's SyntaxWarnings about "\\d" or "1if"
-            return key.strip(), ast.literal_eval(value.strip())
+            literal = ast.literal_eval(value.strip())
+            repr(literal)  # a ValueError for 0x... of more digits than Python writes, so no message could show it
+            return key.strip(), literal
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return key.strip(), {"true": True, "false": False}.get(value.strip().lower(), value.strip())
 

@@ -45,6 +45,7 @@ def test_a_config_is_frozen():
         ("loss='l2'", ("loss", "l2")), ("target_scale=(0.1, 0.2)", ("target_scale", (0.1, 0.2))),
         ("target_scale=[.1,.2]", ("target_scale", [0.1, 0.2])), ("augment_flip=true", ("augment_flip", True)),
         ("augment_flip=False", ("augment_flip", False)), ("x=", ("x", "")), ("x=1e", ("x", "1e")),
+        ("x=0x1" + "0" * 5000, ("x", "0x1" + "0" * 5000)),
     ],
 )  # fmt: skip
 def test_assignments(text, wanted):

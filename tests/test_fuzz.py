@@ -200,7 +200,8 @@ def places(tmp_path, monkeypatch, cifar_folder):
 
 
 VALUES = [
-    "", "0", "-1", "1", "3", "2.5", "1e3", "nan", "inf", "1e400", "9" * 400, "9" * 5000, "x", "²", "\udcff", "-", "--",
+    "", "0", "-1", "1", "3", "2.5", "1e3", "nan", "inf", "1e400", "9" * 400, "9" * 5000, "0x1" + "0" * 5000, "x", "²",
+    "\udcff", "-", "--",
     "=", "a=b", "epochs=2", "target_scale=(0.1,0.2)", "loss=" + "(" * 300, "seed=" + "-" * 3000 + "1",
     "epochs=1if 1else 2",
     "run", "empty", "file", "data", "run/checkpoint.npz", "nowhere", "file/x", "y" * 300, "z/" * 3000, "~", "/", "a\nb",

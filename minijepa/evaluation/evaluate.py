@@ -151,10 +151,12 @@ def probed_run(
 
 
 def suffix_of(file, about):
-    """The suffix of result names, so that each checkpoint file in a folder has its own results."""
+    """The suffix of result names, so that each checkpoint file in a run's folder has its own results."""
     if checkpoint.is_exported(about):
         return f"-{file.stem}"
-    return file.stem.removeprefix("checkpoint") if file.stem.startswith("checkpoint-") else ""  # as of epoch: -0005
+    name = file.stem.removeprefix("checkpoint-")  # as of epoch: 0005
+    is_one_of_several = name != file.stem or file.with_name(checkpoint.FILE).exists()
+    return f"-{name}" if is_one_of_several and file.name != checkpoint.FILE else ""
 
 
 def evaluate(probed, about, say=tell):

@@ -51,7 +51,7 @@ def serve(name, hint=False, solution=False):
         tell(way(lesson))
         progress.add(name, solutions=1)
     elif not path.exists():
-        with open(path, "x", encoding="utf-8") as file:  # x: never overwrites a file
+        with replaced(path, "w", encoding="utf-8") as file:
             file.write(lesson.stub())
         tell(
             f"{path} is written. Its forward is given; write its backward:\n{lesson.asks}\n\nThen run\n"
@@ -114,6 +114,7 @@ def numbered(hints):
 
 def hints(lesson, count):
     """The first ``count`` hints."""
+    count = min(count, len(lesson.hints))  # the progress file may be of another version
     left = len(lesson.hints) - count
     more = f"{left} more: run this again" if left else f"That was all; the code: {COMMAND} {lesson.name} --solution"
     return f"{numbered(lesson.hints[:count])}\n\nHint {count} of {len(lesson.hints)}. {more}."

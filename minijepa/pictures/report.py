@@ -15,7 +15,7 @@ LEFT, TOP, RIGHT, BOTTOM = 46, 10, 332, 166
 def report_page(title, sections):
     """The page of ``sections``, pieces of HTML from the functions below."""
     template = (resources.files("minijepa.pictures") / "report.html").read_text(encoding="utf-8")
-    return template.replace("{TITLE}", html.escape(title)).replace("{BODY}", "\n".join(sections))
+    return template.replace("{TITLE}", html.escape(title).replace("{", "&#123;")).replace("{BODY}", "\n".join(sections))
 
 
 def escaped(value):

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 from dataclasses import fields
 
+from minijepa.cli import counted
 from minijepa.config import Config
 from minijepa.errors import ConfigError
 from minijepa.files import open_plain, replaced, shell_word
@@ -45,7 +47,7 @@ def write_report(folder):
         page.commands_list(_commands(folder, len(rows) < config.epochs)),
         page.footer("Bold settings differ from the specification's. Written by minijepa; this page needs no network."),
     ]
-    with replaced(folder / FILE, "w", encoding="utf-8") as file:
+    with replaced(folder / FILE, "w", encoding="utf-8", errors="replace") as file:  # a path may not be UTF-8
         file.write(page.report_page(f"{name}: report", sections))
     return folder / FILE
 
@@ -60,11 +62,13 @@ def _json(file):
 
 def _chips(about, config, rows):
     made = about.get("made") if isinstance(about.get("made"), dict) else {}
-    seconds = sum(float(row["seconds"]) for row in rows)
+    seconds = sum(s for row in rows if math.isfinite(s := float(row["seconds"])))
+    told = counted(round(seconds / 60), "minute") if seconds >= 90 else counted(round(seconds), "second")
+    least = "at least " if about.get("resumed") else ""  # of an epoch, only the part after an interruption is timed
     return [
         f"preset {about.get('preset', 'unknown')}", f"data {about.get('dataset', 'unknown')}",
         f"epoch {len(rows)} of {config.epochs}", f"{config.num_parameters:,} trained parameters",
-        f"{seconds / 60:.0f} minutes of training" if seconds >= 90 else f"{seconds:.0f} seconds of training",
+        f"{least}{told} of training",
         *([f"on {made['device']}"] if "device" in made else []), f"seed {config.seed}",
     ]  # fmt: skip
 

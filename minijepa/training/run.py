@@ -283,6 +283,6 @@ def read_run(folder):
         raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{file} is not JSON: the run can't be resumed") from None
-    if not (isinstance(about, dict) and isinstance(about.get("config"), dict) and "dataset" in about):
+    if not (isinstance(about, dict) and {type(about.get("config")), type(about.get("dataset"))} == {dict, str}):
         raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
     return about

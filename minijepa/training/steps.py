@@ -42,9 +42,10 @@ def read_steps(folder, last):
             reader = csv.reader(file)
             if tuple(next(reader, ())) != COLUMNS:
                 raise ConfigError(f"{path} has other columns than this program writes")
-            while step != last and (row := next(reader, None)) is not None:
+            while step < last and (row := next(reader, None)) is not None:
                 step = _checked(row, step)
-                rows.append(tuple(row))
+                if step <= last:  # the first part may be missing, and all the others be later
+                    rows.append(tuple(row))
     except FileNotFoundError:
         return []
     except (OSError, csv.Error, ValueError) as error:
@@ -59,9 +60,8 @@ def read_steps(folder, last):
 
 def _checked(row, before):
     """A row's step. Raises ValueError for what is not four numbers, of a step after ``before``."""
-    step, *values = row
-    if len(row) != len(COLUMNS) or int(step) <= before:
+    if len(row) != len(COLUMNS) or int(row[0]) <= before:
         raise ValueError(f"after step {before} comes {', '.join(row)[:50]}")
-    for value in values:
+    for value in row[1:]:
         float(value)
-    return int(step)
+    return int(row[0])

@@ -219,17 +219,18 @@ def test_a_probe_ends_with_its_verdict_and_takes_a_checkpoint_file(run, probe_cl
     assert report["verdict"] == verdict(rates, 40)
 
 
-def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, probe_cli):
-    (run / "checkpoint-0002.npz").write_bytes((run / "checkpoint.npz").read_bytes())
+@pytest.mark.parametrize(("name", "end"), [("checkpoint-0002.npz", "-0002"), ("ten.npz", "-ten")])
+def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, probe_cli, name, end):
+    (run / name).write_bytes((run / "checkpoint.npz").read_bytes())
     write_report(run)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     for split in ("test", "val"):
-        assert probe_cli(run / "checkpoint-0002.npz", f"--split={split}")[0] == 0
+        assert probe_cli(run / name, f"--split={split}")[0] == 0
     after = {file.name: file.read_bytes() for file in run.iterdir()}
-    assert {name: after[name] for name in before} == before
-    endings = ("-0002", "-0002-val-target")
+    assert {file: after[file] for file in before} == before
+    endings = (end, f"{end}-val-target")
     kinds = ("probe{}.json", "confusion{}.png", "classifier{}.npz")
-    written = {name.format(end) for end in endings for name in kinds}
+    written = {kind.format(ending) for ending in endings for kind in kinds}
     assert after.keys() - before.keys() == written
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 
@@ -17,7 +18,7 @@ from minijepa.errors import ConfigError, TrainingError
 from minijepa.pictures import Curves, curves_picture, report
 from minijepa.training import checkpoint, curves
 from minijepa.training.metrics import curves_of, read_metrics
-from minijepa.training.report import write_report
+from minijepa.training.report import _chips, write_report
 from minijepa.training.run import Run
 from minijepa.training.steps import append_steps, read_steps, start_steps
 from minijepa.training.trainer import Trainer
@@ -90,6 +91,7 @@ def test_a_run_without_steps_goes_on(folder):
     assert read_steps(folder, 8) == []  # nor does it matter if it is interrupted at once, and goes on again
     start_steps(folder)
     append_steps(folder, [(9, 1 / 3, float("inf"), 1e-3)])
+    assert read_steps(folder, 8) == []  # all rows are later: killed before the checkpoint of step 9
     assert read_steps(folder, 9) == [("9", "0.333333", "inf", "0.001")]
 
 
@@ -186,6 +188,25 @@ def test_a_report_is_written_without_missing_or_damaged_files(folder):
     assert "Not probed yet" in write_report(folder).read_text(encoding="utf-8")
     (folder / "metrics.csv").unlink()
     assert write_report(folder) is None
+
+
+def test_a_path_that_is_not_utf_8_and_one_with_braces(folder):
+    for name, shown in ((b"caf\xe9", "caf?"), (b"{BODY}", "{BODY}")):
+        folder = folder.rename(folder.with_name(os.fsdecode(name)))
+        text = write_report(folder).read_text(encoding="utf-8")
+        assert shown in html.unescape(text) and text.count("<h1") == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "seconds", "words"),
+    [
+        ({}, [1.2], "1 second of training"),
+        ({}, [89.6, "nan"], "90 seconds of training"),
+        ({"resumed": [{}]}, [60, 60], "at least 2 minutes of training"),
+    ],
+)
+def test_how_long_a_run_took(about, seconds, words):
+    assert words in _chips(about, Config(), [{"seconds": str(s)} for s in seconds])
 
 
 def test_panels_say_what_their_points_are():
