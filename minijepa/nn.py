@@ -136,9 +136,9 @@ def standardise_rows(x):
 class FlatParameters:
     """Parameters moved into one contiguous vector, in the given order, so that whole-model arithmetic is one line.
 
-    ``data`` (n,) holds the values, on a CPU in memory that worker processes share, and ``grad`` (n,), if wanted, the
-    gradients; afterwards each parameter's ``.data`` and ``.grad`` are views into them. ``slices`` gives each name's
-    place. A parameter shared by two layers keeps the first of its names.
+    ``data`` (n,) holds the values and ``grad`` (n,), if wanted, the gradients; each parameter's ``.data`` and ``.grad``
+    become views into them. ``slices`` gives each name's place. A parameter shared by two layers keeps the first of its
+    names.
     """
 
     def __init__(self, named_parameters, dtype, device, with_grad=True):
@@ -152,7 +152,7 @@ class FlatParameters:
             self.slices[name] = slice(start, stop)
         values = [np.ravel(p.data) for p in self.parameters.values()]
         values = np.concatenate(values).astype(dtype)
-        self.data = shared(values) if device == "cpu" else to_device(values, device)
+        self.data = to_device(values, device)
         self.grad = to_device(np.zeros(stop, dtype), device) if with_grad else None
         for name, parameter in self.parameters.items():
             parameter.name = name
@@ -165,9 +165,12 @@ class FlatParameters:
 
     def __setstate__(self, state):
         vars(self).update(state)
-        if device_of(self.data) == "cpu":
-            self.data = shared(self.data)
         self._tie()  # copy.deepcopy and pickle turn each view into an array of its own
+
+    def share(self):
+        """Move the values into memory that processes forked later have in common with this one."""
+        self.data = shared(self.data)
+        self._tie()
 
     def check_tied(self):
         """Raise TrainingError if a parameter was given another array: optimiser and checkpoints would not see it."""
@@ -205,9 +208,11 @@ def check_state(state, parameters):
 def load_state(state, parameters):
     """Copy the values of ``state`` into ``parameters``, both by name, after :func:`check_state`."""
     check_state(state, parameters)
-    for name, parameter in parameters.items():
+    values = {}
+    for name in parameters:
         try:
-            values = as_float_array(state[name])
+            values[name] = as_float_array(state[name])
         except MinijepaError as error:
             raise CheckpointError(f"{name}: {error}") from None
-        parameter.data[...] = to_device(values, device_of(parameter.data))
+    for name, parameter in parameters.items():
+        parameter.data[...] = to_device(values[name], device_of(parameter.data))

@@ -47,6 +47,10 @@ def backward_into_another_shape():
             "a packing needs the lengths of at least one sequence, whole numbers of at least 1",
         ),
         (
+            lambda: ops.Packing([[1], [1, 2]]),
+            "a packing needs the lengths of at least one sequence, whole numbers of at least 1",
+        ),
+        (
             lambda: ops.attention(np.ones((4, 9)), [4], 2),
             "attention: takes (T, 3D), D ≥ 1 and divisible by 2 heads, was given (4, 9)",
         ),

@@ -114,7 +114,10 @@ class Masks:
 
 def _patch_numbers(block, name):
     """`block` as an ascending int64 array, or ConfigError."""
-    array = np.asarray(block)
+    try:
+        array = np.asarray(block)
+    except ValueError:  # lists of different lengths
+        array = np.zeros((1, 1))  # refused below
     if array.size == 0:
         raise ConfigError(f"the {name} is empty: every image needs a context patch, and every target block too")
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0:

@@ -162,7 +162,8 @@ class StepGraph:
         widths = config.encoder_embed_dim, config.predictor_embed_dim
         heads = config.encoder_num_heads, config.predictor_num_heads
         kernels_do = all(w <= WIDEST and w // h in HEAD_DIMS for w, h in zip(widths, heads))
-        return cls(trainer) if enabled and kernels_do and takes(flat.data, flat.grad) else None
+        aligned = takes(flat.data, flat.grad, *(parameter.data for parameter in flat.parameters.values()))
+        return cls(trainer) if enabled and kernels_do and aligned else None
 
     def fits(self, masks):
         return self.usable and self.layout.fits(masks)

@@ -48,6 +48,8 @@ def row_numbers(masks, num_patches, context_capacity=None):
 
     ``context_capacity``: rows that the context takes in [context ; mask tokens], if more than Tc.
     """
+    if not len(masks):
+        raise ShapeError("the network needs at least one image")
     for index in (masks.context_index, masks.target_index):
         if not 0 <= index.min() <= index.max() < num_patches:
             raise ShapeError(f"the masks name patches {index.min()} to {index.max()} of 0 to {num_patches - 1}")

@@ -24,7 +24,10 @@ class Packing:
     """
 
     def __init__(self, lengths):
-        lengths = np.asarray(plain(lengths))
+        try:
+            lengths = np.asarray(plain(lengths))
+        except ValueError:  # lists of different lengths
+            lengths = np.zeros((1, 1))  # refused below
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths) or lengths.min() < 1:
             raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
         self.lengths = lengths.astype(np.int64)

@@ -28,7 +28,7 @@ class RowIndex:
         if index.ndim != 1 or (index.dtype.kind not in "iu" and len(index)):
             raise ShapeError(f"rows: index must be whole numbers in one axis, got {index.dtype} of shape {index.shape}")
         if xp_of(index) is np:
-            self.host = index  # otherwise fetched on first use
+            self.host = index = index.astype(np.intp, copy=False)  # otherwise fetched on first use
         self.array = to_device(index, device or device_of(index)).astype(np.intp, copy=False)
 
     @cached_property

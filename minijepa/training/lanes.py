@@ -8,6 +8,7 @@ from minijepa.autograd import Tape
 from minijepa.backend import row_blocks
 from minijepa.backend.processes import CAN_FORK, Workers, shared
 from minijepa.backend.threads import on_threads, worker_threads
+from minijepa.errors import TrainingError
 from minijepa.tensor import Tensor
 
 SMALLEST, LARGEST = 16, 32  # images a chunk: smaller ones lose time in calls into NumPy; larger ones need memory
@@ -33,7 +34,8 @@ class LeanTape(Tape):
         self._outlines[id(entry.output)] = entry.output = _outline(entry.output)
 
     def backward(self, loss, cotangent=None):
-        super().backward(self._outlines.get(id(loss), loss), cotangent)
+        ours = isinstance(loss, Tensor) and loss._mark is self._mark  # another one may have the id of one that is gone
+        super().backward(self._outlines[id(loss)] if ours else loss, cotangent)
 
 
 def _outline(tensor):
@@ -62,10 +64,15 @@ class Lanes:
             self.vectors = {lane: shared(np.zeros_like(model.flat.data)) for lane in own}
             self.views = {lane: model.flat.views(vector) for lane, vector in self.vectors.items()}
             if workers > 1 and CAN_FORK and self.ranks.size == 1:
+                model.flat.share()
+                model.target_flat.share()
                 lane = weakref.WeakMethod(self._lane)  # no cycle: the workers end as soon as nobody needs this object
                 self.map = Workers(lambda item: lane()(item), min(workers, LANES)).map
             else:
                 self.map = lambda items: on_threads(self._lane, items, workers)
+
+    def __reduce_ex__(self, protocol):  # what copy, deepcopy and pickle ask for
+        raise TrainingError("a Trainer can't be copied: its workers compute for the original; copy trainer.model")
 
     def gradients(self, images, masks):
         """Put the gradient of the loss over (images, masks) into ``model.flat.grad``; return the loss.
@@ -172,7 +179,7 @@ def add_in_order(vectors, total):
 
 
 def _names(tape):
-    return {parameter.name for parameter in tape.reached}
+    return {getattr(leaf, "name", None) for leaf in tape.reached}
 
 
 def chunks_of(context_lengths):

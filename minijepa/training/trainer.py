@@ -35,13 +35,13 @@ class Trainer:
         self.data = {"dataset": dataset.name, "images": len(images), "crc32": zlib.crc32(np.ascontiguousarray(images))}
         self.model = IJEPA(config, config.seed, device, dtype)
         self.model.mean, self.model.std = dataset.mean, dataset.std
-        self.optimizer = AdamW(
-            self.model.flat.data, self.model.flat.grad, self.model.decayed, config.weight_decay,
-            config.adam_beta1, config.adam_beta2, config.adam_eps,
-        )  # fmt: skip
         self.masker = MultiBlockMasker.of(config)
         self.ranks = ranks or Alone()
         self.lanes = Lanes(self.model, threads, self.ranks)
+        self.optimizer = AdamW(  # after the lanes, which may have moved the weights
+            self.model.flat.data, self.model.flat.grad, self.model.decayed, config.weight_decay,
+            config.adam_beta1, config.adam_beta2, config.adam_eps,
+        )  # fmt: skip
         self.batch_size = min(config.batch_size, len(images))
         self.steps_per_epoch = len(images) // self.batch_size  # a last short batch is dropped
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -61,6 +61,7 @@ class Trainer:
         self.model.flat.check_tied()
         self.model.target_flat.check_tied()
         images, masks = self.batch(step)
+        self.optimizer.steps = step  # not one more for each attempt that failed
         scalars, momentum = self.optimizer.begin_step(self.learning_rate(step)), self.momentum(step)
         done = None if self.graph is None else self.graph(step, images, masks, scalars, momentum)
         if done is None:  # on a CPU, or for a batch that the graph can't take
@@ -164,6 +165,11 @@ class Trainer:
 
     def _check_all_reached(self):
         reached = self.ranks.union(self.lanes.reached)  # in any process
+        if reached - self.model.flat.parameters.keys():
+            raise TrainingError(
+                "a parameter outside of the model's flat vector received a gradient, but nothing would train or save "
+                "it: build the layer into the model's class, or give it the parameters of the one that it replaces"
+            )
         if missing := [name for name in self.model.flat.parameters if name not in reached]:
             raise TrainingError(f"{counted(len(missing), 'parameter')} received no gradient, such as {missing[0]}")
 

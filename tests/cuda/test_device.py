@@ -249,6 +249,11 @@ def test_a_recorded_step_gives_the_same_bits_as_the_same_step_launch_by_launch(g
     assert_same_state(found, wanted)
 
 
+def test_a_network_whose_parameters_are_not_aligned_gets_no_graph(graphs):
+    """Some of its steps would run as array code, with lists of rows that are made on the host for each batch."""
+    assert trainer("cuda").graph and trainer("cuda", mlp_ratio=3.9).graph is None
+
+
 def test_spare_rows_change_nothing(graphs):
     """The gradient at a capacity is that of exact sizes, and is that of the CPU."""
     here, there = trainer("cpu"), trainer("cuda")

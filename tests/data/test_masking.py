@@ -204,6 +204,7 @@ def test_select_agrees_with_the_lists(images):
         ([[0.5]], [[[1]]], "whole patch numbers"),
         ([[-1]], [[[1]]], "whole patch numbers"),
         ([[0]], [[1, 2]], "target block 0 of image 0 must be a flat list"),
+        ([[[0], [1, 2]]], [[[1]]], "context of image 0 must be a flat list"),
         ([[0]], [1], "list of lists"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 import pickle
 import tracemalloc
 
@@ -247,6 +248,7 @@ def test_a_state_that_does_not_fit_changes_nothing(model):
         ({k: v for k, v in good.items() if k != "predictor.mask_token"}, "lacks 1 .* predictor.mask_token"),
         (good | {"head.weight": np.ones(3)}, "unknown 1 .* head.weight"),
         (good | {"predictor.mask_token": np.ones((1, 1, 5))}, r"mask_token has shape \(1, 1, 5\)"),
+        (good | {"predictor.predictor_proj.bias": good["predictor.predictor_proj.bias"] + 1j}, "real numbers"),
     ]:
         with pytest.raises(CheckpointError, match=words):
             model.load_state_dict({k: v + 1 for k, v in wrong.items()})
@@ -407,6 +409,28 @@ def test_parameters_and_gradients_are_views_into_flat_vectors(model):
         decays[part] = True
     for name, where in flat.slices.items():
         assert (decays[where] == flat.parameters[name].decay).all(), name
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_an_optimizer_copied_with_its_model_trains_the_copy(config, duplicate):
+    model = IJEPA(config)
+    twin, optimizer = duplicate((model, AdamW(model.flat.data, model.flat.grad, model.decayed, 0.05)))
+    before = model.flat.data.copy()
+    twin.flat.grad[...] = 1
+    optimizer.step(0.1)
+    assert (twin.flat.data != before).all() and (model.flat.data == before).all()
+    twin.flat.check_tied()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_a_forked_process_does_to_a_model_stays_there(config):
+    model = IJEPA(config)
+    before = model.flat.data.copy()
+    if (process := os.fork()) == 0:
+        model.flat.data[...] = model.target_flat.data[...] = 0
+        os._exit(0)
+    os.waitpid(process, 0)
+    assert (model.flat.data == before).all() and model.target_flat.data.any()
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

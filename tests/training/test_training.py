@@ -1,10 +1,12 @@
 """Training: lanes and threads, the step, run folders, resuming, and the command line."""
 
+import copy
 import csv
 import functools
 import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,10 +20,10 @@ from PIL import Image
 from tiny import NETWORK, command, differentiate, flags, raising, refusal
 
 import train
-from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, data
+from minijepa import IJEPA, Config, MultiBlockMasker, Parameter, Tensor, data
 from minijepa.backend import threads
 from minijepa.data import cifar10, load_dataset
-from minijepa.errors import ConfigError, TrainingError
+from minijepa.errors import ConfigError, TapeError, TrainingError
 from minijepa.evaluation import gallery
 from minijepa.evaluation.monitors import Monitors
 from minijepa.pictures import masks_picture
@@ -58,8 +60,8 @@ def train_cli(capsys, *args):
     return command(capsys, train.main, *args)
 
 
-def trainer_of(dataset, **changes):
-    return Trainer(Config(**SETTINGS | changes), dataset)
+def trainer_of(dataset, threads=1, **changes):
+    return Trainer(Config(**SETTINGS | changes), dataset, threads=threads)
 
 
 # ---------------------------------------------------------------------------------------------------------------- lanes
@@ -156,7 +158,7 @@ def test_after_an_error_in_a_lane_nobody_writes_gradients_any_more(monkeypatch):
 
 def test_chunks_take_every_image_once_and_about_the_same_time():
     for size, count in ((1, 1), (16, 1), (17, 2), (64, 4), (256, 8), (1000, 32)):
-        lengths = np.random.default_rng(size).integers(4, 50, size).astype(np.uint8)
+        lengths = np.random.default_rng(size).integers(4, 50, size)
         chunks = chunks_of(lengths)
         assert len(chunks) == count and sorted(np.concatenate(chunks)) == list(range(size))
         work = [lengths[chunk].sum() for chunk in chunks]
@@ -172,6 +174,10 @@ def test_a_lean_tape_frees_what_no_operation_saved():
             y = y + 1
         assert freed() is None
         loss = (y * y).sum()
+    other = Tensor([1.0])
+    tape._outlines[id(other)] = tape._outlines[id(loss)]  # as if it had taken the place of one that is gone
+    with pytest.raises(TapeError, match="is not on this tape"):
+        tape.backward(other)
     tape.backward(loss)
     np.testing.assert_array_equal(x.grad, 2 * (x.data + 4))
 
@@ -289,6 +295,34 @@ def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
     ) or 1.0  # fmt: skip
     with pytest.raises(TrainingError, match=r"1 parameter received no gradient, such as predictor\.mask_token"):
         trainer.train_step(0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("make", [Parameter, lambda x: Tensor(x, requires_grad=True)], ids=["parameter", "tensor"])
+def test_a_parameter_that_the_model_does_not_have_is_an_error_at_the_first_step(dataset, make, threads):
+    trainer = trainer_of(dataset, threads=threads)
+    norm, scale = trainer.model.context_encoder.norm, make(np.ones(trainer.config.encoder_embed_dim, np.float32))
+    trainer.model.context_encoder.norm = lambda x: norm(x) * scale
+    with pytest.raises(TrainingError, match="a parameter outside of the model's flat vector received a gradient"):
+        trainer.train_step(0)
+
+
+def test_a_step_that_failed_can_be_repeated(dataset):
+    one, other = trainer_of(dataset), trainer_of(dataset)
+    gradients, one.lanes.gradients = one.lanes.gradients, raising(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        one.train_step(0)
+    one.lanes.gradients = gradients
+    for trainer in (one, other):
+        trainer.train_step(0)
+    assert one.optimizer.steps == other.optimizer.steps == 1
+    np.testing.assert_array_equal(one.model.flat.data, other.model.flat.data)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps])
+def test_a_trainer_is_not_copied(dataset, duplicate):
+    with pytest.raises(TrainingError, match=r"a Trainer can't be copied.*copy trainer\.model"):
+        duplicate(trainer_of(dataset))
 
 
 def test_training_lowers_the_loss(dataset):
