@@ -186,7 +186,7 @@ def test_the_shortest_training_loop_learns(capsys):
 def test_the_readme_names_the_operations_of_a_training_step():
     """What a training step records, and nothing else: the words of the README are held to a tape."""
     text = (EXAMPLES.parent / "README.md").read_text()
-    (sentence,) = re.findall(r"training step uses nine\s+operations[^.]*\.", text)
+    (sentence,) = re.findall(r"training\s+step\s+uses\s+nine\s+operations[^.]*\.", text)
     model = IJEPA(Config.preset("smoke"))
     images, masks = np.zeros((2, 3, 32, 32), np.float32), MultiBlockMasker().sample(2, np.random.default_rng(0))
     with Tape() as tape:
