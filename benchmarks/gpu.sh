@@ -12,10 +12,14 @@ set -u
 out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR]"}
 data=${2:-data}
 wanted=" ${*:3} "
+for name in "${@:3}"; do
+    [[ " machine versions tests gradients step train probe " == *" $name "* ]] || { echo "gpu.sh: no part '$name'" >&2; exit 2; }
+done
 python=${PYTHON:-python3}
 cd "$(dirname "$0")/.." && mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 failed=0
+new() { [ -d "$out/$1" ] && echo --resume || echo --preset "$2"; } # RUN PRESET: train.py's words, if need be to go on
 
 part() { # part NAME SECONDS COMMAND...: run the command, log it, show the log's end
     local name=$1 limit=$2
@@ -39,12 +43,12 @@ if [ "${REHEARSE:-}" ]; then
     part probe 100 "$python" probe.py "$out/run" --device cpu
 else
     "$python" -c 'from minijepa.cli import exit_status; from minijepa.backend import resolve_device as r; exit(exit_status("gpu.sh", lambda: r("cuda") and 0))' || exit 2
-    part machine 20 nvidia-smi
-    part versions 20 "$python" -c 'import cupy; cupy.show_config()'
+    part machine 15 nvidia-smi
+    part versions 15 "$python" -c 'import cupy; cupy.show_config()'
     part tests 150 "$python" -m pytest -q tests/cuda/test_device.py tests/cuda/test_kernels.py -k card
     part gradients 50 "$python" -m minijepa.gradcheck --device cuda attention layer_norm gelu linear rows l2_loss
     part step 340 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 90
-    part train 240 "$python" train.py --preset cifar10 --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&
+    part train 240 "$python" train.py $(new cifar10 cifar10) --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&
         part probe 150 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
 fi
 echo "== $failed parts failed; logs are in $out"

@@ -13,6 +13,7 @@ speed.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -260,8 +261,9 @@ class Contender:
         return json.loads(line)
 
     def turn(self):
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died: _answer says how
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
         self.results.append(self._answer())
 
     def median(self, key="seconds"):
@@ -269,7 +271,8 @@ class Contender:
 
     def end(self):
         self.timer.cancel()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -312,8 +315,8 @@ def best(runs, prefix):
 
 
 def cuda_contest(rounds, device, limit):
-    """{name: contender}, each after its turns; one that fails is left out, after its traceback."""
-    runs = {}
+    """({name: contender} after its turns, the names of those that failed, which showed their tracebacks)."""
+    runs, failed = {}, []
     torch = importlib.util.find_spec("torch")
     for name, (function, arguments) in cuda_contenders.CONTENDERS.items():
         if ("torch" in name and not torch) or (name == "ceilings" and device != "cuda"):
@@ -326,8 +329,9 @@ def cuda_contest(rounds, device, limit):
             runs[name] = contender
             print(f"{name}: {1e3 * contender.median() / contender.start['steps']:.2f} ms", file=sys.stderr)
         except ContenderFailed as error:
+            failed.append(name)
             print(f"{name}: {error} (or it took more than {limit:g} s)", file=sys.stderr)
-    return runs
+    return runs, failed
 
 
 def cuda_report(runs, rounds, device, as_json):
@@ -353,7 +357,7 @@ def cuda_report(runs, rounds, device, as_json):
     if ceilings:
         bandwidth, rate = ceilings.median("bytes_per_s"), ceilings.median("flops_per_s")
         print(f"this GPU: {bandwidth / 1e12:.2f} TB/s in a copy, {rate / 1e12:.0f} TFLOP/s in large TF32 products")
-    if len(runs) == 1:
+    if not importlib.util.find_spec("torch"):
         print("torch is not installed: minijepa was measured alone")
 
 
@@ -383,7 +387,9 @@ def main():
 
     if args.device == "cuda" or args.rehearse:
         device = "cpu" if args.rehearse else backend.resolve_device("cuda")
-        return cuda_report(cuda_contest(args.rounds, device, args.limit), args.rounds, device, args.json)
+        runs, failed = cuda_contest(args.rounds, device, args.limit)
+        cuda_report(runs, args.rounds, device, args.json)
+        return int(bool(failed))
 
     batch = Config.preset(args.preset).batch_size
     runs = {}

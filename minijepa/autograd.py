@@ -90,7 +90,8 @@ class Function:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.signature, cls.twin = Signature(cls.shapes), None
-        cls.op_name = re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__).lower()  # in errors and printed tapes
+        # In errors and printed tapes: LayerNorm is layer_norm, RMSNorm is rms_norm.
+        cls.op_name = re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
     @staticmethod
     def forward(ctx, *arrays, **options):

@@ -617,8 +617,9 @@ def test_a_function_without_formulas():
 
 @pytest.mark.parametrize(
     ("op", "name"),
-    [("LayerNorm", "layer_norm"), ("L2Loss", "l2_loss"), ("SmoothL1Loss", "smooth_l1_loss"), ("Gelu", "gelu")],
-)
+    [("LayerNorm", "layer_norm"), ("L2Loss", "l2_loss"), ("SmoothL1Loss", "smooth_l1_loss"), ("Gelu", "gelu"),
+     ("RMSNorm", "rms_norm")],
+)  # fmt: skip
 def test_the_name_of_an_operation_is_that_of_its_function(op, name):
     assert returning(name=op).op_name == name
 

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -72,6 +73,22 @@ def test_step_compares_workers_with_mpiexec():
 def test_step_refuses_what_it_cannot_do(options):
     done = subprocess.run([sys.executable, str(STEP), *options.split()], capture_output=True, text=True)
     assert done.returncode == 2 and "step.py: error: --" in done.stderr and not done.stdout
+
+
+def test_a_contender_that_fails_is_left_out_and_gives_status_1(monkeypatch, capfd):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import step
+
+    monkeypatch.setattr(sys, "argv", ["step.py", "--rehearse", "--rounds=1"])
+    monkeypatch.setattr(step.cuda_contenders, "CONTENDERS", {"wrong": ("nowhere", {})})
+    assert step.main() == 1
+    assert "wrong: a contender failed: see its traceback above" in capfd.readouterr().err
+
+
+def test_a_part_that_gpu_sh_does_not_have_is_refused(tmp_path):
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), str(tmp_path), "data", "test"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"REHEARSE": "1"})
+    assert (done.returncode, done.stderr) == (2, "gpu.sh: no part 'test'\n")
 
 
 def small_ablation(ablation, tmp_path, *options):

@@ -32,8 +32,8 @@ def augment(images, rng, flip, shift):
 def draw_windows(batch_size, rng, scale):
     """Windows (B, 4) = top, left, height, width as fractions of the image, for :func:`resized_crop`.
 
-    Area uniform in ``scale``, ln(width/height) uniform between ln(3/4) and ln(4/3), sides clipped to 1, place uniform
-    over all that fit (torchvision's RandomResizedCrop, with fractional pixels).
+    Area uniform in ``scale``, ln(width/height) uniform between ln(3/4) and ln(4/3), then sides clipped to 1, place
+    uniform over all that fit. (torchvision's RandomResizedCrop draws again what does not fit, in whole pixels.)
     """
     area = rng.uniform(*scale, batch_size)
     ratio = np.exp(rng.uniform(*np.log([3 / 4, 4 / 3]), batch_size))

@@ -76,8 +76,9 @@ def fit(x, y, num_classes, l2, curvature, theta=None, tolerance=1e-5, max_iterat
     promises less than 1e-6 nats. The norm alone would not do: along a direction in which the features hardly vary
     (collapsing ones have many) it is small at any distance from the minimum. ``tolerance`` None: a rough fit, in
     float32 and until a step promises less than 1e-5 nats; it takes a third of the time, and its accuracy on other rows
-    differs from a converged one's by well below the standard error. A fit that does not converge says so in
-    ``FitInfo.converged`` and, unless it is rough, in a RuntimeWarning.
+    differs from a converged one's by well below the standard error, unless the classes can be separated: there the fits
+    of weak penalties stop where the one before them did, so :func:`choose_l2` takes the strongest of these. A fit that
+    does not converge says so in ``FitInfo.converged`` and, unless it is rough, in a RuntimeWarning.
 
     Plain L-BFGS is slow on correlated features, whose curvature differs by orders of magnitude between directions:
     286 steps for the raw pixels of CIFAR-10 (l2 = 0.1), against 31 with a :class:`Curvature`. float32 features are

@@ -162,6 +162,7 @@ class StepGraph:
         widths = config.encoder_embed_dim, config.predictor_embed_dim
         heads = config.encoder_num_heads, config.predictor_num_heads
         kernels_do = all(w <= WIDEST and w // h in HEAD_DIMS for w, h in zip(widths, heads))
+        kernels_do &= config.loss in ("l2", "smooth_l1")  # whose twins take a count that is on the device
         aligned = takes(flat.data, flat.grad, *(parameter.data for parameter in flat.parameters.values()))
         return cls(trainer) if enabled and kernels_do and aligned else None
 
