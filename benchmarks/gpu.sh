@@ -19,7 +19,8 @@ python=${PYTHON:-python3}
 cd "$(dirname "$0")/.." && mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 failed=0
-new() { [ -d "$out/$1" ] && echo --resume || echo --preset "$2"; } # RUN PRESET: train.py's words, if need be to go on
+start="--preset cifar10"
+[ -d "$out/cifar10" ] && start=--resume # go on with a run that was cut off
 
 part() { # part NAME SECONDS COMMAND...: run the command, log it, show the log's end
     local name=$1 limit=$2
@@ -48,7 +49,7 @@ else
     part tests 150 "$python" -m pytest -q tests/cuda/test_device.py tests/cuda/test_kernels.py -k card
     part gradients 50 "$python" -m minijepa.gradcheck --device cuda attention layer_norm gelu linear rows l2_loss
     part step 340 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 90
-    part train 240 "$python" train.py $(new cifar10 cifar10) --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&
+    part train 240 "$python" train.py $start --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&
         part probe 150 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
 fi
 echo "== $failed parts failed; logs are in $out"

@@ -152,7 +152,7 @@ class FlatParameters:
             self.slices[name] = slice(start, stop)
         values = [np.ravel(p.data) for p in self.parameters.values()]
         values = np.concatenate(values).astype(dtype)
-        self.data = to_device(values, device)
+        self.data, self.is_shared = to_device(values, device), False
         self.grad = to_device(np.zeros(stop, dtype), device) if with_grad else None
         for name, parameter in self.parameters.items():
             parameter.name = name
@@ -164,13 +164,14 @@ class FlatParameters:
             parameter.grad = None if self.grad is None else self._view(self.grad, name)
 
     def __setstate__(self, state):
-        vars(self).update(state)
+        vars(self).update(state, is_shared=False)
         self._tie()  # copy.deepcopy and pickle turn each view into an array of its own
 
     def share(self):
         """Move the values into memory that processes forked later have in common with this one."""
-        self.data = shared(self.data)
-        self._tie()
+        if not self.is_shared:
+            self.data, self.is_shared = shared(self.data), True
+            self._tie()
 
     def check_tied(self):
         """Raise TrainingError if a parameter was given another array: optimiser and checkpoints would not see it."""

@@ -93,7 +93,7 @@ def test_an_assignment_needs_an_equals_sign():
         (dict(base_lr=1e-6), "min_lr 1e-05 must not exceed base_lr"),
         (dict(epochs=5), "warmup_epochs 10 must be below epochs 5"),
         (dict(augment_crop=32), "augment_crop must be below image_size"),
-        (dict(num_target_blocks=64), "num_target"),
+        (dict(num_target_blocks=64), "the number of target blocks"),
         (dict(target_scale=(0.9, 1.0)), "target_scale"),
     ],
 )

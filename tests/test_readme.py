@@ -54,7 +54,7 @@ def test_the_training_step_is_quoted_from_the_source():
 
 
 def test_every_file_that_is_named_exists():
-    for name in re.findall(r"\((docs/[^)]+)\)|`((?:minijepa|tests)/[\w/]+\.py)`", TEXT):
+    for name in re.findall(r"\((docs/[^)]+)\)|src=\"(docs/[^\"]+)\"|`((?:minijepa|tests)/[\w/]+\.py)`", TEXT):
         assert (ROOT / "".join(name).split("#")[0]).exists(), name
     layout = TEXT[TEXT.index("    minijepa/\n") : TEXT.index("A file imports")]
     for name in re.findall(r"^      ?([\w./ ]+?)(?:   |$)", layout, re.MULTILINE):

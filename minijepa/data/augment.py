@@ -8,6 +8,7 @@ copy, since it is only another index.
 import numpy as np
 
 from minijepa.backend import matmul, xp_of
+from minijepa.errors import DtypeError
 
 
 def augment(images, rng, flip, shift):
@@ -49,6 +50,8 @@ def resized_crop(images, windows):
     row, and y = R x Cᵀ. The result is the same whether ``images`` are normalised before or after.
     """
     xp = xp_of(images)
+    if images.dtype.kind != "f":
+        raise DtypeError(f"resized_crop mixes pixels and takes floats, was given {images.dtype}: normalise() them")
     _, _, height, width = images.shape
     rows = xp.asarray(_mixing(windows[:, 0], windows[:, 2], height).astype(images.dtype))
     cols = xp.asarray(_mixing(windows[:, 1], windows[:, 3], width).astype(images.dtype))

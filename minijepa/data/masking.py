@@ -15,7 +15,7 @@ TRIALS = 64  # masks that a new masker draws to see whether its settings are pos
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches
 MAX_ROUNDS = 1000  # settings that passed the trials need far fewer
 _possible = set()  # settings that passed: tried once per process
-REMEDY = "lower target_scale, num_target_blocks or min_context, or raise context_scale"
+REMEDY = "lower target_scale, the number of target blocks or min_context, or raise context_scale"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,10 +117,10 @@ def _patch_numbers(block, name):
     try:
         array = np.asarray(block)
     except ValueError:  # lists of different lengths
-        array = np.zeros((1, 1))  # refused below
-    if array.size == 0:
+        array = None
+    if array is not None and array.size == 0:
         raise ConfigError(f"the {name} is empty: every image needs a context patch, and every target block too")
-    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0:
+    if array is None or array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0:
         raise ConfigError(f"the {name} must be a flat list of whole patch numbers from 0 up, got {block!r}")
     unique = np.unique(array)
     if len(unique) != len(array):

@@ -27,8 +27,9 @@ class Packing:
         try:
             lengths = np.asarray(plain(lengths))
         except ValueError:  # lists of different lengths
-            lengths = np.zeros((1, 1))  # refused below
-        if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths) or lengths.min() < 1:
+            lengths = None
+        whole = lengths is not None and lengths.ndim == 1 and lengths.dtype.kind in "iu"
+        if not whole or not len(lengths) or lengths.min() < 1:
             raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
         self.lengths = lengths.astype(np.int64)
         self.offsets = offsets_of(self.lengths)

@@ -24,8 +24,8 @@ class LeanTape(Tape):
 
     def __init__(self, into=None):
         super().__init__(into)
-        # {id of a recorded tensor: its substitute in the entries}; a later tensor with the id of one that is gone
-        # replaces its entry, so the lookup of a living one is right.
+        # {id of a recorded tensor: its substitute in the entries}. A later tensor may reuse a freed one's id; it then
+        # replaces that entry, so a living tensor always finds its own.
         self._outlines = {}
 
     def record(self, entry):
@@ -34,7 +34,7 @@ class LeanTape(Tape):
         self._outlines[id(entry.output)] = entry.output = _outline(entry.output)
 
     def backward(self, loss, cotangent=None):
-        ours = isinstance(loss, Tensor) and loss._mark is self._mark  # another one may have the id of one that is gone
+        ours = isinstance(loss, Tensor) and loss._mark is self._mark  # another tensor may have a freed one's id
         super().backward(self._outlines[id(loss)] if ours else loss, cotangent)
 
 
@@ -52,8 +52,9 @@ class Lanes:
     A sum of floats depends on its order, so the order must not depend on the workers: chunk i of the batch belongs to
     lane i mod 8, a lane adds its chunks' gradients to its own vector in order, and the lanes are added in order.
     Workers only pick up whole lanes, and so do the ranks of a run under mpiexec. Workers are processes, forked by the
-    first batch, so change the model before that; threads under mpiexec and where processes can't be forked. On a GPU
-    there is one chunk, the whole batch.
+    first batch, so change the model before that; threads under mpiexec and where processes can't be forked. For
+    processes the weights move to shared memory: make an optimiser after this. On a GPU there is one chunk, the whole
+    batch.
     """
 
     def __init__(self, model, workers, ranks=None):
@@ -97,7 +98,7 @@ class Lanes:
         self.model.zero_grad()
         tape = Tape()
         loss = self._chunk(patches, layout, layout.count, tape)
-        self.reached |= _names(tape)
+        self.reached |= _names(tape, self.model.flat.parameters)
         return loss.data
 
     def _lane(self, item):
@@ -109,7 +110,7 @@ class Lanes:
             for images, masks in chunks:
                 tape = LeanTape(self.views[lane])
                 loss += self._chunk(*self.model.prepare(images, masks), count, tape).item()
-                reached |= _names(tape)
+                reached |= _names(tape, self.model.flat.parameters)
         return loss, reached
 
     def _chunk(self, patches, layout, count, tape):
@@ -178,8 +179,10 @@ def add_in_order(vectors, total):
                 total_ += other
 
 
-def _names(tape):
-    return {getattr(leaf, "name", None) for leaf in tape.reached}
+def _names(tape, parameters):
+    """The names of the leaves that received a gradient; None for one that is not among the model's ``parameters``."""
+    named = ((getattr(leaf, "name", None), leaf) for leaf in tape.reached)
+    return {name if parameters.get(name) is leaf else None for name, leaf in named}
 
 
 def chunks_of(context_lengths):

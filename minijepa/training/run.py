@@ -283,6 +283,7 @@ def read_run(folder):
         raise ConfigError(f"no run at {folder}: config.json: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{file} is not JSON: the run can't be resumed") from None
-    if not (isinstance(about, dict) and {type(about.get("config")), type(about.get("dataset"))} == {dict, str}):
+    about = about if isinstance(about, dict) else {}
+    if not (isinstance(about.get("config"), dict) and isinstance(about.get("dataset"), str)):
         raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
     return about

@@ -33,8 +33,8 @@ def append_steps(folder, rows):
 def read_steps(folder, last):
     """The rows up to step ``last`` as tuples of strings; [] where there is no such file, or no row in it.
 
-    What comes after ``last`` may be torn: the program was killed while it wrote that. Raises ConfigError for a file
-    that is not this program's, or lacks the row of ``last``.
+    What comes after the row of ``last`` may be torn: the program was killed while it wrote that. Raises ConfigError for
+    a file that is not this program's, or lacks the row of ``last``.
     """
     path, rows, step = folder / FILE, [], 0
     try:

@@ -61,7 +61,7 @@ class Trainer:
         self.model.flat.check_tied()
         self.model.target_flat.check_tied()
         images, masks = self.batch(step)
-        self.optimizer.steps = step  # not one more for each attempt that failed
+        self.optimizer.steps = step  # so that a failed attempt does not count
         scalars, momentum = self.optimizer.begin_step(self.learning_rate(step)), self.momentum(step)
         done = None if self.graph is None else self.graph(step, images, masks, scalars, momentum)
         if done is None:  # on a CPU, or for a batch that the graph can't take

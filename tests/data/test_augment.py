@@ -3,6 +3,7 @@ import pytest
 
 from minijepa.backend import rng
 from minijepa.data.augment import augment, draw_windows, resized_crop
+from minijepa.errors import DtypeError
 
 
 def reference(images, draw, flip, shift):
@@ -50,6 +51,11 @@ def test_flips_are_fair_and_every_shift_is_as_likely():
         assert len(counts) == 9
         assert counts.min() > 880 and counts.max() < 1120  # 1000 expected, standard deviation 30
     assert abs(np.corrcoef(row, column)[0, 1]) < 0.05
+
+
+def test_crops_of_bytes_are_refused():
+    with pytest.raises(DtypeError, match="takes floats, was given uint8: normalise"):
+        resized_crop(random_images(8, 6, 6), np.array([[0, 0, 1, 1]] * 8))
 
 
 def bilinear(image, top, left, height, width):

@@ -498,6 +498,12 @@ def test_a_state_without_real_numbers_is_refused(values):
         module.load_state_dict({"weight": values})
 
 
+def test_no_images_are_refused(config):
+    model = IJEPA(config)
+    with pytest.raises(ShapeError, match="at least one image"):
+        model.loss(images_of(2).astype(np.float32)[:0], masks_of(2).select([]))
+
+
 # ------------------------------------------------------------------------------------------------------- the last block
 
 

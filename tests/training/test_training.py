@@ -298,7 +298,11 @@ def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("make", [Parameter, lambda x: Tensor(x, requires_grad=True)], ids=["parameter", "tensor"])
+@pytest.mark.parametrize(
+    "make",
+    [Parameter, lambda x: Tensor(x, requires_grad=True), lambda x: Parameter(x, name="context_encoder.norm.weight")],
+    ids=["parameter", "tensor", "of another layer's name"],
+)
 def test_a_parameter_that_the_model_does_not_have_is_an_error_at_the_first_step(dataset, make, threads):
     trainer = trainer_of(dataset, threads=threads)
     norm, scale = trainer.model.context_encoder.norm, make(np.ones(trainer.config.encoder_embed_dim, np.float32))
@@ -547,6 +551,7 @@ def stopped(cifar_folder, tmp_path):
     [
         ("config.json", "[]", "lacks the run's config or dataset"),
         ("config.json", '{"config": {}, "dataset": []}', "lacks the run's config or dataset"),
+        ("config.json", '{"config": "", "dataset": {}}', "lacks the run's config or dataset"),
         ("config.json", "{", "is not JSON"),
         ("config.json", None, "config.json: No such file"),
         ("metrics.csv", None, "metrics.csv can't be read (No such file"),
