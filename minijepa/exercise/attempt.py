@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import inspect
 import io
 import sys
 import traceback
@@ -10,8 +11,8 @@ from minijepa.autograd import Function
 from minijepa.errors import MinijepaError
 
 WRITES = (
-    "this writes to dy, or to an array that forward was given. These belong to the caller: make a new array "
-    "(a = a * b, not a *= b)"
+    "this writes to dy, to an array that forward was given, or to a view that NumPy protects (np.broadcast_to, "
+    "np.diagonal). Make a new array (a = a * b, not a *= b)"
 )
 
 
@@ -40,7 +41,23 @@ def load(lesson, path, printed):
     op = namespace.get(name)
     if not (isinstance(op, type) and issubclass(op, Function) and {"forward", "backward"} <= vars(op).keys()):
         raise NotYet(f"{path}: it has no class {name}(Function) with a forward and a backward")
+    for part in ("forward", "backward"):
+        _check_first_line(getattr(op, part), getattr(lesson.op, part), f"{path}: {part}")
     return op
+
+
+def _check_first_line(function, given, where):
+    """Raises NotYet unless ``function`` can be called as ``given`` is."""
+    inputs, options = [], {}
+    for name, parameter in inspect.signature(given).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            options[name] = None
+        else:
+            inputs.append(None)
+    try:
+        inspect.signature(function).bind(*inputs, **options)
+    except TypeError:
+        raise NotYet(f"{where} takes {inspect.signature(given)}: restore its first line") from None
 
 
 @contextlib.contextmanager

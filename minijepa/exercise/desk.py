@@ -61,7 +61,9 @@ class Desk:
         self.op = op
 
         def fn(x):
-            return case.fn(*(x if j == i else Tensor(array) for j, array in enumerate(case.arrays)))
+            y = case.fn(*(x if j == i else Tensor(array) for j, array in enumerate(case.arrays)))
+            case.fn(*(Tensor(-array) for array in case.arrays))  # so that values kept outside of ctx are lost
+            return y
 
         try:
             comparison = dataclasses.replace(compare_gradients(fn, case.arrays[i])[0], i=i)

@@ -12,13 +12,19 @@ from minijepa.gradcheck import gradient_error
 EQUAL = 1e-9  # relative: both are computed in float64, by formulas that differ only in rounding
 
 
+RIGHT = (
+    "its numbers are right here: the report above says what is wrong. (If that is about numbers too: is something kept "
+    "outside of ctx?)"
+)
+
+
 def same(a, b):
     """Whether two arrays are equal except for rounding."""
     return a.shape == b.shape and gradient_error(a, b) < EQUAL
 
 
 def diagnosis(desk, case, slots, j):
-    """What is wrong with slot j of an attempt's result; None if it is right, or wrong in an unknown way."""
+    """What is wrong with slot j of an attempt's result: RIGHT if nothing is, None if it is unknown."""
     lesson = desk.lesson
     entry, rights = desk.entry(lesson.op, case), desk.slots(lesson.op, case)
     try:
@@ -30,7 +36,7 @@ def diagnosis(desk, case, slots, j):
     if mine.shape == entry.gradient_shapes[j]:  # which the engine would sum
         mine = unbroadcast(mine, rights[j].shape)
     if same(mine, rights[j]):
-        return None
+        return RIGHT
 
     @functools.cache
     def spoilt(*mistakes):
@@ -62,17 +68,20 @@ def in_general(mine, rights, j, of_ones, names):
         factor = float((mine * right).sum() / (right * right).sum()) if right.any() else 0.0
         if not mine.any():
             return "all zeros. Is the computed gradient also returned?"
+        if same(mine, of_ones):
+            return "dy is missing: this is the gradient of y's sum. The chain rule multiplies each slope by its dy."
         if same(mine, -right):
             return "the sign is wrong, and nothing else."
         if same(mine, factor * right):
             return f"everywhere {factor:.6g} times the right value: a factor is missing, or one too many."
-        if same(mine, of_ones):
-            return "dy is missing: this is the gradient of y's sum. The chain rule multiplies each slope by its dy."
     if right.ndim > 1 and same(mine, right.swapaxes(-1, -2)):
         return f"right, but transposed: {x} has shape {right.shape}, and so has its gradient."
     if mine.size == right.size and same(mine.reshape(right.shape), right):
-        return f"the right numbers, but of shape {mine.shape}: {x} has {right.shape}. keepdims=True, or reshape."
-    with contextlib.suppress(ValueError):  # shapes that were not broadcast
+        remedy = "keepdims=True" if mine.ndim < right.ndim else "No keepdims"
+        return f"the right numbers, but of shape {mine.shape}: {x} has {right.shape}. {remedy}, or reshape."
+    if right.ndim > 1 and not mine.ndim and same(mine, right.sum()):
+        return f"everything was summed, but {x} has shape {right.shape}: sum only along axes that were copied."
+    with contextlib.suppress(ValueError, IndexError):  # shapes that were not broadcast
         if same(unbroadcast(mine, right.shape), right):
             return (
                 f"the sum over the copies is missing: {x} {right.shape} was repeated to {mine.shape}, each copy "

@@ -7,7 +7,7 @@ import numpy as np
 
 from minijepa.exercise.attempt import NotYet, load, place, told_with_line
 from minijepa.exercise.desk import Desk
-from minijepa.exercise.diagnosis import diagnosis, same
+from minijepa.exercise.diagnosis import RIGHT, diagnosis, same
 
 USUAL = "none of the usual mistakes. Compare it line by line with the derivation, or take the next hint."
 NOT_HERE = "right on its own, but not here, where a value is used more than once. Is something kept outside of ctx?"
@@ -31,15 +31,17 @@ def judge(lesson, path):
 
 def check(desk, op, path, printed):
     """Check an operation on every input. Raises NotYet at the first one on which it is wrong."""
-    count, largest, unsummed = 0, 0.0, {}
+    count, largest, unsummed, at_first = 0, 0.0, {}, dict(printed)
     for number, case in enumerate(desk.cases):
         so_far = f"\n(Right on {number} input{'s' if number > 1 else ''} before this one.)" if number else ""
-        printed.clear()  # keep only what is printed on the reported input
+        reset(printed, at_first)  # keep only what is printed on the reported input, and outside of the class
         try:
             with told_with_line(path):
                 slots = desk.slots(op, case)
         except NotYet as not_yet:
+            here = dict(printed)
             more = leads(desk, case, str(not_yet)) + elsewhere(desk, op)
+            reset(printed, here)
             raise NotYet("\n\n".join([f"{not_yet}\n{shapes(desk, case)}{so_far}", *more])) from None
         check_form(desk, op, case, slots, path)
         findings = {}
@@ -58,6 +60,11 @@ def check(desk, op, path, printed):
     check_float32(desk, op, path)
     right = f"Right: {count} gradients on {len(desk.cases)} inputs, largest error {largest:.1e}."
     return right + "\n" + textwrap.fill(f"{', '.join(unsummed)}: {UNSUMMED}", 80) if unsummed else right
+
+
+def reset(printed, kept):
+    printed.clear()
+    printed.update(kept)
 
 
 def check_form(desk, op, case, slots, path):
@@ -129,7 +136,7 @@ def leads(desk, case, text=""):
             "There is a single row here, without an axis for rows. axis=-1 is its axis too, and "
             "a.reshape(-1, a.shape[-1]) a matrix of one row."
         )
-    elif "broadcast" in text:
+    elif "broadcast" in text and "einstein" not in text:
         found.append("A sum or a mean over an axis takes the axis away; keepdims=True keeps it, with length 1.")
     elif "matmul" in text:
         found.append("In a @ b, a's last length must be b's first. Which transposes give the gradient its shape?")
@@ -142,6 +149,7 @@ def elsewhere(desk, op):
         with contextlib.suppress(Exception, SystemExit):
             slots = desk.slots(op, case)
             for name, number in zip(desk.names(case), desk.numbers(case)):
-                if slots[number] is not None and (reason := diagnosis(desk, case, slots, number)):
+                reason = None if slots[number] is None else diagnosis(desk, case, slots, number)
+                if reason not in (None, RIGHT):
                     return [textwrap.fill(f"On input {case.name!r} it runs, and there {name}: {reason}", 80)]
     return []

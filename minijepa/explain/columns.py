@@ -1,5 +1,7 @@
 """Fit the tutor's output to the terminal: sources are up to 120 columns wide, terminals often 80."""
 
+import ast
+import contextlib
 import inspect
 import re
 import shutil
@@ -9,8 +11,8 @@ NARROW = 80
 
 
 def terminal_columns():
-    """The terminal's width, at least 60; 80 if the output goes to a file or a pipe."""
-    return max(60, shutil.get_terminal_size((NARROW, 24)).columns)
+    """The terminal's width, at least 73, which the tables need; 80 if the output goes to a file or a pipe."""
+    return max(73, shutil.get_terminal_size((NARROW, 24)).columns)
 
 
 def fit_text(text, width):
@@ -30,7 +32,10 @@ def fit_text(text, width):
 
 
 def fit_code(code, width):
-    """Code in ``width`` columns: docstrings are refilled; the comment of a line that is too long goes above it."""
+    """Code in ``width`` columns: docstrings are refilled; the comment of a line that is too long goes above it.
+
+    A line is broken only where Python allows that, so the result may be run; others stay too long.
+    """
     if max(map(len, code.split("\n"))) <= width:
         return code
     code = re.sub(r'^( *)"""(.*?)"""', lambda found: _fit_docstring(*found.groups(), width), code, flags=re.S | re.M)
@@ -40,8 +45,20 @@ def fit_code(code, width):
         if len(line) > width and (found := re.fullmatch(r"( *\S.*?)  # (.*)", line)):
             line, comment = found.groups()
             lines.append(textwrap.fill(comment, width, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# "))
-        lines.append(_wrapped(line, width, f"{margin}        "))
+        lines.append(line)
+    for i, line in enumerate(lines):
+        broken = [*lines]
+        broken[i] = _wrapped(line, width, " " * (len(line) - len(line.lstrip()) + 8))
+        if broken != lines and (_is_code(broken) or not _is_code(lines)):
+            lines = broken
     return "\n".join(lines)
+
+
+def _is_code(lines):
+    with contextlib.suppress(SyntaxError):
+        ast.parse(textwrap.dedent("\n".join(lines)))
+        return True
+    return False
 
 
 def _fit_docstring(margin, text, width):

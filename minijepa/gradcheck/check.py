@@ -239,7 +239,7 @@ def _value_at(value, array, index, x):
 def _check_output(y, tape):
     if not isinstance(y, Tensor):
         raise GradcheckError(f"fn must return a Tensor, got {type(y).__name__}")
-    if not (tape.entries and y.requires_grad):
+    if not (tape.entries and y.requires_grad and y._mark is tape._mark):
         raise GradcheckError("fn's output was not computed from its inputs by recorded operations: nothing to check")
     if y.dtype != np.float64:
         raise GradcheckError(f"fn was given float64 and returned {y.dtype}: too few digits for a difference")

@@ -218,6 +218,38 @@ ATTEMPTS = {
         "dx = np.zeros(ctx.shape)\nnp.add.at(dx, ctx.index, dy)\nreturn (dx,)",
         ["The numbers are right, but float32 must stay float32", "np.zeros(shape, dy.dtype)"],
     ),
+    "no dy, a scalar": (
+        "cross_entropy",
+        LESSONS["cross_entropy"].backward_source().replace("dy", "1.0").replace("ctx, 1.0", "ctx, dy"),
+        ["dy is missing"],
+    ),
+    "everything summed": (
+        "broadcasting",
+        """
+        def back(g, x):
+            while g.ndim > x.ndim:
+                g = g.sum(0)
+            return g if g.shape == x.shape else g.sum()
+        a, b = ctx.saved
+        return back(dy * b, a), back(dy * a, b)
+        """,
+        ["on input 'column to matrix'", "everything was summed, but b has shape (3, 1)"],
+    ),
+    "kept dimensions": (
+        "linear",
+        "x, w = ctx.saved\nreturn dy @ w, dy.T @ x, dy.sum(0, keepdims=True)",
+        ["the right numbers, but of shape (1, 2): b has (2,). No keepdims, or reshape."],
+    ),
+    "the output is overwritten": (
+        "softmax",
+        "(y,) = ctx.saved\ny *= dy - (dy * y).sum(-1, keepdims=True)\nreturn (y,)",
+        ["its numbers are right here: the report above says what is wrong"],
+    ),
+    "prints after the error": (
+        "linear",
+        "x, w = ctx.saved\ndx = dy @ w.T\nprint('after')\nreturn dx, dy.T @ x, dy.sum(0)",
+        ["ValueError: matmul"],
+    ),
     "something of its own": ("softmax", "(y,) = ctx.saved\nreturn (dy * y**3,)", ["none of the usual mistakes"]),
     "state beside ctx": (
         "residual",
@@ -258,7 +290,7 @@ def test_a_sum_left_to_the_engine_is_mentioned(backward, told, capsys):
 
 RIGHT = "(y,) = ctx.saved\ndx = y * (dy - (dy * y).sum(-1, keepdims=True))\n"
 TUPLE = "backward must return a tuple with a slot for each input, (dx,), and returned"
-WRITES = "this writes to dy, or to an array that forward was given"
+WRITES = "this writes to dy, to an array that forward was given, or to a view that NumPy protects"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +304,7 @@ WRITES = "this writes to dy, or to an array that forward was given"
         ("import sys\nsys.exit('tired')", "sys.exit", "SystemExit: tired"),
         ("dy *= 2\nreturn (dy,)", "dy *= 2", WRITES),
         ("dx = dy[:1]\ndx += 2\nreturn (dy,)", "dx += 2", WRITES),
+        ("s = np.broadcast_to(dy, dy.shape)\ns -= 1\nreturn (s,)", "s -= 1", WRITES),
         (RIGHT + "return dx", "return dx", f"{TUPLE} ndarray"),
         (RIGHT + "return dx, dy", "return dx", f"{TUPLE} a tuple of 2"),
         (RIGHT + "return [dx]", "return [dx]", f"{TUPLE} list"),
@@ -323,6 +356,27 @@ def test_a_missing_operation_and_a_slot_without_a_gradient_are_reported(change, 
     attempt("softmax", f"{RIGHT}return ({dx},)", change=change)
     status, out = run(capsys, "softmax")
     assert status == 1 and told in out
+
+
+@pytest.mark.parametrize(("part", "old", "new"), [("backward", "ctx, dy", "dy"), ("forward", "ctx, x", "self, ctx, x")])
+def test_a_changed_first_line_is_reported(part, old, new, capsys):
+    attempt("softmax", RIGHT + "return (dx,)", change=(f"def {part}({old})", f"def {part}({new})"))
+    status, out = run(capsys, "softmax")
+    assert status == 1 and out.startswith(f"exercise_softmax.py: {part} takes ({old}): restore its first line")
+
+
+def test_a_value_kept_outside_of_ctx_is_noticed(capsys):
+    keep = ("ctx.save(y)", "Softmax.kept = y; ctx.save(y)")
+    attempt("softmax", RIGHT.replace("ctx.saved", "(Softmax.kept,)") + "return (dx,)", change=keep)
+    status, out = run(capsys, "softmax")
+    assert status == 1 and "is something kept outside of ctx?" in words(out)
+
+
+def test_prints_are_those_of_the_reported_input_and_of_the_file(capsys):
+    name, backward, _ = ATTEMPTS["prints after the error"]
+    attempt(name, backward, change=("import numpy as np", "import numpy as np\nprint('read')"))
+    out = run(capsys, name)[1]
+    assert "prints: read" in out and "prints: after" not in out
 
 
 def test_a_file_that_is_not_text(capsys):

@@ -372,9 +372,10 @@ NO_GRADIENT = operation(backward=lambda ctx, dy: (None,), base=Neg)
         (lambda x: x.exp() + x.detach(), "is wrong"),
         (lambda x: Tensor(x.data.copy()).exp(), "not computed from its inputs"),
         (lambda x: x, "not computed from its inputs"),
+        (lambda x: (x.sum(), x)[1], "not computed from its inputs"),
         (lambda x: x.data, "must return a Tensor, got ndarray"),
     ],
-    ids=["input", "dy", "output", "none", "detached", "from data", "identity", "array"],
+    ids=["input", "dy", "output", "none", "detached", "from data", "identity", "another", "array"],
 )
 def test_misuse(fn, message):
     with pytest.raises(GradcheckError, match=message):
