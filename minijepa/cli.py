@@ -128,13 +128,13 @@ def exit_status(program, function):
     def end(number, frame):
         raise SystemExit(128 + number)
 
-    previous = handled(end, *ENDINGS[1:]) | handled(signal.default_int_handler, signal.SIGINT)
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # started with it closed (2>&-), on which tqdm, for one, would fail
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without "²" shows "?"
+    previous = handled(end, *ENDINGS[1:]) | handled(signal.default_int_handler, signal.SIGINT)
     try:
         return function()
     except (MinijepaError, OSError, MemoryError, KeyboardInterrupt) as error:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -67,6 +68,21 @@ def test_after_an_interruption_the_next_map_has_its_own_results():
     with pytest.raises(KeyboardInterrupt):
         workers.map([0, 1])
     assert workers.map([2, 3]) == [2, 3]
+
+
+def test_an_interruption_ends_at_once_what_the_workers_are_computing():
+    memory = shared(np.zeros(1))
+
+    def work(item):
+        if item == 0:
+            raise KeyboardInterrupt
+        time.sleep(5)
+        memory[0] = 1
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Workers(work, 2).map([0, 1])
+    assert time.monotonic() - started < 3 and memory[0] == 0
 
 
 def test_workers_keep_no_file_of_the_first_process_open():

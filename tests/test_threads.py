@@ -1,5 +1,6 @@
 """Worker threads, and the BLAS under them."""
 
+import signal
 import threading
 import time
 
@@ -51,6 +52,27 @@ def test_on_threads_awaits_the_others_before_it_raises(error):
     before = list(written)
     time.sleep(0.1)
     assert written == before and len(written) < 10
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_on_threads_awaits_the_others_when_it_is_interrupted():
+    done, caller = [], threading.get_ident()
+
+    def work(item):
+        time.sleep(0.05 if threading.get_ident() == caller else 0.6)
+        done.append(item)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            on_threads(work, range(2), 2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(done) == [0, 1]
 
 
 @pytest.mark.parametrize("allowed", [0, 1])

@@ -120,7 +120,7 @@ def _forked(function, *arguments):
 
 
 def _serve(connection, others, function):
-    """A worker's life: it ends when it is told to, or with the process that forked it."""
+    """A worker's life: it ends with the process that forked it, if not before."""
     gc.freeze()  # what the first process leaves to the garbage collector isn't this one's to clean up
     for other in others:
         other.close()
@@ -129,8 +129,8 @@ def _serve(connection, others, function):
             with contextlib.suppress(OSError):
                 os.close(number)  # the first process's: a lock, say, is held until all its copies are closed
     with contextlib.suppress(EOFError, OSError):
-        while (items := connection.recv()) is not None:
-            results, error = _reply(function, items)
+        while True:
+            results, error = _reply(function, connection.recv())
             if error:
                 error.add_note("In a worker process:\n" + "".join(traceback.format_exception(error)))
             connection.send((results, error))
@@ -140,9 +140,11 @@ def _end(owner, connections, processes):
     if os.getpid() != owner:  # another process that was forked from it, by other code
         return
     for connection in connections:
-        with contextlib.suppress(OSError):
-            connection.send(None)
         connection.close()
+    for process in processes:  # killed, because what it still computes would go into shared arrays
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: the number may be another process's by now
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.kill(process, signal.SIGKILL)
     for process in processes:
-        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, the system has collected it
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(process, 0)

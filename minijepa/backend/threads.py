@@ -10,6 +10,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
 
 import contextlib  # noqa: E402
 import ctypes  # noqa: E402
+import queue  # noqa: E402
 import reprlib  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
@@ -96,23 +97,31 @@ def on_threads(function, items, threads):
     results, errors, todo = [None] * len(items), [], iter(range(len(items)))
 
     def work():
-        for place in todo:  # each place goes to one thread: next() is atomic
-            if errors:
-                return
-            try:
+        try:
+            for place in todo:  # each place goes to one thread: next() is atomic
+                if errors:
+                    return
                 results[place] = function(items[place])
-            except BaseException as error:
-                errors.append(error)
+        except BaseException as error:
+            errors.append(error)
 
-    helpers = []
+    helpers, ended, bell = 0, [], queue.SimpleQueue()
+
+    def help_out():
+        work()
+        ended.append(True)
+        bell.put(None)
+
     with contextlib.suppress(RuntimeError):  # "can't start new thread": a container's limit, say
         for _ in range(min(threads, len(items), _limit) - 1):
-            helper = threading.Thread(target=work)
-            helper.start()
-            helpers.append(helper)
+            threading.Thread(target=help_out).start()
+            helpers += 1
     work()
-    for helper in helpers:
-        helper.join()
+    while len(ended) < helpers:  # not join(): after an interruption, it takes a running thread for one that ended
+        try:
+            bell.get()
+        except BaseException as error:
+            errors.append(error)
     if errors:
         raise errors[0]
     return results

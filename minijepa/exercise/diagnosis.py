@@ -10,10 +10,8 @@ from minijepa.autograd import unbroadcast
 from minijepa.gradcheck import gradient_error
 
 EQUAL = 1e-9  # relative: both are computed in float64, by formulas that differ only in rounding
-
-
 RIGHT = (
-    "its numbers are right here: the report above says what is wrong. (If that is about numbers too: is something kept "
+    "the numbers are right here: the report above says what is wrong. (If that is about numbers too: is something kept "
     "outside of ctx?)"
 )
 

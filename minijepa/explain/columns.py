@@ -46,8 +46,8 @@ def fit_code(code, width):
             line, comment = found.groups()
             lines.append(textwrap.fill(comment, width, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# "))
         lines.append(line)
-    for i, line in enumerate(lines):
-        broken = [*lines]
+    for i in range(len(lines)):
+        broken, line = [*lines], lines[i]
         broken[i] = _wrapped(line, width, " " * (len(line) - len(line.lstrip()) + 8))
         if broken != lines and (_is_code(broken) or not _is_code(lines)):
             lines = broken

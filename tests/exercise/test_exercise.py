@@ -243,7 +243,12 @@ ATTEMPTS = {
     "the output is overwritten": (
         "softmax",
         "(y,) = ctx.saved\ny *= dy - (dy * y).sum(-1, keepdims=True)\nreturn (y,)",
-        ["its numbers are right here: the report above says what is wrong"],
+        ["the numbers are right here: the report above says what is wrong"],
+    ),
+    "lists": (
+        "broadcasting",
+        LESSONS["broadcasting"].backward_source().replace("return da, db", "return da.tolist(), db.tolist()"),
+        ["the numbers are right here"],
     ),
     "prints after the error": (
         "linear",

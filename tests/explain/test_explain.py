@@ -86,8 +86,8 @@ def test_it_fits_into_80_columns_and_says_the_same(op, monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS")
     monkeypatch.setattr(shutil, "get_terminal_size", lambda fallback=(80, 24): os.terminal_size(fallback))
     narrow = explained(capsys, op)[1]
-    whole = {line.strip() for line in wide.splitlines()}  # a string in the code can't be broken
-    assert all(len(line) <= 80 or line.strip() in whole for line in narrow.splitlines())
+    for line in narrow.splitlines():  # a string in the code can't be broken
+        assert len(line) <= 80 or ('"' in line and '"""' not in line and "  # " not in line)
     function = function_of(op)
     for piece in (function.forward, function.backward, *helpers_of(function)):
         ast.parse(fit_code(source_of(piece), 80))

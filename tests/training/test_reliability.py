@@ -156,6 +156,14 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(arguments, tmp_p
     assert_same_run(folder, tmp_path / "whole")
 
 
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_terminal(closed):
+    """Workers keep descriptors 0 to 2 open: a lock there would outlive its process."""
+    code = "import os, sys; from minijepa.cli import exit_status; opened = lambda: open(os.devnull).fileno() <= 2"
+    line = f"exec {shlex.join([sys.executable, '-c', f'{code}; os._exit(exit_status(str(), opened))'])} {closed}"
+    assert subprocess.run(["sh", "-c", line], cwd=ROOT, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_a_missing_terminal_harms_nothing(arguments, tmp_path, closed):
     """Nor does an environment without HOME, TERM and the like."""
