@@ -265,7 +265,7 @@ PRESETS = {
 # For train.py --help: the time on 2 CPU cores, and the linear probe on CIFAR-10's test images.
 MEASURED = {
     "cifar10": ("6 hours", "not run to its end yet"),
-    "best": ("6 hours", "not run to its end yet"),
+    "best": ("6 hours", "65.3% after 50 epochs"),
     "laptop": ("31 minutes", "61.1%"),
     "smoke": ("a minute", "near chance"),
 }
