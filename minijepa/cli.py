@@ -132,7 +132,7 @@ def exit_status(program, function):
         if getattr(sys, name) is None:  # started with it closed (2>&-), on which tqdm, for one, would fail
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         stream = getattr(sys, name)
-        if hasattr(stream, "reconfigure"):
+        if mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without "²" shows "?"
     previous = handled(end, *ENDINGS[1:]) | handled(signal.default_int_handler, signal.SIGINT)
     try:
