@@ -76,13 +76,13 @@ def test_an_interruption_ends_at_once_what_the_workers_are_computing():
     def work(item):
         if item == 0:
             raise KeyboardInterrupt
-        time.sleep(5)
+        time.sleep(60)
         memory[0] = 1
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         Workers(work, 2).map([0, 1])
-    assert time.monotonic() - started < 3 and memory[0] == 0
+    assert time.monotonic() - started < 30 and memory[0] == 0
 
 
 def test_workers_keep_no_file_of_the_first_process_open():

@@ -54,24 +54,33 @@ def test_on_threads_awaits_the_others_before_it_raises(error):
     assert written == before and len(written) < 10
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
 def test_on_threads_awaits_the_others_when_it_is_interrupted():
     done, caller = [], threading.get_ident()
+    helper_began, caller_done = threading.Event(), threading.Event()
 
     def work(item):
-        time.sleep(0.05 if threading.get_ident() == caller else 0.6)
-        done.append(item)
+        if threading.get_ident() == caller:
+            helper_began.wait(10)
+            done.append(item)
+            caller_done.set()
+        else:
+            helper_began.set()
+            caller_done.wait(10)
+            time.sleep(0.1)  # now the caller waits
+            signal.pthread_kill(caller, signal.SIGUSR1)
+            time.sleep(0.2)
+            done.append(item)
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(KeyboardInterrupt):
             on_threads(work, range(2), 2)
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
     assert sorted(done) == [0, 1]
 
 

@@ -139,12 +139,13 @@ def _serve(connection, others, function):
 def _end(owner, connections, processes):
     if os.getpid() != owner:  # another process that was forked from it, by other code
         return
-    for connection in connections:
-        connection.close()
     for process in processes:  # killed, because what it still computes would go into shared arrays
-        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: the number may be another process's by now
+        # Where SIGCHLD is ignored, the number of one that ended may be another process's by now.
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
             os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             os.kill(process, signal.SIGKILL)
+    for connection in connections:
+        connection.close()
     for process in processes:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(process, 0)

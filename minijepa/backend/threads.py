@@ -90,8 +90,8 @@ def at_most(threads):
 def on_threads(function, items, threads):
     """[function(item) for item in items], computed by up to ``threads`` threads, including the caller's.
 
-    If a call raises, no others are started, the running ones finish, and the first error is raised. If the system
-    refuses further threads, fewer are used.
+    If a call raises, no others are started, the running ones finish, and the first error is raised, or an interruption.
+    If the system refuses further threads, fewer are used.
     """
     items = list(items)
     results, errors, todo = [None] * len(items), [], iter(range(len(items)))
@@ -105,23 +105,27 @@ def on_threads(function, items, threads):
         except BaseException as error:
             errors.append(error)
 
-    helpers, ended, bell = 0, [], queue.SimpleQueue()
+    begun, ended, bell = [], [], queue.SimpleQueue()
 
     def help_out():
+        begun.append(True)
         work()
         ended.append(True)
         bell.put(None)
 
-    with contextlib.suppress(RuntimeError):  # "can't start new thread": a container's limit, say
+    try:
         for _ in range(min(threads, len(items), _limit) - 1):
             threading.Thread(target=help_out).start()
-            helpers += 1
+    except RuntimeError:  # "can't start new thread": a container's limit, say
+        pass
+    except BaseException as error:  # an interruption; a thread that begins later finds it
+        errors.append(error)
     work()
-    while len(ended) < helpers:  # not join(): after an interruption, it takes a running thread for one that ended
+    while len(ended) < len(begun):  # not join(): after an interruption, it takes a running thread for one that ended
         try:
             bell.get()
         except BaseException as error:
             errors.append(error)
     if errors:
-        raise errors[0]
+        raise next((error for error in errors if not isinstance(error, Exception)), errors[0])
     return results
