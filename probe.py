@@ -9,8 +9,8 @@ from minijepa.backend.threads import at_most, worker_threads
 from minijepa.cli import add_machine, exit_status, parse, path, tell
 from minijepa.data import read_folder
 from minijepa.errors import ConfigError
-from minijepa.evaluation.evaluate import evaluate, opened, probed_run, suffix_of
-from minijepa.evaluation.gallery import draw_all, draw_own, draw_own_without_data
+from minijepa.evaluation.evaluate import ProbedEncoder, evaluate, opened, probed_run, suffix_of
+from minijepa.evaluation.gallery import draw_all, draw_own
 from minijepa.training.metrics import read_metrics
 from minijepa.training.report import write_report
 
@@ -72,9 +72,7 @@ def probe(args):
     if args.pictures:
         tell("wrote " + ", ".join(str(path) for path in draw_all(probed, images, rows)))
     if own is not None:
-        path = probed.folder / f"own_images{probed.suffix}.png"
-        draw_own(probed, own, path)
-        tell(f"wrote {path}")
+        tell(f"wrote {draw_own(probed, own)}")
     if report := write_report(probed.folder):
         tell(f"wrote {report}: open it in a browser")
     return 0
@@ -93,10 +91,12 @@ def look(args, device):
     file, about, model = opened(args.run, device, args.encoder)
     if not model.classifier:
         return None
-    threads, own = worker_threads(args.threads), own_pictures(args.images, model)
-    path = file.with_name(f"own_images{suffix_of(file, about)}.png")
-    draw_own_without_data(model, threads, own, path, f"{file.stem}, step {about['step']:,}")
-    return path
+    own = own_pictures(args.images, model)
+    probed = ProbedEncoder(
+        model, model.classifier.classes, own.images, None, own.images, None, kind="own", step=about["step"],
+        file=file, threads=args.threads, suffix=suffix_of(file, about),
+    )  # fmt: skip
+    return draw_own(probed, own)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,9 @@ def table_of_presets():
 
 def settings(args):
     """The config fields that the command line sets."""
-    flags = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed}
-    fields = {"lr": "base_lr"}
-    given = [(f"--{flag.replace('_', '-')} {value}", f"{fields.get(flag, flag)}={value}")
-             for flag, value in flags.items() if value is not None]  # fmt: skip
+    flags = [("--epochs", "epochs", args.epochs), ("--batch-size", "batch_size", args.batch_size),
+             ("--lr", "base_lr", args.lr), ("--seed", "seed", args.seed)]  # fmt: skip
+    given = [(f"{flag} {value}", f"{name}={value}") for flag, name, value in flags if value is not None]
     return parse_changes(given + [(f"--set {text}", text) for text in args.changes])
 
 

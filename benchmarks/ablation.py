@@ -29,11 +29,11 @@ from minijepa.cli import exit_status, path, tell  # noqa: E402
 from minijepa.config import Config, parse_changes  # noqa: E402
 from minijepa.data import load_dataset  # noqa: E402
 from minijepa.errors import ConfigError, TrainingError  # noqa: E402
-from minijepa.evaluation.evaluate import labelled_images  # noqa: E402
+from minijepa.evaluation.evaluate import probed_run  # noqa: E402
 from minijepa.evaluation.neighbours import knn_accuracy  # noqa: E402
-from minijepa.evaluation.probing import linear_probe  # noqa: E402
 from minijepa.files import replaced  # noqa: E402
 from minijepa.training import checkpoint  # noqa: E402
+from minijepa.training.metrics import read_metrics  # noqa: E402
 from minijepa.training.run import read_run  # noqa: E402
 
 SETTINGS = {  # what differs from the base
@@ -125,27 +125,21 @@ def train(args, folder, config):
             raise TrainingError(f"training failed: see {folder}.log")
 
 
-def probed(args, folder, dataset):
+def probed(args, folder):
     """The results of a trained run: the columns after ``setting`` and ``seed``."""
-    about, arrays = checkpoint.read(folder)
-    model = checkpoint.model_of(about, arrays, folder, args.device)
-    train_x, train_y, val_x, val_y = labelled_images(model.config, dataset, "val")
-    features, val_features = (model.features(x, threads=args.threads) for x in (train_x, val_x))
-    classes = len(dataset.classes)
-    with open(folder / "metrics.csv", newline="") as rows:
-        rows = list(csv.DictReader(rows))
-    images = about["step"] // len(rows) * model.config.batch_size  # of an epoch
+    s, about, _ = probed_run(folder, args.data_dir, args.device, args.threads, "val")
+    config, rows = s.model.config, read_metrics(folder)
+    images = about["step"] // len(rows) * config.batch_size  # of an epoch
     return {
-        "epochs": model.config.epochs, "step": about["step"],
-        "linear_probe": linear_probe(features, train_y, val_features, val_y, classes).accuracy,
-        "knn": knn_accuracy(features, train_y, val_features, val_y, classes),
+        "epochs": config.epochs, "step": about["step"], "linear_probe": s.probe.accuracy,
+        "knn": knn_accuracy(s.features, s.train_y, s.test_features, s.test_y, len(s.classes)),
         **{name: float(rows[-1][name]) for name in ("feature_std", "rank_me", "content_r2", "loss_per_dim")},
         # not the sum of the seconds, which an interrupted epoch counts from its resumption
         "minutes": round(sum(images / float(row["images_per_s"]) for row in rows) / 60, 1),
     }  # fmt: skip
 
 
-def result(args, dataset, setting, seed, config):
+def result(args, setting, seed, config):
     """The row of one run, from its folder if it was probed before; None if its training failed."""
     folder = folder_of(args, setting, seed)
     file = folder / "ablation.json"
@@ -156,7 +150,7 @@ def result(args, dataset, setting, seed, config):
     except TrainingError as error:  # the others go on
         tell(f"{setting}, seed {seed}: {error}")
         return None
-    row = {"setting": setting, "seed": seed, **probed(args, folder, dataset)}
+    row = {"setting": setting, "seed": seed, **probed(args, folder)}
     with replaced(file, "w") as written:
         written.write(json.dumps(row) + "\n")
     tell(f"{setting}, seed {seed}: linear probe {100 * row['linear_probe']:.2f}%, kNN {100 * row['knn']:.2f}%")
@@ -187,13 +181,15 @@ def main(args):
     asked = configs(args)
     for job, config in asked.items():
         folder = folder_of(args, *job)
-        if folder.exists() and Config.from_dict(read_run(folder)["config"]) != config:
+        batch_size = min(config.batch_size, config.max_train_images or config.batch_size)  # as train.py lowers it
+        wanted = dataclasses.replace(config, batch_size=batch_size)
+        if folder.exists() and Config.from_dict(read_run(folder)["config"]) != wanted:
             raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
-    dataset = load_dataset("cifar10", args.data_dir)
+    load_dataset("cifar10", args.data_dir)  # downloaded before anything is trained
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     with at_most(args.threads), ThreadPoolExecutor(args.jobs) as pool:
-        found = list(pool.map(lambda job: result(args, dataset, *job, asked[job]), asked))
+        found = list(pool.map(lambda job: result(args, *job, asked[job]), asked))
     with replaced(out / "ablation.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()  # and the rows of all commands

@@ -16,6 +16,7 @@ devices, summing a gradient over broadcast axes, and adding up the gradients of 
 import math
 import re
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -158,17 +159,16 @@ def _tensor_beside(x, inputs):
 # ---------------------------------------------------------------------------------------------------------------- tape
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
-    """One line of a tape: which operation made which output from which inputs.
+    """One line of a tape: which operation made which output from which inputs."""
 
-    ``body``: the class whose forward ran and whose backward will: the operation or its CUDA twin.
-    """
-
-    __slots__ = ("body", "ctx", "gradient_shapes", "inputs", "op", "output")
-
-    def __init__(self, op, body, ctx, inputs, gradient_shapes, output):
-        self.op, self.body, self.ctx, self.inputs, self.output = op, body, ctx, inputs, output
-        self.gradient_shapes = gradient_shapes  # of each input: its shape after broadcasting
+    op: type
+    body: type  # whose forward ran and whose backward will: the operation, or its CUDA twin
+    ctx: Context
+    inputs: list
+    gradient_shapes: tuple  # of each input: its shape after broadcasting
+    output: Tensor
 
 
 class _Thread(threading.local):
@@ -247,7 +247,6 @@ class Tape:
         wrong gradients silently. :class:`minijepa.WatchingTape` detects it.
         """
         gradients = {id(loss): self._start(loss, cotangent)}  # of values whose entry is still to come
-        made_here = set()  # ids of gradients in arrays of our own, to which we may add in place
         self._used = True
         while self.entries:
             entry = self.entries.pop()
@@ -259,13 +258,10 @@ class Tape:
                     continue
                 if x._mark is None:
                     self._add_to_leaf(x, dx)
-                elif id(x) not in gradients:
-                    gradients[id(x)] = dx
-                elif id(x) in made_here:
-                    gradients[id(x)] += dx
-                else:
+                elif id(x) in gradients:  # not in place: what an operation returned may be another value's gradient too
                     gradients[id(x)] = xp_of(dx).asarray(gradients[id(x)] + dx)
-                    made_here.add(id(x))
+                else:
+                    gradients[id(x)] = dx
 
     def _start(self, loss, cotangent):
         """The gradient to start from: ``cotangent``, or 1 for a scalar loss."""

@@ -57,8 +57,7 @@ def export(args):
         raise ConfigError(f"{file.parent} is not a folder: make it first")
     if file.suffix == ".safetensors" and not importlib.util.find_spec("safetensors"):
         raise ConfigError("for .safetensors, install it first (pip install safetensors), or name an .npz file")
-    about, arrays = checkpoint.read(args.run)
-    model = checkpoint.model_of(about, arrays, args.run, device)
+    about, model = checkpoint.loaded(args.run, device)
     if args.classifier and not model.classifier:
         probed, *_ = probed_run(args.run, args.data_dir, device, args.threads)
         tell(f"fitting a classifier to the features of {len(probed.train):,} training images ...")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shlex
@@ -81,6 +82,14 @@ def open_plain(path, mode="r", **options):
         return descriptor
 
     return open(path, mode, opener=opener, **options)
+
+
+def read_json(path):
+    """The dict in a JSON file; {} if the file is missing, damaged or holds something else."""
+    with contextlib.suppress(OSError, ValueError, RecursionError), open_plain(path, encoding="utf-8") as file:
+        found = json.load(file)
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 @contextlib.contextmanager

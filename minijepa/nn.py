@@ -47,7 +47,15 @@ class Module:
 
     def load_state_dict(self, state):
         """Copy values in, after checking that names and shapes are exactly this module's. Raises CheckpointError."""
-        load_state(state, dict(self.named_parameters()))
+        parameters, values = dict(self.named_parameters()), {}
+        check_state(state, parameters)
+        for name in parameters:
+            try:
+                values[name] = as_float_array(state[name])
+            except MinijepaError as error:
+                raise CheckpointError(f"{name}: {error}") from None
+        for name, parameter in parameters.items():
+            parameter.data[...] = to_device(values[name], device_of(parameter.data))
 
 
 def _items(attributes):
@@ -204,16 +212,3 @@ def check_state(state, parameters):
     for name, parameter in parameters.items():
         if np.shape(state[name]) != parameter.shape:
             raise CheckpointError(f"{name} has shape {np.shape(state[name])}, the model's is {parameter.shape}")
-
-
-def load_state(state, parameters):
-    """Copy the values of ``state`` into ``parameters``, both by name, after :func:`check_state`."""
-    check_state(state, parameters)
-    values = {}
-    for name in parameters:
-        try:
-            values[name] = as_float_array(state[name])
-        except MinijepaError as error:
-            raise CheckpointError(f"{name}: {error}") from None
-    for name, parameter in parameters.items():
-        parameter.data[...] = to_device(values[name], device_of(parameter.data))

@@ -27,7 +27,7 @@ class Tensor:
     that requires none.
     """
 
-    __slots__ = ("_mark", "data", "grad", "requires_grad")
+    __slots__ = ("_mark", "_outline", "data", "grad", "requires_grad")  # _outline: only LeanTape's (training/lanes.py)
     __array_ufunc__ = None  # makes `array * tensor` call the tensor's __rmul__, not multiply element by element
 
     def __init__(self, data, requires_grad=False):

@@ -1,4 +1,3 @@
-import csv
 import signal
 import struct
 from pathlib import Path
@@ -11,6 +10,7 @@ from tiny import NETWORK
 from minijepa import IJEPA, Config
 from minijepa.evaluation import evaluate, probing
 from minijepa.training import checkpoint
+from minijepa.training.metrics import read_metrics
 from minijepa.training.optim import AdamW
 from minijepa.training.run import Run
 
@@ -104,6 +104,7 @@ def own_folder(tmp_path):
 
 
 DATA = {"dataset": "cifar10", "images": 50, "crc32": 1}  # of a checkpoint that no run wrote
+SUMS = {name: i + 1.5 for i, name in enumerate(sorted(checkpoint.SUMS))}
 
 
 def trained(seed=0, **settings):
@@ -117,6 +118,20 @@ def trained(seed=0, **settings):
     np.abs(optimizer.v, out=optimizer.v)
     optimizer.steps = 17
     return model, optimizer
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The checkpoint of step 123, and the model and the optimiser that it holds."""
+    model, optimizer = trained()
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, model, optimizer, checkpoint.Progress(123, SUMS), DATA)
+    return path, model, optimizer
+
+
+def readers(path, model, optimizer):
+    """The two ways to read a checkpoint."""
+    return (lambda: checkpoint.load(path)), (lambda: checkpoint.restore(path, model, optimizer, DATA))
 
 
 def begun(folder, trainer, dataset="noise"):
@@ -157,8 +172,7 @@ def python_2_pickle(records):
 def finish(folder):
     """Everything that a run leaves, but for times."""
     about, arrays = checkpoint.read(folder)
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = [{k: v for k, v in r.items() if k not in ("images_per_s", "seconds")} for r in csv.DictReader(file)]
+    rows = [{k: v for k, v in row.items() if k not in ("images_per_s", "seconds")} for row in read_metrics(folder)]
     return about, arrays, rows, (folder / "steps.csv").read_text()
 
 

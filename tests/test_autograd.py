@@ -39,16 +39,6 @@ Square = operation(square, lambda ctx, dy: (2 * ctx.saved[0] * dy,), "Square", s
 # ------------------------------------------------------------------------------------------------------------- tensors
 
 
-@pytest.mark.parametrize(
-    "data",
-    [1, 2.5, True, [1, 2], [[1.0], [2.0]], np.arange(3), np.int64(3), np.ones(2, np.float16), np.ones(2, bool)],
-)
-def test_numbers_lists_and_integer_arrays_become_float32(data):
-    x = Tensor(data)
-    assert x.dtype == np.float32 and x.shape == np.shape(data)
-    np.testing.assert_array_equal(x.data, np.asarray(data))
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_float_array_is_looked_at_and_not_copied(dtype):
     array = np.zeros((2, 3), dtype)
@@ -64,17 +54,6 @@ def test_item_repr_and_parameter():
     weight = Parameter(np.zeros((2, 2)), decay=True, name="weight")
     assert weight.requires_grad and weight.decay and weight.name == "weight"
     assert not Parameter([0.0]).decay
-
-
-def test_numpy_does_not_swallow_a_tensor():
-    """np.asarray(tensor) would cut the gradient without a word, and np.float64(2) * tensor would make float64 of it."""
-    x = leaf(1, 2)
-    for product in (np.array([3, 4], np.float32) * x, np.float64(3) * x, np.arange(2) * x):
-        assert type(product) is Tensor and product.dtype == np.float32
-    assert (np.eye(2, dtype=np.float32) @ Tensor([[1], [2]])).shape == (2, 1)
-    assert (np.array([3, 4], np.float32) - x).data.tolist() == [2, 2]
-    with raises(DtypeError, "converting a Tensor to an array would drop its gradient: use tensor.data"):
-        np.asarray(x)
 
 
 # ------------------------------------------------------------------------------------------------------------ recording
@@ -135,22 +114,6 @@ def test_an_exception_inside_leaves_no_tape_behind():
 # ------------------------------------------------------------------------------------------------------------- backward
 
 
-def gradient(fn, *leaves, cotangent=None):
-    for x in leaves:
-        x.zero_grad()
-    differentiate(lambda: fn(*leaves), cotangent)
-    return [x.grad.tolist() for x in leaves]
-
-
-def test_a_value_used_several_times_receives_the_sum():
-    """test_compositions.py has a hundred random programs more."""
-    x, w = leaf(3), leaf(5)
-    assert gradient(lambda x: x * x, x) == [[6]]
-    assert gradient(lambda x: x - x, x) == [[0]]
-    assert gradient(lambda x: (x + x) + (x + x) * x, x) == [[14]]  # 2x + 2x²
-    assert gradient(lambda x, w: (x * w) * (x * w), x, w) == [[150], [90]]
-
-
 def test_operations_that_the_loss_does_not_depend_on_are_passed_over():
     x, unused = leaf(2), leaf(3)
     with Tape() as tape:
@@ -172,18 +135,8 @@ def test_a_chain_of_ten_thousand_operations():
     assert x.grad.tolist() == [10_001]
 
 
-def test_gradients_accumulate_until_zero_grad():
-    x = leaf(3)
-    for expected in (6, 12):
-        differentiate(lambda: x * x)
-        assert x.grad.tolist() == [expected]
-    kept = x.grad
-    x.zero_grad()
-    assert x.grad is kept and kept.tolist() == [0]
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_leaves_and_losses_without_axes(dtype):
+def test_gradients_accumulate_until_zero_grad_and_leaves_may_have_no_axes(dtype):
     """NumPy's operations on arrays without axes return scalars, which can't be added to in place."""
     x = Tensor(np.array(3, dtype), requires_grad=True)
 
@@ -195,6 +148,9 @@ def test_leaves_and_losses_without_axes(dtype):
         loss = differentiate(compute)
         assert loss.dtype == dtype and isinstance(loss.data, np.ndarray)
         assert isinstance(x.grad, np.ndarray) and x.grad.dtype == dtype and x.grad == expected
+    kept = x.grad
+    x.zero_grad()
+    assert x.grad is kept and kept == 0
 
 
 def test_a_preset_gradient_is_added_to_in_place():
@@ -263,12 +219,6 @@ def test_a_backward_that_hands_out_one_array_twice_does_not_alias():
     assert x.grad.tolist() == [9] and y.grad.tolist() == [1]
 
 
-def test_numbers_and_lists_take_the_dtype_of_the_array_they_meet():
-    for y in (ops.add(np.ones(2), 1.0), ops.sub(2.0, np.ones(2)), ops.matmul([[1.0, 2]], np.ones((2, 1)))):
-        assert y.dtype == np.float64
-    assert ops.linear(np.ones((2, 3)), np.ones((1, 3)), [1.0]).dtype == np.float64
-
-
 def test_a_tensor_is_walked_row_by_row_and_a_scalar_is_not():
     rows = list(leaf(1, 2).reshape(2, 1))
     assert [row.data.tolist() for row in rows] == [[1], [2]]
@@ -278,16 +228,6 @@ def test_a_tensor_is_walked_row_by_row_and_a_scalar_is_not():
     assert bool(Tensor(2.0)) and not bool(Tensor([0.0]))
     with pytest.raises(ValueError, match="ambiguous"):
         bool(Tensor([1, 2]))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda x: x[7], lambda x: x[0, 0, 0], lambda x: ops.concat([x, x], axis=5), lambda x: x.reshape(5)],
-    ids=["index", "too many indices", "axis", "reshape"],
-)
-def test_what_numpy_refuses_is_a_shape_error_that_names_the_operation(wrong):
-    with pytest.raises(ShapeError, match=r"^(slice|concat|reshape): takes .* was given \(2,\)"):
-        wrong(leaf(1, 2))
 
 
 def test_a_list_of_axes_is_a_tuple_of_axes():
@@ -319,19 +259,14 @@ def test_backward_from_something_other_than_a_tensor():
             tape.backward(loss)
 
 
-def test_the_cotangent_is_not_written_into_and_not_aliased():
-    x, dy = leaf(1, 2), np.array([3, 4], np.float32)
-    with Tape() as tape:
-        y = x + x
-    dy.flags.writeable = False
-    tape.backward(y, dy)
-    assert x.grad.tolist() == [6, 8] and dy.tolist() == [3, 4]
-
-
 def test_a_cotangent_may_be_a_list_an_array_or_a_tensor_and_is_1_for_a_scalar_with_axes():
     for dy in ([1, 2], np.array([1.0, 2.0]), Tensor([1, 2]), np.array([1, 0, 2, 0])[::2]):
-        assert gradient(lambda x: x * 3.0, leaf(1, 2), cotangent=dy) == [[3, 6]]
-    assert gradient(lambda x: (x * x).sum(keepdims=True), leaf(1, 2)) == [[2, 4]]
+        x = leaf(1, 2)
+        differentiate(lambda x=x: x * 3.0, dy)
+        assert x.grad.tolist() == [3, 6]
+    x = leaf(1, 2)
+    differentiate(lambda: (x * x).sum(keepdims=True))
+    assert x.grad.tolist() == [2, 4]
 
 
 # ----------------------------------------------------------------------------------------------------------- memory
@@ -469,16 +404,14 @@ def test_a_printed_tape():
     with Tape() as tape:
         y = ops.gelu(ops.linear(x, weight), bias)
         loss = (y * y).sum()
-    assert str(tape) == "\n".join(
-        [
-            "#  operation  inputs       output                        saved",
-            "0  linear     20×3 40×3 -  20×40                             0",  # x and the weight live anyway
-            "1  gelu       20×40 40     20×40                         3,200",  # the derivative
-            "2  mul        20×40 20×40  20×40                         3,200",  # y, counted once
-            "3  sum        20×40        scalar                            0",
-            "                           bytes saved, each array once  6,400",
-        ]
-    )
+    assert str(tape).splitlines() == [
+        "#  operation  inputs       output                        saved",
+        "0  linear     20×3 40×3 -  20×40                             0",  # x and the weight live anyway
+        "1  gelu       20×40 40     20×40                         3,200",  # the derivative
+        "2  mul        20×40 20×40  20×40                         3,200",  # y, counted once
+        "3  sum        20×40        scalar                            0",
+        "                           bytes saved, each array once  6,400",
+    ]
     tape.backward(loss)
     assert str(tape) == "Tape: used up by backward"
 
@@ -521,6 +454,7 @@ SHAPE = (
 )
 KEEPS = ": Python numbers keep the dtype, NumPy's scalars and arrays of another dtype don't, nor do comparisons"
 TWO = "backward must return a tuple of 2, one slot per input (2, 3), (3,); got "
+GIVEN = "backward, given dy (2, 3), with inputs (2, 3), (3,) and nothing saved: "
 
 
 @pytest.mark.parametrize(
@@ -541,6 +475,8 @@ TWO = "backward must return a tuple of 2, one slot per input (2, 3), (3,); got "
         ),
         (lambda dy: (2.0, None), DtypeError, "backward must return an array or None for input 0; got float"),
         (lambda dy: (None, Tensor(dy)), DtypeError, "backward must return an array or None for input 1; got Tensor"),
+        (lambda dy: (np.reshape(dy, 7), None), ShapeError, GIVEN + "cannot reshape array of size 6 into shape (7,)"),
+        (lambda dy: (dy[:, [5]], None), ShapeError, GIVEN + "index 5 is out of bounds for axis 1 with size 3"),
     ],
 )
 def test_a_wrong_backward_is_named(backward, error, message):
@@ -568,19 +504,6 @@ def test_one_gradient_without_its_comma():
     message = "one slot per input (2,); got ndarray: return (dx,), with the comma"
     with raises(ShapeError, f"forgets: backward must return a tuple of 1, {message}"):
         differentiate(lambda: forgets.apply(leaf(1, 2)), [1, 1])
-
-
-@pytest.mark.parametrize(
-    ("formula", "complaint"),
-    [
-        (lambda dy: (np.reshape(dy, 7), None), "cannot reshape array of size 6 into shape (7,)"),
-        (lambda dy: (dy[:, [5]], None), "index 5 is out of bounds for axis 1 with size 3"),
-    ],
-)
-def test_what_numpy_refuses_in_backward_names_the_operation_and_the_shapes(formula, complaint):
-    given = "given dy (2, 3), with inputs (2, 3), (3,) and nothing saved"
-    with raises(ShapeError, f"my_op2_d: backward, {given}: {complaint}"):
-        run_backward(returning(backward=formula))
 
 
 def test_saved_arrays_that_do_not_fit_backwards_names():
@@ -615,13 +538,9 @@ def test_a_function_without_formulas():
         nothing.apply()
 
 
-@pytest.mark.parametrize(
-    ("op", "name"),
-    [("LayerNorm", "layer_norm"), ("L2Loss", "l2_loss"), ("SmoothL1Loss", "smooth_l1_loss"), ("Gelu", "gelu"),
-     ("RMSNorm", "rms_norm")],
-)  # fmt: skip
-def test_the_name_of_an_operation_is_that_of_its_function(op, name):
-    assert returning(name=op).op_name == name
+def test_the_name_of_an_operation_is_that_of_its_function():
+    names = [returning(name=name).op_name for name in ("LayerNorm", "L2Loss", "SmoothL1Loss", "Gelu", "RMSNorm")]
+    assert names == ["layer_norm", "l2_loss", "smooth_l1_loss", "gelu", "rms_norm"]
 
 
 # --------------------------------------------------------------------------------------------------- dtypes and devices
@@ -629,9 +548,12 @@ def test_the_name_of_an_operation_is_that_of_its_function(op, name):
 
 @pytest.mark.parametrize("other", [2, 2.5, np.float64(2.5), [1, 2], np.arange(2), True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_numbers_lists_and_integers_take_the_dtype_of_the_tensor_they_meet(dtype, other):
-    x = leaf(1, 2, dtype=dtype)
-    for y, value in ((x * other, [1, 2] * np.asarray(other)), (other - x, np.asarray(other) * 1.0 - [1, 2])):
+def test_numbers_lists_and_integers_take_the_dtype_of_the_tensor_or_array_they_meet(dtype, other):
+    x, product, difference = leaf(1, 2, dtype=dtype), [1, 2] * np.asarray(other), np.asarray(other) * 1.0 - [1, 2]
+    for y, value in (
+        (x * other, product), (ops.mul(x.data, other), product),
+        (other - x, difference), (ops.sub(other, x.data), difference),
+    ):  # fmt: skip
         assert y.dtype == dtype
         np.testing.assert_array_equal(y.data, value)
 

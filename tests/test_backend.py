@@ -8,32 +8,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny import raising
 
 from minijepa import backend
 from minijepa.errors import DeviceError
 
 
-class CUDARuntimeError(RuntimeError):
-    pass
-
-
 def fake_cupy(count, zeros=np.zeros):
     """As much of CuPy as ``resolve_device`` looks at; ``count`` is what the driver answers, or its error."""
-
-    def device_count():
-        if isinstance(count, Exception):
-            raise count
-        return count
-
-    runtime = SimpleNamespace(getDeviceCount=device_count, CUDARuntimeError=CUDARuntimeError)
+    answer = raising(count) if isinstance(count, OSError) else lambda: count
+    runtime = SimpleNamespace(getDeviceCount=answer, CUDARuntimeError=OSError)
     return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), ndarray=type("ndarray", (), {}), zeros=zeros)
 
 
-def without_headers(shape):
-    raise RuntimeError("Failed to find CUDA headers.\nPlease install ...")
-
-
-INSTALL, NO_DRIVER = "pip install -r requirements-cuda.txt", fake_cupy(CUDARuntimeError("no driver"))
+INSTALL, NO_DRIVER = "pip install -r requirements-cuda.txt", fake_cupy(OSError("no driver"))
+NO_HEADERS = fake_cupy(1, raising(RuntimeError("Failed to find CUDA headers.\nPlease install ...")))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +31,7 @@ INSTALL, NO_DRIVER = "pip install -r requirements-cuda.txt", fake_cupy(CUDARunti
         (None, f" needs CuPy, which is not installed: {INSTALL}"),
         (NO_DRIVER, ": the CUDA driver does not answer (no driver): install the NVIDIA driver"),
         (fake_cupy(0), ": the driver sees no NVIDIA GPU"),
-        (fake_cupy(1, without_headers), f": CuPy can't run on the GPU (Failed to find CUDA headers.): {INSTALL}"),
+        (NO_HEADERS, f": CuPy can't run on the GPU (Failed to find CUDA headers.): {INSTALL}"),
     ],
     ids=["no CuPy", "no driver", "no GPU", "no headers"],
 )

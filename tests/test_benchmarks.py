@@ -7,28 +7,24 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
+import ablation
+import blas
 import numpy as np
+import profile_step
 import pytest
-from conftest import write_cifar
+import step
+from conftest import ROOT, write_cifar
+from tiny import flags
 
 from minijepa import Config, Tape
 from minijepa.data import load_dataset
 from minijepa.errors import ConfigError
+from minijepa.evaluation import evaluate
 from minijepa.training.trainer import Trainer
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 STEP = BENCHMARKS / "step.py"
-
-
-@pytest.fixture
-def ablation(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import ablation
-
-    monkeypatch.setattr(ablation, "HELD_BACK", 400)
-    return ablation
 
 
 def test_step_measures_this_project_alone():
@@ -48,9 +44,6 @@ def test_step_measures_this_project_alone():
 
 
 def test_a_blas_that_its_environment_slows_down_is_named(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import blas
-
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     assert blas.line().startswith("BLAS: ") and "slows" not in blas.line()
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
@@ -76,9 +69,6 @@ def test_step_refuses_what_it_cannot_do(options):
 
 
 def test_a_contender_that_fails_is_left_out_and_gives_status_1(monkeypatch, capfd):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import step
-
     monkeypatch.setattr(sys, "argv", ["step.py", "--rehearse", "--rounds=1"])
     monkeypatch.setattr(step.cuda_contenders, "CONTENDERS", {"wrong": ("nowhere", {})})
     assert step.main() == 1
@@ -91,15 +81,15 @@ def test_a_part_that_gpu_sh_does_not_have_is_refused(tmp_path):
     assert (done.returncode, done.stderr) == (2, "gpu.sh: no part 'test'\n")
 
 
-def small_ablation(ablation, tmp_path, *options):
+@pytest.fixture
+def small_ablation(tmp_path, monkeypatch):
     """main() of an ablation of a tiny network on noise around a grey that tells the class: its status."""
     small = dict(encoder_embed_dim=24, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=16, predictor_depth=1,
                  predictor_num_heads=2, epochs=1, warmup_epochs=0)  # fmt: skip
-    if not (tmp_path / "data").exists():
-        write_cifar(tmp_path, 120, 20, spread=60)
-    arguments = [f"--set={name}={value}" for name, value in small.items()]
-    arguments += ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--seeds", "0", *options]
-    return ablation.main(ablation.parser().parse_args(arguments))
+    monkeypatch.setattr(ablation, "HELD_BACK", 400)
+    data = write_cifar(tmp_path, 120, 20, spread=60)
+    arguments = [*flags(small), f"--data-dir={data}", f"--out={tmp_path / 'out'}", "--seeds", "0"]
+    return lambda *options: ablation.main(ablation.parser().parse_args([*arguments, *options]))
 
 
 def rows_of(folder):
@@ -107,12 +97,17 @@ def rows_of(folder):
         return {row["setting"]: row for row in csv.DictReader(file)}
 
 
-def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, ablation, monkeypatch):
-    probe, probed_labels = ablation.linear_probe, []
-    monkeypatch.setattr(ablation, "linear_probe", lambda *args: [probed_labels.append(args[3]), probe(*args)][1])
+def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, small_ablation, monkeypatch):
+    probe, probed_labels = evaluate.linear_probe, []
+
+    def noted(*args, **options):
+        probed_labels.append(args[3])
+        return probe(*args, **options)
+
+    monkeypatch.setattr(evaluate, "linear_probe", noted)
     out = tmp_path / "out"
 
-    assert small_ablation(ablation, tmp_path, "--", "base", "rate x 2") == 0
+    assert small_ablation("--", "base", "rate x 2") == 0
     rows = rows_of(out)
     assert rows.keys() == {"base", "rate x 2"}
     for setting, row in rows.items():
@@ -121,28 +116,36 @@ def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, ablation, m
         config = json.loads((out / f"{setting.replace(' ', '-')}-seed0" / "config.json").read_text())["config"]
         assert config["val_size"] == 400
         assert config["base_lr"] == Config.preset("laptop").base_lr * (2 if setting == "rate x 2" else 1)
+    assert len(probed_labels) == 2
     for labels in probed_labels:  # and not the test set
         np.testing.assert_array_equal(np.sort(labels), np.repeat(np.arange(10), 40))
 
     (out / "base-seed0" / "ablation.json").unlink()  # trained but not probed: it is not trained again
     checkpoint = (out / "base-seed0" / "checkpoint.npz").stat().st_mtime_ns
-    assert small_ablation(ablation, tmp_path, "--", "base") == 0
+    assert small_ablation("--", "base") == 0
     assert rows_of(out) == rows  # the other's row stays
     assert (out / "base-seed0" / "checkpoint.npz").stat().st_mtime_ns == checkpoint
 
     monkeypatch.setattr(ablation, "train", lambda *args: pytest.fail("trained again"))
-    assert small_ablation(ablation, tmp_path, "--", "base", "rate x 2") == 0
+    assert small_ablation("--", "base", "rate x 2") == 0
     with pytest.raises(ConfigError, match="is a run with other settings"):
-        small_ablation(ablation, tmp_path, "--set=min_lr=1e-6", "--", "base")
+        small_ablation("--set=min_lr=1e-6", "--", "base")
     for setting in ("val_size=100", "seed=3"):  # what is always the same, and what --seeds gives
         with pytest.raises(ConfigError, match=f"--set {setting}: (it is always 400|give --seeds)"):
-            small_ablation(ablation, tmp_path, f"--set={setting}", "--", "base")
+            small_ablation(f"--set={setting}", "--", "base")
 
 
-def test_a_run_that_fails_leaves_an_ablation_its_others(tmp_path, ablation, monkeypatch, capsys):
+def test_an_ablation_of_fewer_images_than_a_batch_goes_on_too(small_ablation, monkeypatch):
+    few = "--set=max_train_images=50", "--", "base"
+    assert small_ablation(*few) == 0
+    monkeypatch.setattr(ablation, "train", lambda *args: pytest.fail("trained again"))
+    assert small_ablation(*few) == 0
+
+
+def test_a_run_that_fails_leaves_an_ablation_its_others(tmp_path, small_ablation, monkeypatch, capsys):
     settings = {"hopeless": dict(base_lr=1e20), "base": {}, "rate x 2": dict(base_lr=2)}
     monkeypatch.setattr(ablation, "SETTINGS", settings)
-    assert small_ablation(ablation, tmp_path, "--jobs=1") == 1
+    assert small_ablation("--jobs=1") == 1
     assert rows_of(tmp_path / "out").keys() == {"base", "rate x 2"}
     out = capsys.readouterr().out
     assert f"hopeless, seed 0: training failed: see {tmp_path / 'out' / 'hopeless-seed0'}.log" in out
@@ -150,7 +153,7 @@ def test_a_run_that_fails_leaves_an_ablation_its_others(tmp_path, ablation, monk
     assert "the loss is nan" in (tmp_path / "out" / "hopeless-seed0.log").read_text()
 
 
-def test_an_ablation_prints_means_and_ranges_best_first(ablation):
+def test_an_ablation_prints_means_and_ranges_best_first():
     found = {"base": [(0.5, 0.4), (0.53, 0.44)], "wide masks": [(0.52, 0.3)]}
     rows = [dict(setting=name, linear_probe=probe, knn=knn) for name, seeds in found.items() for probe, knn in seeds]
     assert ablation.table(rows).splitlines()[2:] == [
@@ -167,13 +170,10 @@ def test_an_ablation_refuses_what_it_cannot_do(options, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_profile_adds_up(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import profile_step
-
+def test_a_profile_adds_up(capsys):
     changes = {"max_train_images": 20, "batch_size": 20, "epochs": 3, "warmup_epochs": 0}
     config = Config.preset("smoke", **changes)
-    assert profile_step.main(["--preset=smoke", *(f"--set={name}={value}" for name, value in changes.items())]) == 0
+    assert profile_step.main(["--preset=smoke", *flags(changes)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("BLAS: ")
     for name in ("masks", "data", "target encoder", "context encoder", "predictor", "backward", "optimiser", "EMA"):

@@ -1,7 +1,6 @@
 """The examples do what they say, and the one-file I-JEPA is the package's, number by number."""
 
 import base64
-import importlib.util
 import io
 import json
 import re
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 from tiny import differentiate
 
+from examples import ijepa_in_one_file as one
 from minijepa import IJEPA, Config, MultiBlockMasker, Tape, load_cifar10
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
@@ -21,23 +21,11 @@ from minijepa.training.optim import AdamW
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def load_example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # ------------------------------------------------------------------------------------------------------- the one file
 
 
-@pytest.fixture(scope="module")
-def one():
-    return load_example("ijepa_in_one_file")
-
-
 @pytest.fixture
-def both(one, rng):
+def both(rng):
     """The package's model far from its start, the one file's parameters with the same values, images, masks."""
     config = Config(
         encoder_embed_dim=one.ENCODER["width"], encoder_depth=one.ENCODER["depth"],
@@ -67,7 +55,7 @@ def lists(masks):
     return list(zip(masks.context, masks.targets))
 
 
-def test_the_loss_and_every_gradient_are_the_package_s(one, both):
+def test_the_loss_and_every_gradient_are_the_package_s(both):
     model, params, images, masks = both
     expected = differentiate(lambda: model.loss(images, masks))
     count, loss = len(masks.target_index), 0
@@ -88,7 +76,7 @@ def test_the_loss_and_every_gradient_are_the_package_s(one, both):
     assert not gradients and not one.tape
 
 
-def test_a_whole_training_step_is_the_package_s(one, both):
+def test_a_whole_training_step_is_the_package_s(both):
     model, params, images, masks = both
     moments = {name: np.zeros((2, *p.data.shape)) for name, p in params.items() if not name.startswith("target")}
     optimizer = AdamW(model.flat.data, model.flat.grad, model.decayed, model.config.weight_decay)
@@ -108,7 +96,7 @@ def test_a_whole_training_step_is_the_package_s(one, both):
         np.testing.assert_allclose(mine, values, rtol=0, atol=1e-9, err_msg=name)
 
 
-def test_its_masks_are_those_of_the_specification(one):
+def test_its_masks_are_those_of_the_specification():
     """Sizes, places and what is taken away; the distribution is that of the package's masker to three deviations."""
     rng, masker = np.random.default_rng(0), MultiBlockMasker()
     ours, theirs = [one.sample_masks(rng) for _ in range(2000)], masker.sample(2000, rng)
@@ -130,7 +118,7 @@ def test_its_masks_are_those_of_the_specification(one):
     assert np.abs(seen - wanted).max() < 4 * np.sqrt(0.5 / len(ours))
 
 
-def test_it_reads_cifar10_where_that_is(one, cifar_folder, monkeypatch):
+def test_it_reads_cifar10_where_that_is(cifar_folder, monkeypatch):
     monkeypatch.chdir(cifar_folder.parent)
     what, patches = one.load_images(np.random.default_rng(0))
     assert what == "CIFAR-10" and patches.dtype == np.float32
@@ -138,7 +126,7 @@ def test_it_reads_cifar10_where_that_is(one, cifar_folder, monkeypatch):
     np.testing.assert_allclose(patches, patches_of((images - images.mean()) / images.std()), atol=1e-4)
 
 
-def test_it_trains_and_prints_a_falling_loss(one, tmp_path, monkeypatch, capsys):
+def test_it_trains_and_prints_a_falling_loss(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # without CIFAR-10
     monkeypatch.setattr(sys, "argv", ["ijepa_in_one_file.py", "40"])
     monkeypatch.setattr(one, "BATCH", 2)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from conftest import DATA, trained
 from PIL import Image
-from tiny import NETWORK, rewritten
+from tiny import NETWORK, noise, refusal, rewritten
 
 import probe
 from minijepa import Config, export, load
 from minijepa.backend.threads import on_threads
+from minijepa.data.folder import OwnPictures
 from minijepa.errors import CheckpointError, ConfigError, MissingPartError
-from minijepa.evaluation import evaluate
+from minijepa.evaluation import evaluate, gallery
 from minijepa.models import IJEPA, Classifier, ImageEncoder
 from minijepa.training import checkpoint, exported
 
@@ -40,10 +41,6 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def images_of(count):
-    return np.random.default_rng(1).integers(0, 256, (count, 3, 32, 32), np.uint8)
-
-
 def with_classifier(run, path, dtype=np.float32):
     """An exported file with a classifier of random weights; returns it."""
     model, draw = load(run), np.random.default_rng(2)
@@ -60,7 +57,7 @@ def test_an_exported_encoder_gives_the_features_of_its_run(run, tmp_path, capsys
     here, there = load(run), load(file)
     assert type(there) is ImageEncoder and there.classifier is None
     assert (there.config, there.mean, there.std) == (here.config, here.mean, here.std)
-    x = here.normalise(images_of(3))
+    x = here.normalise(noise(3).train_images)
     np.testing.assert_allclose(there.encode(x).data, here.encode(x).data, atol=tolerance)
     with np.load(file, allow_pickle=False) as content:
         about = json.loads(str(content["about"]))
@@ -77,7 +74,7 @@ def test_what_an_exported_encoder_lacks_is_said_when_it_is_asked_for(run, tmp_pa
             getattr(model, name)
         assert not hasattr(model, name)
     with pytest.raises(ConfigError, match="^no context encoder: this is an exported target encoder"):
-        model.encode(model.normalise(images_of(1)), "context")
+        model.encode(model.normalise(noise(1).train_images), "context")
     with pytest.raises(AttributeError, match="ImageEncoder has no attribute 'encoder'"):
         model.encoder  # noqa: B018
     with pytest.raises(CheckpointError, match="encoder.npz is an exported encoder: a run can't go on"):
@@ -102,7 +99,7 @@ def test_the_fitted_classifier_is_the_probes(overlapping_cifar_folder, run, tmp_
     found = load(file).classifier
     assert found.classes == probed.classes
     assert f"{100 * probed.probe.accuracy:.2f}% of 40 test images" in capsys.readouterr().out
-    wanted = probed.probe.probabilities(probed.test_features)
+    wanted = Classifier(probed.probe.weight, probed.probe.bias, ()).probabilities(probed.test_features)
     np.testing.assert_allclose(found.probabilities(probed.test_features), wanted, rtol=1e-3)
     assert np.mean(wanted.argmax(axis=1) == probed.test_y) == probed.probe.accuracy
 
@@ -136,7 +133,7 @@ def test_an_exported_encoder_is_probed_like_its_run(overlapping_cifar_folder, ru
 def test_own_pictures_need_neither_data_nor_training(run, tmp_path, capsys):
     with_classifier(run, tmp_path / "small.npz")
     (tmp_path / "own").mkdir()
-    for name, image in zip("ab", images_of(2)):
+    for name, image in zip("ab", noise(2).train_images):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "own" / f"{name}.png")
     args = [str(tmp_path / "small.npz"), f"--images={tmp_path / 'own'}", f"--data-dir={tmp_path / 'nowhere'}"]
     assert probe.main(args) == 0
@@ -147,6 +144,21 @@ def test_own_pictures_need_neither_data_nor_training(run, tmp_path, capsys):
     exported.save(tmp_path / "bare.npz", load(run), "cifar10", 7)
     assert probe.main([str(tmp_path / "bare.npz"), *args[1:]]) == 2  # no classifier: it has to be fitted
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_own_pictures_name_the_classifier_that_chose_the_classes(monkeypatch):
+    captions = []
+    monkeypatch.setattr(gallery.pictures, "own_images_picture", lambda *args: captions.append(args[-2]))
+    images, classifier = noise(3).train_images, Classifier(np.zeros((10, 16)), np.zeros(10), CLASSES)
+    model, own = ImageEncoder(Config(**SMALL)), OwnPictures(["one"], images[:1], 0, [])
+    labels = np.arange(3)
+    probed = evaluate.ProbedEncoder(model, CLASSES, images, labels, images, labels, "test", 7, Path("a.npz"))
+    probed.classifier = classifier  # as if it had been fitted
+    gallery.draw_own(probed, own)
+    model.classifier = classifier
+    gallery.draw_own(probed, own)
+    assert "the linear probe, which" in captions[0] and "the nearest of 3 training images" in captions[0]
+    assert "the linear classifier that came with the encoder, which" in captions[1]
 
 
 def import_timm():
@@ -177,7 +189,7 @@ def test_the_readme_exchanges_weights_with_timm(tmp_path, monkeypatch):
     (block,) = (b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "timm" in b)
     monkeypatch.chdir(tmp_path)
     model = save_run(tmp_path / "runs" / "laptop", **Config.preset("laptop").to_dict())
-    names = {"images": images_of(8)}
+    names = {"images": noise(8).train_images}
     exec(block, names)
     ours = model.encode(model.normalise(names["images"])).data.mean(axis=1)
     np.testing.assert_allclose(names["features"].detach().numpy(), ours, atol=2e-5)
@@ -214,9 +226,8 @@ def test_safetensors_hold_the_same(run, tmp_path):
 )
 def test_a_bad_name_is_one_line_and_nothing_is_written(run, tmp_path, capsys, file, words):
     before = (run / "checkpoint.npz").read_bytes()
-    assert export.main([str(run), str(tmp_path / file)]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("export: ") and words in err and err.count("\n") == 1
+    told = refusal(capsys, export.main, run, tmp_path / file)
+    assert told.startswith("export: ") and words in told
     assert (run / "checkpoint.npz").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
@@ -230,15 +241,11 @@ def test_weights_that_float16_cannot_hold_are_refused(run, tmp_path):
 
 BROKEN = {
     "another format": (dict(format=2), {}, "format 2, this version reads 1"),
-    "no statistics": (dict(std=[0.5, 0.5]), {}, "its field std is"),
-    "a deviation of zero": (dict(std=[0.5, 0.5, 0.0]), {}, "its field std is"),
-    "a huge mean": (dict(mean=[0.5, 0.5, float("inf")]), {}, "its field mean is"),
     "a step in words": (dict(step="7"), {}, "its field step is '7'"),
     "a class without a name": (dict(classes=[1, 2]), {}, r"its field classes is \[1, 2\]"),
     "another number of classes": (dict(classes=["a", "b"]), {}, "must fit 2 classes and 16 features"),
     "a head without classes": (dict(classes=[]), {}, "must fit 0 classes"),
     "a matrix of doubles": ({}, {"norm.weight": np.ones(16)}, "finite numbers of float32 or float16"),
-    "infinity": ({}, {"norm.weight": np.full(16, np.inf, np.float32)}, "finite numbers"),
     "a short vector": ({}, {"norm.weight": np.ones(8, np.float32)}, "require 8,400 parameters, but it holds 8,392"),
     "an unknown matrix": ({}, {"extra": np.ones(8, np.float32)}, "it holds 8,408"),
     "settings that are none": (dict(config={"encoder_embed_dim": 16, "speed": 3}), {}, "unknown setting 'speed'"),

@@ -16,16 +16,16 @@ from tiny import NETWORK, command, raising, refusal
 import minijepa.data
 import probe
 import train
-from minijepa import Config, load, load_cifar10
+from minijepa import Config, load_cifar10
 from minijepa.config import parse_assignment
 from minijepa.data import read_folder
 from minijepa.errors import CheckpointError, ConfigError, DataError
 from minijepa.evaluation import evaluate
-from minijepa.training import checkpoint, metrics
+from minijepa.training import metrics
 from minijepa.training.metrics import draw_curves
 from minijepa.training.trainer import Trainer
 
-from conftest import DATA, begun, python_2_pickle, trained  # isort: skip
+from conftest import begun, python_2_pickle, readers  # isort: skip
 
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
 JUNK = [
@@ -56,15 +56,6 @@ def damaged(data, draw):
     return bytes(data)
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """(model, optimizer, the bytes of their checkpoint)"""
-    model, optimizer = trained()
-    path = tmp_path_factory.mktemp("saved") / "checkpoint.npz"
-    checkpoint.save(path, model, optimizer, checkpoint.Progress(3), DATA)
-    return model, optimizer, path.read_bytes()
-
-
 def is_refused(call, kind):
     """Whether ``call()`` raises an error of that kind, of one line."""
     try:
@@ -75,28 +66,20 @@ def is_refused(call, kind):
     return False
 
 
-def readers(path, saved):
-    """The two ways to read a checkpoint."""
-    return (lambda: load(path)), (lambda: checkpoint.restore(path, *saved[:2], DATA))
-
-
-def test_damaged_checkpoints(saved, tmp_path):
-    path = tmp_path / "checkpoint.npz"
-    refused = 0
+def test_damaged_checkpoints(saved):
+    path, whole, refused = saved[0], saved[0].read_bytes(), 0
     for number in range(CASES):
-        path.write_bytes(damaged(saved[2], random.Random(number)))
-        refused += sum(is_refused(read, CheckpointError) for read in readers(path, saved))
+        path.write_bytes(damaged(whole, random.Random(number)))
+        refused += sum(is_refused(read, CheckpointError) for read in readers(*saved))
     assert refused > CASES  # of 2 CASES; damage where nothing is stored goes unnoticed
 
 
-def test_checkpoints_with_other_contents(saved, tmp_path):
+def test_checkpoints_with_other_contents(saved):
     """A well-formed file whose fields or arrays are not what they should be."""
-    path = tmp_path / "checkpoint.npz"
-    path.write_bytes(saved[2])
+    path, refused = saved[0], 0
     with np.load(path) as file:
         arrays = dict(file)
     others = [np.zeros(0), np.zeros((2, 2)), np.array("text"), np.array(1j), np.full((1, 64, 8), np.inf), np.arange(3)]
-    refused = 0
     for number in range(CASES // 4):
         draw = random.Random(number)
         about = json.loads(str(arrays["about"]))
@@ -107,7 +90,7 @@ def test_checkpoints_with_other_contents(saved, tmp_path):
             about[name] = draw.choice(JUNK)
         changed = {"about": np.array(json.dumps(about))} | ({name: draw.choice(others)} if name in arrays else {})
         np.savez(path, **arrays | changed)
-        refused += sum(is_refused(read, CheckpointError) for read in readers(path, saved))
+        refused += sum(is_refused(read, CheckpointError) for read in readers(*saved))
     assert refused > CASES // 4
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from tiny import command
 
 import probe
 import train
@@ -122,9 +123,7 @@ def test_where_a_package_is_missing_an_import_says_which():
 
 @pytest.mark.parametrize("main", [train.main, probe.main, curves.main, export.main, listing.main])
 def test_every_program_tells_its_version(main, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["--version"])
-    assert end.value.code == 0 and capsys.readouterr().out == f"minijepa {__version__}\n"
+    assert command(capsys, main, "--version") == (0, f"minijepa {__version__}\n", "")
 
 
 def test_every_module_that_can_be_run_is_listed(capsys):

@@ -12,10 +12,10 @@ heading, the command is run on the changed function, and must fail.
 
 import contextlib
 import doctest
-import functools
 import importlib
 import inspect
 import io
+import pkgutil
 import re
 import textwrap
 
@@ -45,8 +45,7 @@ def blocks(page):
 def function_at(place):
     """``"minijepa/ops/softmax.py Softmax.backward"`` -> the function."""
     file, name = place.split()
-    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    return functools.reduce(getattr, name.split("."), module)
+    return pkgutil.resolve_name(f"{file.removesuffix('.py').replace('/', '.')}:{name}")
 
 
 def changed(function, diff):

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from tiny import raising
 
 from minijepa.backend.processes import Workers, shared
 from minijepa.errors import TrainingError
@@ -58,31 +59,23 @@ def test_an_error_is_raised_and_the_workers_go_on(item):
     assert workers.map([2, 3]) == [2, 3]
 
 
-def test_after_an_interruption_the_next_map_has_its_own_results():
-    def work(number):
-        if number == 0:
-            raise KeyboardInterrupt
-        return number
-
-    workers = Workers(work, 2)
-    with pytest.raises(KeyboardInterrupt):
-        workers.map([0, 1])
-    assert workers.map([2, 3]) == [2, 3]
-
-
-def test_an_interruption_ends_at_once_what_the_workers_are_computing():
+@pytest.mark.parametrize("seconds", [0, 60], ids=["what they have computed", "what they are computing"])
+def test_an_interruption_ends_workers_at_once_and_the_next_map_has_its_own_results(seconds):
     memory = shared(np.zeros(1))
 
     def work(item):
         if item == 0:
             raise KeyboardInterrupt
-        time.sleep(60)
-        memory[0] = 1
+        if item == 1:
+            time.sleep(seconds)
+            memory[0] = seconds
+        return item
 
-    started = time.monotonic()
+    workers, started = Workers(work, 2), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        Workers(work, 2).map([0, 1])
+        workers.map([0, 1])
     assert time.monotonic() - started < 30 and memory[0] == 0
+    assert workers.map([2, 3]) == [2, 3]
 
 
 def test_workers_keep_no_file_of_the_first_process_open():
@@ -104,10 +97,7 @@ def test_a_killed_worker_is_a_training_error():
 
 
 def test_where_no_process_can_be_forked_fewer_do_the_work(monkeypatch):
-    def refused():
-        raise BlockingIOError("Resource temporarily unavailable")
-
-    monkeypatch.setattr(os, "fork", refused)
+    monkeypatch.setattr(os, "fork", raising(BlockingIOError("Resource temporarily unavailable")))
     assert Workers(lambda item: item + 1, 4).map([1, 2, 3]) == [2, 3, 4]
 
 

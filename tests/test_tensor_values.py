@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from tiny import differentiate, normal_like
+from tiny import differentiate, normal_like, values_and_gradients
 
 from minijepa import Parameter, Tape, Tensor, gradcheck, ops
 from minijepa.errors import DtypeError, ShapeError, TapeError
@@ -30,8 +30,6 @@ def test_comparisons_are_about_the_values():
         (np.array([1, 4]) < t, [[False, False], [True, False]]),
     ):  # fmt: skip
         assert type(answer) is np.ndarray and answer.dtype == bool and answer.tolist() == wanted
-    with pytest.raises(ValueError, match="ambiguous"):
-        assert t == t
     assert np.array_equal(s, s) and np.array_equal(t.detach(), t.data) and np.allclose(t.detach(), t.detach())
     with pytest.raises(DtypeError, match=LOSES):
         np.array_equal(t, t)  # which would swallow an exception, and say False
@@ -117,9 +115,7 @@ def test_a_copy_keeps_its_gradient_or_is_refused():
 
 def run(case, convert):
     """Value and gradients of a case, of its arrays as ``convert`` makes them."""
-    leaves = [Parameter(convert(a)) for a in case.arrays]
-    y = differentiate(lambda: case.fn(*leaves), lambda y: convert(normal_like(y)))
-    return [y.data, *(leaf.grad for leaf in leaves)]
+    return values_and_gradients(case.fn, map(convert, case.arrays), lambda y: convert(normal_like(y)))
 
 
 def read_only(a):
@@ -165,30 +161,15 @@ def test_odd_arrays_give_the_numbers_of_plain_ones(op, kind):
             np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("op", CASES)
-def test_masked_arrays_are_refused(op):
-    case = CASES[op][0]
-    arrays = [np.ma.masked_array(a, np.zeros(a.shape)) for a in case.arrays]
-    refused = pytest.raises(DtypeError, match=r"^a masked array would lose its mask: use array\.filled")
-    with refused:
-        case.fn(*(Parameter(a) for a in arrays))
-    with refused:
-        gradcheck(case.fn, *arrays)
-    x = Parameter(case.arrays[0])
-    with Tape() as tape:
-        y = x * 2.0
-    with refused:
-        tape.backward(y, arrays[0])
-
-
-def test_masked_row_numbers_labels_lengths_and_lists_are_refused():
-    numbers = np.ma.masked_array([0, 1], [0, 1])
+def test_masked_arrays_lists_row_numbers_labels_lengths_and_cotangents_are_refused():
+    numbers, values = np.ma.masked_array([0, 1], [0, 1]), np.ma.masked_array([1.0, 2.0], [0, 0])
     for call in (
-        lambda: Tensor([numbers, numbers]), lambda: Tensor([[1.0], (numbers[1],)]), lambda: ops.exp([numbers]),
-        lambda: ops.rows(np.ones((2, 2)), numbers), lambda: ops.cross_entropy(np.ones((2, 2)), numbers),
-        lambda: ops.Packing(numbers + 1),
+        lambda: Parameter(values), lambda: ops.exp(values), lambda: gradcheck(ops.exp, values),
+        lambda: differentiate(lambda: Parameter([1.0, 2.0]) * 2.0, values), lambda: Tensor([numbers, numbers]),
+        lambda: Tensor([[1.0], (numbers[1],)]), lambda: ops.exp([numbers]), lambda: ops.rows(np.ones((2, 2)), numbers),
+        lambda: ops.cross_entropy(np.ones((2, 2)), numbers), lambda: ops.Packing(numbers + 1),
     ):  # fmt: skip
-        with pytest.raises(DtypeError, match="would lose its mask"):
+        with pytest.raises(DtypeError, match=r"^a masked array would lose its mask: use array\.filled"):
             call()
 
 
@@ -215,10 +196,12 @@ def test_more_digits_than_float64_are_refused_and_not_cut_to_float32():
 @pytest.mark.parametrize(("data", "dtype"), [
     (np.float64(0.1), np.float64), (np.float32(0.1), np.float32), (np.array(0.1), np.float64), (0.1, np.float32),
     (np.array([0.1], ">f4"), np.float32), (np.array([0.1], ">f8"), np.float64), (np.arange(2, dtype=">i4"), np.float32),
+    *((data, np.float32) for data in (1, 2.5, True, [1, 2], [[1.0], [2.0]], np.arange(3), np.int64(3),
+                                      np.ones(2, np.float16), np.ones(2, bool))),
 ])  # fmt: skip
-def test_floats_of_numpy_keep_their_dtype_whatever_the_byte_order(data, dtype):
+def test_floats_of_numpy_keep_their_dtype_whatever_the_byte_order_and_all_else_becomes_float32(data, dtype):
     x = Tensor(data)
-    assert type(x.data) is np.ndarray and x.dtype == dtype
+    assert type(x.data) is np.ndarray and x.dtype == dtype and x.shape == np.shape(data)
     np.testing.assert_array_equal(x.data, np.asarray(data, dtype))
     assert (x * np.ones(1, dtype)).dtype == dtype
 

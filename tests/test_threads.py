@@ -72,10 +72,7 @@ def test_on_threads_awaits_the_others_when_it_is_interrupted():
             time.sleep(0.2)
             done.append(item)
 
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             on_threads(work, range(2), 2)

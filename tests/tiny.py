@@ -1,10 +1,11 @@
 """What tests share: the smallest network, data set and command lines, and one line for a forward and a backward."""
 
 import json
+import os
 
 import numpy as np
 
-from minijepa import Function, Tape
+from minijepa import Function, Parameter, Tape
 from minijepa.data import Dataset
 
 NETWORK = dict(
@@ -42,6 +43,13 @@ def normal_like(y):
     return np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
 
 
+def values_and_gradients(fn, arrays, dy=normal_like):
+    """[the value of ``fn``, the gradient of each array], by default for a random cotangent."""
+    leaves = [Parameter(a) for a in arrays]
+    y = differentiate(lambda: fn(*leaves), dy)
+    return [y.data, *(leaf.grad for leaf in leaves)]
+
+
 def operation(forward=None, backward=None, name="MyOp", base=Function, **attributes):
     """A subclass of an operation, with another forward(ctx, *arrays) or backward(ctx, dy)."""
     methods = {"forward": forward, "backward": backward}
@@ -55,6 +63,13 @@ def raising(error):
         raise error
 
     return fail
+
+
+class Planted:
+    """Unpickling it makes a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("planted",)
 
 
 def flags(settings):

@@ -4,12 +4,11 @@ Patches are numbered row by row: the patch in row r and column c of an (H, W) gr
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from minijepa.errors import ConfigError
-from minijepa.ops.rows import offsets_of, ranges
+from minijepa.ops.rows import ranges, starts_of
 
 TRIALS = 64  # masks that a new masker draws to see whether its settings are possible
 TRIALS_NEEDED = 4  # ... and how many of them must have min_context patches
@@ -74,35 +73,25 @@ class Masks:
         """M, the number of target blocks of each image."""
         return self.target_lengths.shape[1]
 
-    @cached_property
-    def context_offsets(self):
-        """(B + 1,): image b's context is `context_index[context_offsets[b]:context_offsets[b + 1]]`."""
-        return offsets_of(self.context_lengths)
-
-    @cached_property
-    def target_offsets(self):
-        """(B·M + 1,): block m of image b starts in `target_index` at `target_offsets[b * M + m]`."""
-        return offsets_of(self.target_lengths)
-
     @property
     def context(self):
         """A list of B ascending index arrays."""
-        return np.split(self.context_index, self.context_offsets[1:-1])
+        return np.split(self.context_index, np.cumsum(self.context_lengths)[:-1])
 
     @property
     def targets(self):
         """A list of B lists of M ascending index arrays."""
-        blocks = np.split(self.target_index, self.target_offsets[1:-1])
+        blocks = np.split(self.target_index, np.cumsum(self.target_lengths)[:-1])
         return [blocks[b * self.num_targets : (b + 1) * self.num_targets] for b in range(len(self))]
 
     def select(self, images):
         """The masks of some of the images, in the order of `images` (an index array, or a slice)."""
         images = np.arange(len(self))[images]
-        context_lengths, target_lengths = self.context_lengths[images], self.target_lengths[images]
-        context_rows = ranges(self.context_offsets[images], context_lengths)
-        # The blocks of an image are contiguous, so its targets are one range too.
-        target_rows = ranges(self.target_offsets[images * self.num_targets], target_lengths.sum(axis=1))
-        return Masks(context_lengths, self.context_index[context_rows], target_lengths, self.target_index[target_rows])
+        lengths, blocks = self.context_lengths, self.target_lengths
+        targets = blocks.sum(axis=1)  # the blocks of an image are contiguous, so its targets are one range too
+        context_rows = ranges(starts_of(lengths)[images], lengths[images])
+        target_rows = ranges(starts_of(targets)[images], targets[images])
+        return Masks(lengths[images], self.context_index[context_rows], blocks[images], self.target_index[target_rows])
 
     def __repr__(self):
         context, target = self.context_lengths.mean(), self.target_lengths.mean()

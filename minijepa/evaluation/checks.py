@@ -24,10 +24,15 @@ def map_rows(function, *arrays, block_rows=None, ahead=1000):
         yield from on_threads(lambda i: function(*(a[i : i + block_rows] for a in arrays)), some, MAX_THREADS)
 
 
-def checked(x, y, num_classes, name):
-    """Features and labels that fit together."""
-    x = checked_features(x, name)
-    return x, checked_labels(y, len(x), num_classes, f"{name} labels")
+def checked(train_x, train_y, test_x, test_y, num_classes):
+    """Features and labels to learn from and to evaluate on, after checking that all fit together."""
+    train_x = checked_features(train_x, "training")
+    train_y = checked_labels(train_y, len(train_x), num_classes, "training labels")
+    test_x = checked_features(test_x, "test")
+    test_y = checked_labels(test_y, len(test_x), num_classes, "test labels")
+    if train_x.shape[1] != test_x.shape[1]:  # of different kinds of model
+        raise DataError(f"training rows have {train_x.shape[1]} features, others {test_x.shape[1]}: use one encoder")
+    return train_x, train_y, test_x, test_y
 
 
 def checked_features(x, name):
@@ -56,9 +61,3 @@ def checked_labels(y, rows, num_classes, name):
     if y.min() < 0 or y.max() >= num_classes:
         raise DataError(f"{name} run from {y.min()} to {y.max()}: expected 0 to {num_classes - 1}")
     return y.astype(np.int64)
-
-
-def check_same_width(train, other):
-    """Arrays of features can be compared only if they come from the same kind of model."""
-    if train.shape[1] != other.shape[1]:
-        raise DataError(f"training rows have {train.shape[1]} features, others {other.shape[1]}: use one encoder")

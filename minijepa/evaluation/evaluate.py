@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minijepa.backend.threads import worker_threads
 from minijepa.cli import tell
 from minijepa.data import load_dataset, training_images
 from minijepa.errors import ConfigError
@@ -125,8 +124,7 @@ def opened(path, device="cpu", encoder="target"):
     file = checkpoint.file_of(path)
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
         raise ConfigError(f"{file.parent} can't be written to, so the results would be lost: copy the run elsewhere")
-    about, arrays = checkpoint.read(file)
-    model = checkpoint.model_of(about, arrays, file, device)
+    about, model = checkpoint.loaded(file, device)
     model.network(encoder)  # raises an error if there is none
     return file, about, model
 
@@ -138,7 +136,6 @@ def probed_run(
 
     ``quick``: one image in ten, for learning and for evaluation. ``blocks``: see ``ImageEncoder.features``.
     """
-    threads = worker_threads(threads)
     file, about, model = opened(path, device, encoder)
     model.check_blocks(blocks)
     dataset = load_dataset(about["dataset"], data_dir, download=False)
@@ -159,27 +156,27 @@ def suffix_of(file, about):
     return f"-{name}" if is_one_of_several and file.name != checkpoint.FILE else ""
 
 
-def evaluate(probed, about, say=tell):
+def evaluate(probed, about):
     """Probe a run and its baselines; write ``probe.json`` and ``confusion.png`` into its folder; return the results."""
     started = time.perf_counter()
     s = probed
     if about.get("provenance"):
-        say(about["provenance"])
-    say(f"{s.file}, step {s.step}: {s.encoder} encoder, {len(s.train):,} training and {len(s.test):,} {s.kind} images")
+        tell(about["provenance"])
+    tell(f"{s.file}, step {s.step}: {s.encoder} encoder, {len(s.train):,} training and {len(s.test):,} {s.kind} images")
     if s.blocks > 1:
-        say(f"features after each of the last {s.blocks} blocks, side by side: {s.features.shape[1]} of them")
-    say(f"{'':20}  linear probe   kNN (k=20)")
-    results = {OURS: _summary(s.probe, _knn(s, s.features, s.test_features))}
-    say(_line(OURS, results[OURS]))
+        tell(f"features after each of the last {s.blocks} blocks, side by side: {s.features.shape[1]} of them")
+    tell(f"{'':20}  linear probe   kNN (k=20)")
+    results = {OURS: _row(s, s.probe, s.features, s.test_features)}
+    tell(_line(OURS, results[OURS]))
     s.fitted_classifier()
     for name, features, key in _baselines(s):
         row = kept.read_baselines(s).get(key)
         if row is None:
             row = _measured(s, name, features)
             kept.keep_baseline(s, key, name, row)
-            say(_line(name, row))
+            tell(_line(name, row))
         else:
-            say(f"{_line(name, row)}   (computed before: {kept.BASELINES})")
+            tell(f"{_line(name, row)}   (computed before: {kept.BASELINES})")
         results[name] = {field: row[field] for field in results[OURS]}
     report = {
         "checkpoint": str(s.file), "step": s.step, "dataset": about["dataset"], "split": s.kind,
@@ -193,9 +190,9 @@ def evaluate(probed, about, say=tell):
     with replaced(out, "w") as written:
         written.write(json.dumps(report, indent=2) + "\n")
     confusion_picture(s.probe.confusion, s.classes, picture, s.note)
-    say(f"L2 strength {s.probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")
-    say(f"wrote {out}, {picture} and {kept.classifier_file(s)}")
-    say(f"verdict: {report['verdict']}")
+    tell(f"L2 strength {s.probe.l2:g}, chosen on a tenth of the training images; {report['seconds']:.0f} s")
+    tell(f"wrote {out}, {picture} and {kept.classifier_file(s)}")
+    tell(f"verdict: {report['verdict']}")
     return report
 
 
@@ -214,11 +211,16 @@ def raw_pixels(images):
 
 def _measured(s, name, features):
     train, test = features(s.train), features(s.test)
-    return _summary(s.probe_of(train, test, name), _knn(s, train, test))
+    return _row(s, s.probe_of(train, test, name), train, test)
 
 
-def _knn(s, train, test):
-    return knn_accuracy(train, s.train_y, test, s.test_y, len(s.classes))
+def _row(s, probe, train, test):
+    """The figures of a probe, and of kNN on the same features."""
+    return {
+        "linear_probe": probe.accuracy, "knn": knn_accuracy(train, s.train_y, test, s.test_y, len(s.classes)),
+        "l2": probe.l2, "l2_at_edge": probe.at_edge, "sweep": [list(pair) for pair in probe.sweep],
+        "iterations": probe.iterations, "gradient_norm": probe.gradient_norm, "converged": probe.converged,
+    }  # fmt: skip
 
 
 def _line(name, row):
@@ -229,11 +231,3 @@ def _line(name, row):
     if row["l2_at_edge"]:
         text += f"   l2 {row['l2']:g} is the {row['l2_at_edge']} tried: a better one may lie beyond"
     return text
-
-
-def _summary(probe, knn):
-    return {
-        "linear_probe": probe.accuracy, "knn": knn, "l2": probe.l2, "l2_at_edge": probe.at_edge,
-        "sweep": [list(pair) for pair in probe.sweep], "iterations": probe.iterations,
-        "gradient_norm": probe.gradient_norm, "converged": probe.converged,
-    }  # fmt: skip

@@ -101,20 +101,14 @@ def patch_colours(probed, images):
 
     The components are fitted to training images.
     """
-    fitted, shown = (extract_patches(probed.model, x, probed.encoder, probed.threads)
-                     for x in (probed.train[:FITTED], images))  # fmt: skip
-    pairs = (fitted, shown), (_less_mean(fitted), _less_mean(shown))
-    return [_coloured(*pair, images.shape[-1]) for pair in pairs]
+    both = [extract_patches(probed.model, x, probed.encoder, probed.threads) for x in (probed.train[:FITTED], images)]
+    within = [x - x.mean(axis=1, keepdims=True) for x in both]
+    return [_coloured(fitted, shown, images.shape[-1]) for fitted, shown in (both, within)]
 
 
 def _coloured(fitted, shown, size):
     """Features (B, N, D) as colours, uint8 (B, 3, size, size), by the principal components of ``fitted``."""
     return patch_maps(colours_of(component_places(fitted.reshape(-1, fitted.shape[-1]), shown)), size)
-
-
-def _less_mean(features):
-    """(B, N, D) minus each image's mean"""
-    return features - features.mean(axis=1, keepdims=True)
 
 
 def draw_predictions(probed, path):
@@ -139,34 +133,27 @@ def draw_predictions(probed, path):
     )  # fmt: skip
 
 
-def draw_own(probed, own, path):
-    """``own``: OwnPictures of ``read_folder``."""
+def draw_own(probed, own):
+    """own_images.png; returns its path. ``own``: OwnPictures of ``read_folder``.
+
+    Without a data set (``train_y`` is None) there are no neighbours.
+    """
+    path = probed.folder / f"own_images{probed.suffix}.png"
     features = probed.model.features(own.images, probed.encoder, probed.threads)
-    bank = probed.train[:OWN_BANK]
-    known = probed.model.features(bank, probed.encoder, probed.threads)
-    neighbours = (bank, probed.train_y[:OWN_BANK], *centred_neighbours(known, features, 5))
+    classifier = "linear classifier that came with the encoder" if probed.model.classifier else "linear probe"
+    neighbours, nearest = None, ""
+    if probed.train_y is not None:
+        bank = probed.train[:OWN_BANK]
+        known = probed.model.features(bank, probed.encoder, probed.threads)
+        neighbours = bank, probed.train_y[:OWN_BANK], *centred_neighbours(known, features, 5)
+        nearest = f"; the nearest of {len(bank):,} training images, framed in blue where of that class"
+    cut = f" The first {len(own.images)} of {len(own.images) + own.more} pictures, by name." if own.more else ""
     pictures.own_images_picture(
         own.names, own.images, probed.classifier.probabilities(features), patch_colours(probed, own.images)[1],
         probed.classes, neighbours, path,
-        own_caption(own, "linear probe", len(bank)), probed.note,
-    )  # fmt: skip
-
-
-def draw_own_without_data(model, threads, own, path, note):
-    """As :func:`draw_own`, for a model with its own classifier: no data set, so no neighbours."""
-    patches = extract_patches(model, own.images, threads=threads)
-    pictures.own_images_picture(
-        own.names, own.images, model.classifier.probabilities(patches.mean(axis=1)),
-        _coloured(_less_mean(patches), _less_mean(patches), own.images.shape[-1]), model.classifier.classes, None, path,
-        own_caption(own, "linear classifier that came with the encoder"), note,
-    )  # fmt: skip
-
-
-def own_caption(own, classifier, bank=0):
-    neighbours = f"; the nearest of {bank:,} training images, framed in blue where of that class" if bank else ""
-    cut = f" The first {len(own.images)} of {len(own.images) + own.more} pictures, by name." if own.more else ""
-    return (
         f"As the network sees them, cut to a square and shrunk to {own.images.shape[-1]} pixels; the features of their "
         f"patches as colours, less their mean; the classes of the {classifier}, which knows no others and must choose "
-        f"one{neighbours}.{cut}"
-    )
+        f"one{nearest}.{cut}",
+        probed.note,
+    )  # fmt: skip
+    return path

@@ -6,30 +6,21 @@ is computed again.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 
 from minijepa.backend import to_numpy
 from minijepa.errors import CheckpointError
-from minijepa.files import open_plain, replaced
+from minijepa.files import open_plain, read_json, replaced
 from minijepa.models import Classifier
+from minijepa.training.provenance import sources
 
 BASELINES = "baselines.json"  # next to the run's folder: runs on the same images share it
-PACKAGE = Path(__file__).parent.parent
 OF_NETWORK = (  # the settings that features depend on, given the weights
     "image_size patch_size encoder_embed_dim encoder_depth encoder_num_heads mlp_ratio layer_norm_eps".split()
 )
-
-
-@functools.cache
-def sources():
-    """The SHA-256 of the package's source: any change to it gives new figures."""
-    files = sorted(PACKAGE.rglob("*.py"))
-    return _sha256(*(part for file in files for part in (str(file.relative_to(PACKAGE)).encode(), file.read_bytes())))
 
 
 def _sha256(*parts):
@@ -68,12 +59,10 @@ def baselines_file(probed):
 
 def read_baselines(probed):
     """{key: row} of the rows kept by this very program."""
-    try:
-        with open_plain(baselines_file(probed), encoding="utf-8") as file:
-            rows = json.load(file)
+    with contextlib.suppress(TypeError, KeyError):
+        rows = read_json(baselines_file(probed))
         return {key: row for key, row in rows.items() if row["sources"] == sources() and 0 <= row["knn"] <= 1}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
+    return {}
 
 
 def keep_baseline(probed, key, name, summary):

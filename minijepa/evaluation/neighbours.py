@@ -3,7 +3,7 @@
 import numpy as np
 
 from minijepa.errors import ConfigError
-from minijepa.evaluation.checks import check_same_width, checked, map_rows
+from minijepa.evaluation.checks import checked, map_rows
 
 KNN_TEMPERATURE = 0.07  # of Wu et al. 2018 and of DINO
 
@@ -15,9 +15,7 @@ def knn_accuracy(train_x, train_y, test_x, test_y, num_classes, k=20):
     exp(similarity / 0.07), the form of Wu et al., "Unsupervised feature learning via non-parametric instance
     discrimination" (2018), and of DINO (Caron et al. 2021). ``k`` beyond the number of training rows means all of them.
     """
-    train_x, train_y = checked(train_x, train_y, num_classes, "training")
-    test_x, test_y = checked(test_x, test_y, num_classes, "test")
-    check_same_width(train_x, test_x)
+    train_x, train_y, test_x, test_y = checked(train_x, train_y, test_x, test_y, num_classes)
     if k < 1:
         raise ConfigError(f"k = {k}: at least one neighbour must vote")
     nearest, similarity = nearest_neighbours(train_x, test_x, k)

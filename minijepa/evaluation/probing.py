@@ -13,9 +13,8 @@ import numpy as np
 from minijepa.backend import rng
 from minijepa.cli import counted
 from minijepa.errors import DataError
-from minijepa.evaluation.checks import check_same_width, checked, checked_features, checked_labels, map_rows
+from minijepa.evaluation.checks import checked, checked_features, checked_labels, map_rows
 from minijepa.evaluation.logistic import Curvature, fit
-from minijepa.models import Classifier
 
 L2_GRID = tuple(10.0**power for power in range(-8, 3))
 RANK_ME_EPS = 1e-7  # of Garrido et al. 2023
@@ -47,10 +46,6 @@ class ProbeResult:
         grid = sorted(l2 for l2, _ in self.sweep)
         return {grid[0]: "weakest", grid[-1]: "strongest"}.get(self.l2)
 
-    def probabilities(self, x):
-        """The probability of each class: features (N, D), not standardised -> (N, C)."""
-        return Classifier(self.weight, self.bias, ()).probabilities(checked_features(x, "other"))
-
 
 # ------------------------------------------------------------------------------------------------- the linear probe
 
@@ -63,9 +58,7 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0, done=lam
     called after each of the ``len(L2_GRID) + 1`` fits.
     Raises DataError for features or labels that don't fit together.
     """
-    train_x, train_y = checked(train_x, train_y, num_classes, "training")
-    test_x, test_y = checked(test_x, test_y, num_classes, "test")
-    check_same_width(train_x, test_x)
+    train_x, train_y, test_x, test_y = checked(train_x, train_y, test_x, test_y, num_classes)
     mean, std = statistics(train_x)
     train_x, test_x = (standardised(x, mean, std) for x in (train_x, test_x))
     curvature = Curvature(train_x)

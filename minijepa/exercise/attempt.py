@@ -48,14 +48,10 @@ def load(lesson, path, printed):
 
 def _check_first_line(function, given, where):
     """Raises NotYet unless ``function`` can be called as ``given`` is."""
-    inputs, options = [], {}
-    for name, parameter in inspect.signature(given).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            options[name] = None
-        else:
-            inputs.append(None)
+    parameters = inspect.signature(given).parameters.values()
+    options = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
     try:
-        inspect.signature(function).bind(*inputs, **options)
+        inspect.signature(function).bind(*[None] * (len(parameters) - len(options)), **options)
     except TypeError:
         raise NotYet(f"{where} takes {inspect.signature(given)}: restore its first line") from None
 

@@ -5,7 +5,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 
-from minijepa.explain.operation import source_of
+from minijepa.explain.operation import input_names, source_of
 
 INTRO = '''"""Exercise {self.name}: {self.asks}.
 
@@ -54,8 +54,7 @@ class Lesson:
     @property
     def gradients(self):
         """The names of backward's results: "dx", "dw"."""
-        inputs = len(self.op.signature.patterns)
-        return [f"d{name}" for name in list(inspect.signature(self.op.forward).parameters)[1 : 1 + inputs]]
+        return [f"d{name}" for name in input_names(self.op)]
 
     def backward_source(self, *mistakes):
         """The source of the right backward, changed by mistakes; None if they exclude each other."""

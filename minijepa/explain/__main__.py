@@ -11,7 +11,7 @@ import textwrap
 from minijepa import ops
 from minijepa.cli import docstring, exit_status, parse, path, tell
 from minijepa.explain.columns import fit_text, terminal_columns
-from minijepa.explain.operation import formula_and_code, input_names, live_check, page_of
+from minijepa.explain.operation import formula_and_code, function_of, input_names, live_check, page_of
 from minijepa.explain.page import write_page
 from minijepa.explain.step import told_step
 from minijepa.gradcheck.cases import CASES, cases_of
@@ -54,7 +54,7 @@ def told_op(op):
     """(text, passed): all about an operation, and whether its live check passed."""
     case, width, page = cases_of(op)[0], terminal_columns(), f"docs/backward/{page_of(op)}.md"
     more = fit_text(f"Read on: {page} has every step of the derivation, a mistake to try and an exercise.", width)
-    check, passed = live_check(case, input_names(op), width)
+    check, passed = live_check(case, input_names(function_of(op), len(case.arrays)), width)
     return "\n".join([formula_and_code(op, width), "", more, check]), passed
 
 

@@ -23,8 +23,6 @@ def gradient_lines(op, inputs):
     for element in elements:
         if isinstance(element, ast.IfExp):  # ... if ctx.needs[1] else None
             element = element.body
-        if isinstance(element, ast.Call) and _root(element) == "tuple":  # tuple(parts)
-            element = element.args[0]
         named = isinstance(element, ast.Name) and _writes(function, element.id)
         found.append(_numbers(named or [*_writes(function, "dy"), returned]))  # dy = dy / n, say, belongs to it
     return found
@@ -59,18 +57,12 @@ def _pairs(assignment):
 
 
 def _allocates(value):
-    if isinstance(value, ast.List):
-        return not value.elts
     return isinstance(value, ast.Call) and getattr(value.func, "attr", "") in ALLOCATIONS
 
 
 def _written_by_call(call):
-    """What a call writes to: its ``out=``, or the list that it appends to."""
-    if not isinstance(call, ast.Call):
-        return None
-    if getattr(call.func, "attr", "") == "append":
-        return call.func
-    return next((k.value for k in call.keywords if k.arg == "out"), None)
+    """What a call writes to: its ``out=``."""
+    return next((k.value for k in getattr(call, "keywords", ()) if k.arg == "out"), None)
 
 
 def _root(node):

@@ -47,11 +47,11 @@ def function_of(op):
     return tape.entries[-1].op
 
 
-def input_names(op):
-    """Forward's names of its inputs: "x", "w", "b"; numbered if the operation takes any number of inputs."""
-    parameters = list(inspect.signature(function_of(op).forward).parameters.values())[1:]  # without ctx
+def input_names(function, count=0):
+    """Forward's names of a Function's inputs: "x", "w", "b"; numbered, ``count`` of them, if it takes any number."""
+    parameters = list(inspect.signature(function.forward).parameters.values())[1:]  # without ctx
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return names or [f"x{i}" for i in range(len(cases_of(op)[0].arrays))]
+    return names or [f"x{i}" for i in range(count)]
 
 
 def formula_and_code(op, width):

@@ -15,7 +15,7 @@ from minijepa.cli import docstring
 from minijepa.errors import ConfigError, DtypeError, ShapeError, TapeError
 from minijepa.explain.columns import fit_text
 from minijepa.explain.lines import gradient_lines
-from minijepa.explain.operation import helpers_of, page_of, source_of
+from minijepa.explain.operation import helpers_of, input_names, page_of, source_of
 from minijepa.explain.step import saved_names
 from minijepa.explain.walk import RecordingTape, network_of, network_of_step, numeric_of, numeric_of_each_use
 from minijepa.files import open_plain, replaced
@@ -133,14 +133,12 @@ class _Graph:
 def _lesson(entry):
     """The page's text on an operation: its derivation, and its code with the lines of each gradient."""
     op, inputs = entry.op, len(entry.inputs)
-    parameters = list(inspect.signature(op.forward).parameters.values())[1:]
-    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] or [f"x{i}" for i in range(inputs)]
     pieces = [op.forward, op.backward, *helpers_of(op)]
     module = inspect.getsourcefile(op).replace("\\", "/").rpartition("/minijepa/")[2]
     return dict(
         name=op.__name__,
         shapes=op.shapes,
-        names=names,
+        names=input_names(op, inputs),
         derivation=fit_text(docstring(op), DOC_WIDTH),
         file=f"minijepa/{module}",
         code=[dict(title=p.__name__, first=inspect.getsourcelines(p)[1], text=source_of(p)) for p in pieces],

@@ -10,7 +10,7 @@ import numpy as np
 from minijepa import ops
 from minijepa.autograd import Tape, Tensor
 from minijepa.backend import rng
-from minijepa.explain.operation import input_names
+from minijepa.explain.operation import function_of, input_names
 from minijepa.explain.step import tiny_step
 from minijepa.gradcheck.cases import cases_of
 from minijepa.gradcheck.check import numeric_gradient, step_of
@@ -35,7 +35,8 @@ def network_of(op):
 
     c is the random dy of the live check, so that the gradients of all other inputs are those that it prints.
     """
-    case, names = cases_of(op)[0], input_names(op)
+    case = cases_of(op)[0]
+    names = input_names(function_of(op), len(case.arrays))
     first, *others = (Tensor(a.copy(), requires_grad=True) for a in case.arrays)
     start = Tensor(first.data / 2, requires_grad=True)
     y = case.fn(first, *others).data

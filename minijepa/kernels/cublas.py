@@ -6,7 +6,6 @@ if the caller provides its workspace. Setting the stream resets the workspace, s
 
 import ctypes
 
-from minijepa.backend import xp_of
 from minijepa.cli import tell
 from minijepa.errors import DeviceError
 
@@ -21,14 +20,7 @@ NAMES = "libcublas.so.13", "libcublas.so.12", "cublas64_13.dll", "cublas64_12.dl
 _handles = {}  # {stream: handle, or None if the library can't be loaded}
 
 
-def product(a, b):
-    """a b for matrices (n, k), (k, m) on a GPU, or None if cuBLAS can't do it: then CuPy must."""
-    if not takes(a, b) or (handle := _handle(xp_of(a))) is None:
-        return None
-    return handle.matmul(a, b, xp_of(a).empty((a.shape[0], b.shape[1]), a.dtype))
-
-
-def _handle(cupy):
+def handle(cupy):
     """A cuBLAS handle for the current stream, or None: then CuPy's products are used, but no CUDA graph can be."""
     stream = cupy.cuda.get_current_stream().ptr
     if stream not in _handles:

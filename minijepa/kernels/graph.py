@@ -26,6 +26,7 @@ from minijepa.kernels.launcher import takes
 from minijepa.kernels.launches import HEAD_DIMS, WIDEST
 from minijepa.kernels.twins import row_lists
 from minijepa.models.layout import TokenLayout, row_numbers
+from minijepa.models.vit import patchify
 from minijepa.ops import Packing, RowIndex
 from minijepa.ops.rows import offsets_of
 
@@ -132,8 +133,6 @@ class _FixedIndex(RowIndex):
 class _FixedPacking(Packing):
     """What attention's kernels need of a packing. ``longest`` suits nearly all sequences."""
 
-    total = None  # a property of Packing's
-
     def __init__(self, offsets, rows, longest):
         self.device_offsets, self.total, self.longest = offsets, rows, longest
 
@@ -189,7 +188,7 @@ class StepGraph:
     def _step(self, step):
         """The recorded step, on the arrays that stay."""
         with self.xp.cuda.using_allocator(self.pool.malloc):
-            loss = self.lanes.in_one_chunk(self.model.patches(self.images), self.layout)
+            loss = self.lanes.in_one_chunk(patchify(self.images, self.model.config.patch_size), self.layout)
             self.results[0] = loss
             self.results[1] = self.update(step, loss, self.scalars[:3], self.scalars[3:])
 

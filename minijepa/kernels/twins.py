@@ -6,8 +6,8 @@ A twin registers itself with :func:`twin_of`; its ``takes`` says for which input
 
 import numpy as np
 
-from minijepa.backend import is_array, to_device, xp_of
-from minijepa.kernels import launches
+from minijepa.backend import column_sums, device_of, is_array, matmul, to_device, xp_of
+from minijepa.kernels import cublas, launches
 from minijepa.kernels.launcher import fitted, takes
 from minijepa.ops.attention import Attention
 from minijepa.ops.gelu import Gelu
@@ -174,7 +174,7 @@ class FusedSmoothL1Loss(FusedLoss):
     name = "smooth_l1_loss"
 
 
-# ----------------------------------------------------------------------------------- whole vectors, and sums of columns
+# ------------------------------------------------------------------------- whole vectors, sums of columns, and products
 
 
 @twin_of(squared_norm)
@@ -224,13 +224,30 @@ def _on_device(numbers, like):
     return numbers if is_array(numbers) else xp_of(like).asarray(np.array(numbers, np.float32))
 
 
-def column_sums(x):
-    """Σ over the rows of a matrix on a GPU: (t, n) -> (n,)."""
-    if not takes(x):
-        return x.sum(axis=0)
-    y = xp_of(x).empty(x.shape[1:], x.dtype)
-    launches.column_sums(x, y)
-    return y
+@twin_of(column_sums)
+class FusedColumnSums:
+    takes = staticmethod(takes)
+
+    @staticmethod
+    def run(x):
+        y = xp_of(x).empty(x.shape[1:], x.dtype)
+        launches.column_sums(x, y)
+        return y
+
+
+@twin_of(matmul)
+class CublasProduct:
+    """For two matrices; products of stacks of matrices are CuPy's."""
+
+    @staticmethod
+    def takes(a, b, out=None):
+        on_gpu = out is None and device_of(a) == "cuda"
+        return on_gpu and cublas.takes(a, b) and cublas.handle(xp_of(a)) is not None
+
+    @staticmethod
+    def run(a, b, out=None):
+        y = xp_of(a).empty((a.shape[0], b.shape[1]), a.dtype)
+        return cublas.handle(xp_of(a)).matmul(a, b, y)
 
 
 # -------------------------------------------------- what kernels need to know about a packing or an index, made once

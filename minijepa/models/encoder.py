@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from minijepa.autograd import Tensor, current_tape
-from minijepa.backend import plain, rng, to_numpy, xp_of
+from minijepa.backend import plain, rng, xp_of
 from minijepa.cli import counted
 from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.errors import ConfigError, DtypeError, MissingPartError, ShapeError, TapeError
 from minijepa.models.chunks import chunks, map_images
 from minijepa.models.vit import ViTEncoder, patchify
-from minijepa.nn import FlatParameters, load_state
+from minijepa.nn import FlatParameters, Module
 from minijepa.ops import Packing
 
 
@@ -123,10 +123,6 @@ class ImageEncoder:
             raise ConfigError(f"no {encoder} encoder: this is {ALONE}")
         return getattr(self, f"{encoder}_encoder")
 
-    def patches(self, images):
-        """The pixels of each patch: (B, 3, S, S) -> (B, N, 3p²). Raises an error for unsuitable images."""
-        return patchify(self._checked(images), self.config.patch_size)
-
     def _checked(self, images):
         """``images`` as an array that the networks can take, or an error."""
         if isinstance(images, Tensor):
@@ -151,13 +147,7 @@ class ImageEncoder:
         """Number of parameters; of an IJEPA, the trained ones."""
         return self.target_flat.data.size
 
-    def state_dict(self):
-        """{name: values} of all its networks, as copies on the host."""
-        return {name: to_numpy(parameter.data.copy()) for name, parameter in self.named_parameters()}
-
-    def load_state_dict(self, state):
-        """Copy values in, after checking that names and shapes are exactly this model's. Raises CheckpointError."""
-        load_state(state, dict(self.named_parameters()))
+    state_dict, load_state_dict = Module.state_dict, Module.load_state_dict  # of what named_parameters yields
 
 
 ALONE = "an exported target encoder; the run's checkpoint has the context encoder and the predictor too"

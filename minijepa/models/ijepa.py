@@ -13,7 +13,7 @@ from minijepa.errors import ShapeError
 from minijepa.models.encoder import ImageEncoder, without_decay
 from minijepa.models.layout import TokenLayout
 from minijepa.models.predictor import Predictor
-from minijepa.models.vit import ViTEncoder
+from minijepa.models.vit import ViTEncoder, patchify
 from minijepa.nn import FlatParameters, standardise_rows
 
 LOSSES = {  # the function, and whether it sums over the D dimensions (else it is their mean)
@@ -69,7 +69,7 @@ class IJEPA(ImageEncoder):
 
     def prepare(self, images, masks):
         """The input of both branches: the images' patches, (B, N, 3p²), and the TokenLayout of their masks."""
-        patches = self.patches(images)
+        patches = patchify(self._checked(images), self.config.patch_size)
         if len(masks) != len(patches):
             raise ShapeError(f"the network was given {len(patches)} images, but masks of {len(masks)}")
         return patches, TokenLayout.of(masks, patches.shape[1], self.device)

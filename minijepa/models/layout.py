@@ -60,8 +60,7 @@ def row_numbers(masks, num_patches, context_capacity=None):
 
     order = np.argsort(lengths, kind="stable")
     picked = ranges(starts_of(lengths)[order], lengths[order])  # the context patches, in the sorted order
-    context_start = np.empty(batch, np.int64)
-    context_start[order] = starts_of(lengths[order])
+    context_start = starts_of(lengths[order])[np.argsort(order)]  # of each image: argsort undoes the sorting
     n.context_packing = lengths[order]
     n.context_positions = masks.context_index[picked]
     n.context_pixels = np.repeat(image[order], lengths[order]) * num_patches + n.context_positions
@@ -81,7 +80,6 @@ def row_numbers(masks, num_patches, context_capacity=None):
     starts = np.stack([context_start[of_image], mask_start], axis=1)[order]
     pieces = np.stack([contexts, blocks], axis=1)[order]
     n.predictor_rows = ranges(starts.ravel(), pieces.ravel())
-    sequence_start = np.empty(len(order), np.int64)
-    sequence_start[order] = starts_of(n.predictor_packing)
+    sequence_start = starts_of(n.predictor_packing)[np.argsort(order)]
     n.prediction_rows = ranges(sequence_start + contexts, blocks)
     return n

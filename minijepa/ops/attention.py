@@ -33,12 +33,10 @@ class Packing:
             raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
         self.lengths = lengths.astype(np.int64)
         self.offsets = offsets_of(self.lengths)
-        self.longest = int(self.lengths.max())
+        self.total, self.longest = int(self.offsets[-1]), int(self.lengths.max())
         first = np.flatnonzero(np.diff(self.lengths, prepend=-1))
         counts = np.diff(first, append=len(self.lengths))
         self.runs = [(int(self.offsets[i]), int(n), int(self.lengths[i])) for i, n in zip(first, counts)]
-
-    total = property(lambda self: int(self.offsets[-1]))
 
     def __repr__(self):
         return f"Packing({self.lengths.tolist()})"
@@ -121,6 +119,6 @@ def attention(qkv, packing, num_heads):
         packing = Packing(packing)
     if qkv.ndim != 2 or num_heads < 1 or not qkv.shape[1] or qkv.shape[1] % (3 * num_heads):
         raise ShapeError(f"attention: takes (T, 3D), D ≥ 1 and divisible by {num_heads} heads, was given {qkv.shape}")
-    if packing.total != len(qkv):
-        raise ShapeError(f"attention: the packing's lengths sum to {packing.total}, but qkv has {len(qkv)} rows")
+    if packing.total != qkv.shape[0]:
+        raise ShapeError(f"attention: the packing's lengths sum to {packing.total}, but qkv has {qkv.shape[0]} rows")
     return Attention.apply(qkv, packing=packing, num_heads=num_heads)

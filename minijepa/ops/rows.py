@@ -55,6 +55,10 @@ class Rows(Function):
         dx[i] = Σ_{t : index[t] = i} dy[t]
 
     (``dx[index] = dy`` would keep one of them and drop the rest; so would ``dx[index] += dy``.)
+
+    If x has few rows (position embeddings), that is a product with the 0/1 matrix Sᵀ[i, t] = [index[t] = i], which BLAS
+    does faster than any scatter; else one addition per pass of the index, in which no row repeats. Neither needs atomic
+    additions, so the sum has the same bits every time.
     """
 
     shapes = "(n, ...) -> (t, ...)"
@@ -66,24 +70,15 @@ class Rows(Function):
 
     @staticmethod
     def backward(ctx, dy):
-        return (add_rows(dy, ctx.index, ctx.shape[0]),)
-
-
-def add_rows(dy, index, n):
-    """Σ of the rows of dy that have the same number: (t, ...) -> (n, ...).
-
-    If x has few rows (position embeddings), a product with the 0/1 matrix Sᵀ[i, t] = [index[t] = i], which BLAS does
-    faster than any scatter; else one addition per pass of the index, in which no row repeats. Neither needs atomic
-    additions, so the sum has the same bits every time.
-    """
-    xp, t = xp_of(dy), len(dy)
-    if n <= 256:
-        selection = (xp.arange(n)[:, None] == index.array[None, :]).astype(dy.dtype)
-        return matmul(selection, dy.reshape(t, math.prod(dy.shape[1:]))).reshape(n, *dy.shape[1:])
-    dx = xp.zeros((n, *dy.shape[1:]), dy.dtype)
-    for rows in index.passes:
-        dx[index.array[rows]] += dy[rows]
-    return dx
+        xp, index, n = xp_of(dy), ctx.index, ctx.shape[0]
+        if n <= 256:
+            selection = (xp.arange(n)[:, None] == index.array[None, :]).astype(dy.dtype)
+            dx = matmul(selection, dy.reshape(len(dy), math.prod(dy.shape[1:]))).reshape(ctx.shape)
+        else:
+            dx = xp.zeros(ctx.shape, dy.dtype)
+            for rows in index.passes:
+                dx[index.array[rows]] += dy[rows]
+        return (dx,)
 
 
 def rows(x, index):
@@ -93,12 +88,11 @@ def rows(x, index):
     (negative numbers, which NumPy allows, would hide mistakes). A plain index on a GPU is not checked, because that
     would force a sync: make a RowIndex from the host's array instead. Don't change an index before backward.
     """
-    data = x.data if isinstance(x, Tensor) else x
-    if not np.ndim(data):
-        raise ShapeError("rows: x is a scalar, which has no rows")
-    index = index if isinstance(index, RowIndex) else RowIndex(index, device_of(data))
-    if index.on_host and len(index.host) and not 0 <= index.host.min() <= index.host.max() < len(data):
-        raise ShapeError(f"rows: index runs from {index.host.min()} to {index.host.max()}, but x has {len(data)} rows")
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    index = index if isinstance(index, RowIndex) else RowIndex(index, device_of(x.data))
+    n = x.shape[0] if x.ndim else None  # the signature refuses a scalar
+    if n is not None and index.on_host and len(index.host) and not 0 <= index.host.min() <= index.host.max() < n:
+        raise ShapeError(f"rows: index runs from {index.host.min()} to {index.host.max()}, but x has {n} rows")
     return Rows.apply(x, index=index)
 
 
@@ -106,15 +100,13 @@ def rows(x, index):
 
 
 def offsets_of(lengths):
-    """Where each part begins, and where the last one ends: (...) with n elements -> (n + 1,), [0, l₀, l₀ + l₁, ...]."""
-    offsets = np.zeros(lengths.size + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
+    """Where each part begins, and where the last one ends: (n,) -> (n + 1,), [0, l₀, l₀ + l₁, ...]."""
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def starts_of(lengths):
     """Where each part begins: (n,) -> (n,)."""
-    return offsets_of(lengths)[:-1]
+    return np.cumsum(lengths) - lengths
 
 
 def ranges(starts, lengths):

@@ -1,5 +1,6 @@
 """Operations that only rearrange elements: reshape, transpose, concat, slicing, expand."""
 
+import itertools
 import numbers
 
 from minijepa.autograd import Function, Tensor, unbroadcast
@@ -52,19 +53,12 @@ class Concat(Function):
 
     @staticmethod
     def forward(ctx, *arrays, axis=0):
-        ctx.axis = axis
-        ctx.lengths = [a.shape[axis] for a in arrays]
+        ctx.axis, ctx.ends = axis, list(itertools.accumulate(a.shape[axis] for a in arrays))
         return xp_of(arrays[0]).concatenate(arrays, axis=axis)
 
     @staticmethod
     def backward(ctx, dy):
-        parts, start = [], 0
-        for length in ctx.lengths:
-            part = [slice(None)] * dy.ndim
-            part[ctx.axis] = slice(start, start + length)
-            parts.append(dy[tuple(part)])
-            start += length
-        return tuple(parts)
+        return tuple(xp_of(dy).split(dy, ctx.ends[:-1], axis=ctx.axis))
 
 
 class Slice(Function):

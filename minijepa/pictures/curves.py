@@ -10,6 +10,7 @@ from minijepa.pictures.canvas import BLOCK_COLOURS, BLUE, GREY, INK, LABEL, LINE
 
 PANEL = (330, 212)  # a curve with its labels
 PLOT = (52, 34, 312, 164)  # ... and the box inside that holds the line itself
+TINY, HUGE = 1e-300, 1e300  # nearer to the ends of float64's range, steps between ticks vanish or overflow
 SMOOTH = 4  # lines are drawn this many times larger, then shrunk: Pillow's own are jagged
 ACROSS = 3  # panels in a row
 PAD = 6  # room around a plot for the line's width and the last value's dot
@@ -32,10 +33,10 @@ class Curves:
     name: str = ""
 
     def of(self, panel):
-        """(x, numbers), those that are finite, of the column and of the finer one: four arrays."""
+        """(x, numbers), those that can be drawn, of the column and of the finer one: four arrays."""
         coarse = self.x, self.columns.get(panel, np.full(len(self.x), np.nan))
         points = np.array(coarse, float), np.array(self.fine.get(panel, ((), ())), float)
-        return [row for pair in points for row in pair[:, np.isfinite(pair[1])]]
+        return [row for pair in points for row in pair[:, np.abs(pair[1]) < HUGE]]
 
 
 def curves_picture(runs, path=None, title="Training", caption=""):
@@ -150,8 +151,8 @@ def _line(sheet, box, points, colour, width, dots):
 
 def ticks(low, high, about):
     """``about`` so many round numbers, from at most low to at least high."""
-    if not high - low > 1e-6 * max(abs(low), abs(high)):  # a constant runs through the middle
-        room = 0.5 * abs(low) or 1.0
+    if not high - low > max(TINY, 1e-6 * max(abs(low), abs(high))):  # a constant runs through the middle
+        room = 0.5 * abs(low) if abs(low) > TINY else 1.0
         low, high = low - room, high + room
     step = _round_step((high - low) / about)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)

@@ -97,8 +97,7 @@ def _way_back(path):
     if path.name != FILE or not previous.exists():
         return ""
     try:
-        about, arrays = read(previous)
-        model_of(about, arrays, previous)
+        about, _ = loaded(previous)
     except CheckpointError:
         return f"; {previous} is no better"
     return f"; the one before it, of step {about['step']}, is intact: cp {shell_word(previous)} {shell_word(path)}"
@@ -146,19 +145,20 @@ def load(path, device="cpu"):
 
     An IJEPA, or an ImageEncoder if the file has no more; with its channel statistics.
     """
-    return model_of(*read(path), path, device)
+    return loaded(path, device)[1]
 
 
-def model_of(about, arrays, path, device="cpu"):
-    """The model from :func:`read`'s result for ``path``."""
+def loaded(path, device="cpu"):
+    """(what the file says about itself, its model), of what :func:`load` takes."""
+    about, arrays = read(path)
     config = Config.from_dict(about["config"])
     if is_exported(about):
         with _refusals(file_of(path)):
-            return exported.model_of(about, arrays, config, device)
+            return about, exported.model_of(about, arrays, config, device)
     model = IJEPA(config, device=device)
     _fill(model, arrays, path)
     model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
-    return model
+    return about, model
 
 
 def restore(path, model, optimizer, data):

@@ -22,27 +22,20 @@ class LeanTape(Tape):
     :class:`Tape`.
     """
 
-    def __init__(self, into=None):
-        super().__init__(into)
-        # {id of a recorded tensor: its substitute in the entries}. A later tensor may reuse a freed one's id; it then
-        # replaces that entry, so a living tensor always finds its own.
-        self._outlines = {}
-
     def record(self, entry):
         super().record(entry)
-        entry.inputs = [x if x is None or x._mark is None else self._outlines[id(x)] for x in entry.inputs]
-        self._outlines[id(entry.output)] = entry.output = _outline(entry.output)
+        entry.inputs = [x if x is None or x._mark is None else x._outline for x in entry.inputs]
+        entry.output._outline = entry.output = _outline(entry.output)
 
     def backward(self, loss, cotangent=None):
-        ours = isinstance(loss, Tensor) and loss._mark is self._mark  # another tensor may have a freed one's id
-        super().backward(self._outlines[id(loss)] if ours else loss, cotangent)
+        super().backward(getattr(loss, "_outline", loss), cotangent)
 
 
 def _outline(tensor):
-    """A tensor of the same shape, dtype and tape that has a single zero in memory."""
+    """A tensor of the same shape, dtype and tape that has a single zero in memory: what the entries keep of it."""
     zero = np.zeros((), tensor.dtype)
-    outline = Tensor(np.ndarray(tensor.shape, tensor.dtype, zero, strides=(0,) * tensor.ndim))
-    outline.requires_grad, outline._mark = tensor.requires_grad, tensor._mark
+    outline = Tensor(np.ndarray(tensor.shape, tensor.dtype, zero, strides=(0,) * tensor.ndim), requires_grad=True)
+    outline._mark = tensor._mark
     return outline
 
 
@@ -64,7 +57,9 @@ class Lanes:
             own = range(self.ranks.rank, LANES, self.ranks.size)
             self.vectors = {lane: shared(np.zeros_like(model.flat.data)) for lane in own}
             self.views = {lane: model.flat.views(vector) for lane, vector in self.vectors.items()}
-            if workers > 1 and CAN_FORK and self.ranks.size == 1:
+            if workers == 1:
+                self.map = lambda items: [self._lane(item) for item in items]
+            elif CAN_FORK and self.ranks.size == 1:
                 model.flat.share()
                 model.target_flat.share()
                 lane = weakref.WeakMethod(self._lane)  # no cycle: the workers end as soon as nobody needs this object

@@ -1,8 +1,6 @@
 """A run's progress: an epoch's sums, rows of metrics, and the pictures that need no features."""
 
 import csv
-import json
-import math
 
 import numpy as np
 
@@ -10,9 +8,10 @@ from minijepa.backend import is_array, rng, to_numpy, xp_of
 from minijepa.cli import counted
 from minijepa.data import MultiBlockMasker
 from minijepa.errors import ConfigError
-from minijepa.files import open_plain
+from minijepa.files import open_plain, read_json
 from minijepa.pictures import Curves, curves_picture, masks_picture
 from minijepa.pictures.canvas import TITLE, shortened
+from minijepa.pictures.curves import HUGE
 from minijepa.training.steps import read_steps
 
 COLUMNS = tuple(
@@ -111,11 +110,10 @@ def _fine(folder, rows):
 def _levels(folder):
     """{panel: {name: number}}: 0, chance, and the untrained network's figures from config.json."""
     levels = {"content R2": {"positions alone": 0.0}}
+    untrained = read_json(folder / "config.json").get("untrained", {})
     try:
-        with open_plain(folder / "config.json", encoding="utf-8") as file:
-            untrained = json.load(file)["untrained"]
-        found = {name: float(value) for name, value in untrained.items() if math.isfinite(value)}
-    except (OSError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found = {name: float(value) for name, value in untrained.items() if abs(value) < HUGE}
+    except (ArithmeticError, TypeError, AttributeError):
         return levels
     for title, (name, _) in CURVES.items():
         if name in found:

@@ -30,11 +30,11 @@ class AdamW:
 
     def step(self, lr):
         """One update with learning rate ``lr``."""
-        self.update(self.begin_step(lr))
+        self.update(self.begin_step(self.steps, lr))
 
-    def begin_step(self, lr):
-        """Count a step, and return the scalars of its :meth:`update`: (rate, eps, decay)."""
-        self.steps += 1
+    def begin_step(self, step, lr):
+        """Begin step number ``step``, counted from 0: the scalars of its :meth:`update`, (rate, eps, decay)."""
+        self.steps = step + 1
         # lr m̂ / (√v̂ + eps) = rate m / (√v + eps'): both bias corrections in two numbers
         correction = math.sqrt(1 - self.beta2**self.steps)
         return lr * correction / (1 - self.beta1**self.steps), self.eps * correction, 1 - lr * self.weight_decay
@@ -52,11 +52,7 @@ class AdamW:
             m += (1 - self.beta1) * g
             v *= self.beta2
             v += (1 - self.beta2) * (g * g)
-            update = xp.sqrt(v)
-            update += eps
-            xp.divide(m, update, out=update)
-            update *= rate
-            theta -= update
+            theta -= m / (xp.sqrt(v) + eps) * rate
 
 
 def learning_rate(step, total_steps, warmup_steps, base_lr, min_lr):

@@ -2,11 +2,11 @@
 
 import datetime
 import functools
+import hashlib
 import platform
 import shlex
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,19 @@ def provenance(device, threads):
 
 def bits_depend_on():
     """{name: value} of everything that must be equal for two processes to give the same bits."""
-    sources = b"".join(path.read_bytes() for path in sorted((ROOT / "minijepa").rglob("*.py")))
-    about = {"version": VERSION, "sources": f"{zlib.crc32(sources):08x}", "numpy": np.__version__}
+    about = {"version": VERSION, "sources": sources()[:8], "numpy": np.__version__}
     blas = {f"BLAS {name}": value for name, value in blas_info().items()}
     return about | {"Python": ".".join(platform.python_version_tuple()[:2])} | blas
+
+
+@functools.cache
+def sources():
+    """The SHA-256 of the package's source, with the names of its files: any change to it gives another one."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "minijepa").rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(ROOT)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 @functools.cache

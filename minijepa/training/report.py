@@ -1,14 +1,13 @@
 """report.html: everything in a run folder on one page; it only reads files and computes nothing."""
 
 import contextlib
-import json
 import math
 from dataclasses import fields
 
 from minijepa.cli import counted
 from minijepa.config import Config
 from minijepa.errors import ConfigError
-from minijepa.files import open_plain, replaced, shell_word
+from minijepa.files import open_plain, read_json, replaced, shell_word
 from minijepa.pictures import report as page
 from minijepa.training.metrics import COLUMNS, CURVES, curves_of, read_metrics
 
@@ -27,7 +26,7 @@ PICTURES = {
 def write_report(folder):
     """Write report.html into a run folder; its path, or None for a folder without config.json or metrics."""
     try:
-        about, rows = _json(folder / "config.json"), read_metrics(folder)
+        about, rows = read_json(folder / "config.json"), read_metrics(folder)
         config = Config.from_dict(about["config"])
     except (ConfigError, TypeError, KeyError):
         return None
@@ -50,14 +49,6 @@ def write_report(folder):
     with replaced(folder / FILE, "w", encoding="utf-8", errors="replace") as file:  # a path may not be UTF-8
         file.write(page.report_page(f"{name}: report", sections))
     return folder / FILE
-
-
-def _json(file):
-    """The content of a JSON file; {} if it is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError, RecursionError), open_plain(file, encoding="utf-8") as content:
-        found = json.load(content)
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 def _chips(about, config, rows):
@@ -84,7 +75,7 @@ def _headline(rows):
 def _probe(folder, rows):
     """((figure, sentence, tone), the section) of the best probe's file; None if there is none that can be shown."""
     for name in PROBES:
-        found = _json(folder / name)
+        found = read_json(folder / name)
         with contextlib.suppress(KeyError, StopIteration, TypeError, ValueError, ArithmeticError, AttributeError):
             return _probe_headline(found, rows), _probe_table(name, found)
     return None

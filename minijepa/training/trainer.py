@@ -61,8 +61,7 @@ class Trainer:
         self.model.flat.check_tied()
         self.model.target_flat.check_tied()
         images, masks = self.batch(step)
-        self.optimizer.steps = step  # so that a failed attempt does not count
-        scalars, momentum = self.optimizer.begin_step(self.learning_rate(step)), self.momentum(step)
+        scalars, momentum = self.optimizer.begin_step(step, self.learning_rate(step)), self.momentum(step)
         done = None if self.graph is None else self.graph(step, images, masks, scalars, momentum)
         if done is None:  # on a CPU, or for a batch that the graph can't take
             loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
@@ -81,7 +80,8 @@ class Trainer:
 
     def update(self, step, loss, scalars, momentum):
         """The second half of a step: from the gradient to all three networks' new weights. Returns its norm."""
-        model, grad_norm = self.model, self._norm()
+        model, square = self.model, squared_norm(self.model.flat.grad)
+        grad_norm = math.sqrt(square) if self.device == "cpu" else xp_of(square).sqrt(square)  # on a GPU an array
         if self.device == "cpu":
             _check_finite(step, loss, grad_norm)
         if step == 0:
@@ -157,11 +157,6 @@ class Trainer:
     def momentum(self, step):
         c = self.config
         return ema_momentum(step, self.total_steps, c.ema_momentum_start, c.ema_momentum_end)
-
-    def _norm(self):
-        """The gradient's norm: a number on a CPU, an array on a GPU."""
-        square = squared_norm(self.model.flat.grad)
-        return math.sqrt(square) if self.device == "cpu" else xp_of(square).sqrt(square)
 
     def _check_all_reached(self):
         reached = self.ranks.union(self.lanes.reached)  # in any process

@@ -3,12 +3,14 @@
 import emulator
 import pytest
 from strict_device import StrictCupy
+from tiny import raising
 
 from minijepa import backend
 from minijepa.kernels import cublas, graph, launcher
 from minijepa.kernels.cublas import Cublas
 
 DEVICES = ["stand-in", "card"] if backend.resolve_device("auto") == "cuda" else ["stand-in"]
+no_cublas = raising(OSError("none was found"))
 
 
 def prepare(device, monkeypatch):
@@ -34,10 +36,6 @@ def prepare(device, monkeypatch):
     call = Cublas._call
     monkeypatch.setattr(Cublas, "_call", lambda *args: cupy.do(call, *args))  # recorded like everything else
     return cupy
-
-
-def no_cublas():
-    raise OSError("none was found")
 
 
 def counts(cupy):

@@ -27,7 +27,7 @@ import numpy as np
 CUPY_HAS = """
 abs add all any arange argsort array asarray ascontiguousarray broadcast_to clip concatenate copyto count_nonzero
 cumsum divide empty empty_like equal exp expand_dims flip full isfinite less log matmul maximum mean minimum moveaxis
-multiply negative ones ones_like power reciprocal repeat reshape rint sqrt square stack subtract sum swapaxes take
+multiply negative ones ones_like power reciprocal repeat reshape rint split sqrt square stack subtract sum swapaxes take
 tanh tile transpose vdot where zeros zeros_like
 """.split()
 
@@ -142,7 +142,7 @@ class StrictCupy:
             if self.recording is not None:
                 self.kept.append(array.host)
             return array
-        return tuple(map(self.wrapped, value)) if isinstance(value, tuple) else value
+        return type(value)(map(self.wrapped, value)) if isinstance(value, (tuple, list)) else value
 
     def unwrapped(self, value):
         if isinstance(value, _Array):

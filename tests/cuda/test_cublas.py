@@ -11,11 +11,6 @@ from minijepa.errors import DeviceError
 from minijepa.kernels.cublas import COMPUTE, Cublas, takes
 
 
-@pytest.fixture(scope="module")
-def library():
-    return fake_cublas()
-
-
 class Matrix:
     """What the binding reads of a device array."""
 
@@ -27,8 +22,8 @@ class Matrix:
 
 
 @pytest.fixture
-def cublas(library):
-    return Cublas(library, 1234, Matrix(np.zeros(1 << 20, np.uint8)))
+def cublas():
+    return Cublas(fake_cublas(), 1234, Matrix(np.zeros(1 << 20, np.uint8)))
 
 
 def views(rng, rows, cols):
@@ -61,7 +56,8 @@ def test_what_it_does_not_take():
         assert not takes(Matrix(x), Matrix(other)), other.strides
 
 
-def test_the_workspace_is_set_after_the_stream_which_would_reset_it(library, cublas):
+def test_the_workspace_is_set_after_the_stream_which_would_reset_it(cublas):
+    library = cublas.blas
     library.fake_stream.restype, library.fake_workspace.restype = ctypes.c_void_p, ctypes.c_size_t
     assert library.fake_stream() == 1234
     assert library.fake_workspace() == 1 << 20

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from devices import DEVICES, prepare
 from strict_device import StrictCupy
-from tiny import differentiate
+from tiny import differentiate, values_and_gradients
 
 from minijepa import Tape, Tensor, backend, ops
 from minijepa.errors import DtypeError
@@ -56,9 +56,7 @@ def check(fn, *arrays, tolerance=3e-6, used=()):
     """Value and gradients of an operation on the device against those of the reference in float64."""
 
     def run(convert):
-        tensors = [Tensor(convert(a), requires_grad=True) for a in arrays]
-        y = differentiate(lambda: fn(*tensors), lambda y: convert(draw(*y.shape, seed=1)))
-        return [y.data, *(t.grad for t in tensors)]
+        return values_and_gradients(fn, map(convert, arrays), lambda y: convert(draw(*y.shape, seed=1)))
 
     wanted = run(lambda a: a.astype(np.float64))
     found = same_twice(lambda: run(backend.cupy.asarray))
@@ -190,16 +188,14 @@ def test_rows(n, width, index):
 # --------------------------------------------------------------------------------------------------- losses and updates
 
 
+@pytest.mark.parametrize("count", [None, 7])
+@pytest.mark.parametrize("beta", [None, 1.0, 0.3])
 @pytest.mark.parametrize("rows", [1, 130])
-def test_losses(rows):
-    p, q = draw(rows, 40), draw(rows, 40, seed=1)
-    for beta in (None, 1.0, 0.3):
-        for count in (None, 7):
+def test_losses(rows, beta, count):
+    def loss(p, q):
+        return ops.l2_loss(p, q, count) if beta is None else ops.smooth_l1_loss(p, q, beta, count)
 
-            def loss(p, q, beta=beta, count=count):
-                return ops.l2_loss(p, q, count) if beta is None else ops.smooth_l1_loss(p, q, beta, count)
-
-            check(loss, p, q, used=["loss_forward", "loss_backward"])
+    check(loss, draw(rows, 40), draw(rows, 40, seed=1), used=["loss_forward", "loss_backward"])
 
 
 @pytest.mark.parametrize("beta", [None, 0.5])

@@ -52,13 +52,8 @@ def compiled(source, options, architecture):
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     text = log.value.decode()
     assert not failed, text
-    return reports(text)
-
-
-def reports(log):
-    """The assembler's words, as numbers."""
     kernels = {}
-    for part in log.split("Compiling entry function")[1:]:
+    for part in text.split("Compiling entry function")[1:]:
         name = re.match(r" '(\w+)'", part)[1]
         number = {word: re.search(pattern, part) for word, pattern in PATTERNS.items()}
         kernels[name] = {word: int(found[1]) if found else 0 for word, found in number.items()}

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import DEEPER, NETWORK, command, flags
+from tiny import DEEPER, NETWORK, command, flags, raising
 
 import probe
 import train
@@ -309,7 +309,7 @@ def test_own_pictures_use_the_classifier_of_an_earlier_probe_if_it_is_of_this_en
     assert probe_cli(run, f"--images={own_folder}")[0] == 0 and len(fits) == 4
     assert (run / "own_images.png").read_bytes() == drawn
     assert train.main([f"--data-dir={overlapping_cifar_folder}", f"--run-dir={run}2", "--device=cpu", "--seed=1",
-                       *(f"--set={key}={value}" for key, value in NETWORK.items())]) == 0  # fmt: skip
+                       *flags(NETWORK)]) == 0  # fmt: skip
     (run / "checkpoint.npz").write_bytes((run.with_name("run2") / "checkpoint.npz").read_bytes())
     assert probe_cli(run, f"--images={own_folder}")[0] == 0 and len(fits) == 5
 
@@ -344,10 +344,7 @@ def test_damaged_metrics_are_found_before_the_evaluation(run, probe_cli, monkeyp
 
 
 def test_a_probe_uses_no_more_threads_than_it_is_told(run, probe_cli, monkeypatch):
-    def refused(self):
-        raise AssertionError("a second thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(threading.Thread, "start", raising(AssertionError("a second thread")))
     assert probe_cli(run, "--threads=1")[0] == 0
     with pytest.raises(AssertionError, match="a second thread"):
         probe_cli(run, "--threads=2")

@@ -94,7 +94,6 @@ def test_a_prompt_shows_many_values_in_one_line():
 def test_named_parameters_are_those_of_the_state():
     model = IJEPA(Config(encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2))
     named = dict(model.named_parameters())
-    assert named.keys() == model.state_dict().keys()
     assert {name.partition(".")[0] for name, p in named.items() if p.requires_grad} == {"context_encoder", "predictor"}
     named["predictor.mask_token"].data[...] = 3  # the parameters themselves
     assert (model.state_dict()["predictor.mask_token"] == 3).all()

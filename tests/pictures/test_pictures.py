@@ -50,10 +50,6 @@ def panel(sheet, row, column, rows=1, size=128):
     return np.asarray(sheet)[top : top + size, left : left + size]
 
 
-def near(a, b, tolerance=1):
-    return np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= tolerance
-
-
 def test_masks_picture_shows_the_visible_patches_and_hides_the_others():
     images = images_of(2)
     masks = Masks.from_lists([[0, 1, 9], [63]], [[[18, 19, 26, 27], [7]], [[0, 8], [62, 63]]])
@@ -72,7 +68,7 @@ def test_masks_picture_shows_the_visible_patches_and_hides_the_others():
                 elif column == 1:
                     assert (shown[place][inner] == HIDDEN).all()
                 else:
-                    assert near(shown[place][inner], 0.8 * 255 + 0.2 * pixels[place][inner])
+                    np.testing.assert_allclose(shown[place][inner], 0.8 * 255 + 0.2 * pixels[place][inner], atol=1)
 
 
 def test_masks_picture_outlines_blocks_in_the_colours_of_their_headings():
@@ -113,9 +109,9 @@ def cells(picture, classes):
     return pixels[top + 3 : top + count * 44 : 44, left + 3 : left + count * 60 : 60]
 
 
-def test_confusion_picture_shades_cells_by_their_share_of_the_row(tmp_path):
+def test_confusion_picture_shades_cells_by_their_share_of_the_row():
     matrix = np.array([[50, 0, 50], [0, 3, 0], [10, 0, 990]])
-    picture = confusion_picture(matrix, CLASSES, tmp_path / "confusion.png")
+    picture = confusion_picture(matrix, CLASSES)
     colours = cells(picture, CLASSES).astype(int)
     brightness = colours.sum(axis=-1)
     share = matrix / matrix.sum(axis=1, keepdims=True)
@@ -124,8 +120,6 @@ def test_confusion_picture_shades_cells_by_their_share_of_the_row(tmp_path):
     assert (colours[0, 0] == colours[0, 2]).all()  # rows are normalised: equal shares of different counts ...
     assert (colours[1, 1] == (23, 55, 130)).all() and (colours[0, 1] == (245, 247, 250)).all()
     assert brightness[2, 0] < brightness[0, 1]  # 1% can be told from nothing
-    with Image.open(tmp_path / "confusion.png") as saved:
-        assert saved.format == "PNG" and saved.size == picture.size
 
 
 def test_confusion_picture_divides_by_the_rows_total_and_leaves_a_class_without_images_pale():
@@ -174,6 +168,9 @@ def test_curves_picture_of_constants_single_points_and_nothing(tmp_path):
     assert abs(point[0] - 0.5) < 0.02 and np.isnan(point[6:]).all()
     for values in ([], [np.nan, np.nan]):
         assert np.isnan(line_heights(curves_picture(Curves({"loss": values}, range(len(values)))))).all()
+    for rates in ([0, 1e-323], [1e-310, 2e-310], [-1e-323, 1.3e308]):  # the ends of float64's range
+        heights = line_heights(curves_picture(Curves({"rate": rates}, [1, 2])))
+        np.testing.assert_allclose(heights[~np.isnan(heights)], 0.5, atol=0.02)
     curves_picture(Curves({}, []), tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
 
@@ -342,14 +339,6 @@ def test_every_character_that_is_drawn_has_a_glyph(drawn, monkeypatch):
     characters = {c for texts, _ in drawn.values() for text, _ in texts for c in text}
     boxes = {c for c in characters if bytes(font(15).getmask(c)) == bytes(font(15).getmask("\uffff"))}
     assert set("R2%?") < characters and not boxes
-
-
-def test_the_same_input_gives_the_same_bytes(tmp_path):
-    for name in ("one", "two"):
-        masks_picture(images_of(2), MultiBlockMasker().sample(2, np.random.default_rng(0)), 4, tmp_path / name)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    for one, two in zip(all_pictures(CLASSES * 2, "note"), all_pictures(CLASSES * 2, "note")):
-        assert one.tobytes() == two.tobytes()
 
 
 def test_a_name_too_long_loses_its_middle():

@@ -1,6 +1,5 @@
 """Checkpoints: everything comes back, nothing half-written stays, and what is broken is named."""
 
-import json
 import os
 import subprocess
 import tracemalloc
@@ -8,23 +7,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import DATA, trained
-from tiny import NETWORK, rewritten
+from conftest import DATA, SUMS, readers, trained
+from tiny import NETWORK, Planted, rewritten
 
 from minijepa import IJEPA, Config, files, load
 from minijepa.errors import CheckpointError
 from minijepa.training import checkpoint
 from minijepa.training.optim import AdamW
-
-SUMS = {name: i + 1.5 for i, name in enumerate(sorted(checkpoint.SUMS))}
-
-
-@pytest.fixture
-def saved(tmp_path):
-    model, optimizer = trained()
-    path = tmp_path / "checkpoint.npz"
-    checkpoint.save(path, model, optimizer, checkpoint.Progress(123, SUMS), DATA)
-    return path, model, optimizer
 
 
 def test_everything_comes_back(saved):
@@ -49,33 +38,14 @@ def test_load_gives_the_model_with_its_channel_statistics(saved):
         np.testing.assert_array_equal(loaded.encode(images).data, model.encode(images).data)
 
 
-def test_the_file_is_plain_and_needs_no_pickle(saved):
-    with np.load(saved[0], allow_pickle=False) as file:
-        about = json.loads(str(file["about"]))
-        assert file["model/context_encoder.pos_embed"].shape == (1, 64, 16)
-        assert file["adam_m/predictor.mask_token"].shape == (1, 1, 8)
-    assert (about["step"], about["dataset"], about["config"]["encoder_embed_dim"]) == (123, "cifar10", 16)
-    assert [p.name for p in saved[0].parent.iterdir()] == ["checkpoint.npz"]
-
-
-class Trap:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 @pytest.mark.parametrize("name", ["about", "model/context_encoder.pos_embed"])
-def test_a_pickle_is_refused_and_not_run(saved, tmp_path, name):
-    path, sprung = saved[0], tmp_path / "sprung"
-    with np.load(path) as file:
-        np.savez(path, **{**file, name: np.array([Trap(sprung)], object)})
+def test_a_pickle_is_refused_and_not_run(saved, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with np.load(saved[0]) as file:
+        np.savez(saved[0], **{**file, name: np.array([Planted()], object)})
     with pytest.raises(CheckpointError, match="not an intact minijepa checkpoint"):
-        load(path)
-    assert not sprung.exists()
+        load(saved[0])
+    assert not (tmp_path / "planted").exists()
 
 
 def test_a_full_disk_in_the_middle_of_a_file_leaves_the_previous_checkpoint(saved):
@@ -198,14 +168,10 @@ def test_a_flipped_bit_is_refused_with_the_way_back_or_changes_nothing(saved):
     assert len(places) > 60 and refused > len(places) / 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_checkpoint_names_the_command_that_brings_the_one_before(saved, damage):
+def test_a_lost_checkpoint_names_the_command_that_brings_the_one_before(saved):
     path, model, optimizer = saved
     checkpoint.save(path, model, optimizer, checkpoint.Progress(124), DATA)
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:5000])
-    else:
-        path.unlink()
+    path.unlink()
     with pytest.raises(CheckpointError, match=r"checkpoint.npz.*; the one before it, of step 123, is intact") as error:
         load(path.parent)
     subprocess.run(str(error.value).partition("is intact: ")[2], shell=True, check=True)
@@ -232,9 +198,7 @@ def test_a_broken_file_is_one_line(saved, kind):
     assert "\n" not in str(error.value)
 
 
-def test_no_file_and_another_format(saved, tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        load(tmp_path / "nothing")
+def test_another_format_is_refused(saved):
     rewritten(saved[0], {"format": 99})
     with pytest.raises(CheckpointError, match="format 99, this version reads 2"):
         load(saved[0])
@@ -251,11 +215,10 @@ def test_no_file_and_another_format(saved, tmp_path):
     ids=lambda about: f"{about!r:.40}",
 )  # fmt: skip
 def test_an_altered_field_is_named(saved, about):
-    path, model, optimizer = saved
-    rewritten(path, about)
-    for read in (load, lambda path: checkpoint.restore(path, model, optimizer, DATA)):
+    rewritten(saved[0], about)
+    for read in readers(*saved):
         with pytest.raises(CheckpointError, match=rf"checkpoint.npz: it.* field {min(about)}"):
-            read(path)
+            read()
 
 
 MASK_TOKEN = np.zeros((1, 1, 8), np.float32)  # the shape of the array that is altered
@@ -278,11 +241,10 @@ MASK_TOKEN = np.zeros((1, 1, 8), np.float32)  # the shape of the array that is a
     ],
 )  # fmt: skip
 def test_an_altered_array_is_named(saved, arrays, words):
-    path, model, optimizer = saved
-    rewritten(path, **arrays)
-    for read in (load, lambda path: checkpoint.restore(path, model, optimizer, DATA)):
+    rewritten(saved[0], **arrays)
+    for read in readers(*saved):
         with pytest.raises(CheckpointError, match=f"checkpoint.npz.*{words}"):
-            read(path)
+            read()
 
 
 def test_a_compressed_part_is_refused_before_it_is_unpacked(saved):
@@ -318,11 +280,9 @@ def test_no_larger_network_is_made_than_the_file_has_numbers_for(saved, monkeypa
 @pytest.mark.parametrize(
     ("config", "data", "words"),
     [
-        ({"epochs": 50}, {}, "written with epochs 100, not 50"),
         ({"encoder_embed_dim": 32}, {}, "written with encoder_embed_dim 16, not 32"),
         ({}, {"dataset": "shapes"}, "written with dataset cifar10, not shapes"),
         ({}, {"images": 49}, "written with images 50, not 49"),
-        ({}, {"crc32": 2}, "written with crc32 1, not 2"),
     ],
 )
 def test_going_on_with_other_settings_or_other_images_is_refused(saved, config, data, words):

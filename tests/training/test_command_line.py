@@ -1,11 +1,10 @@
 """train.py as people type it: short runs, settings given twice or out of reach, paths, numbers of runs."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
-from tiny import NETWORK, flags, raising
+from tiny import NETWORK, command, flags, raising
 
 import train
 from minijepa.cli import counted
@@ -27,21 +26,16 @@ def train_cli(cifar_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "draw_features", lambda probed: None)  # the pictures at the end take the most time
 
     def run(*args, data=True):
-        status = train.main(["--device=cpu", "--threads=1", *[f"--data-dir={cifar_folder}"] * data, *map(str, args)])
-        return status, *capsys.readouterr()
+        return command(capsys, train.main, "--device=cpu", "--threads=1", *[f"--data-dir={cifar_folder}"] * data, *args)
 
     return run
 
 
-def settings_of(folder):
-    return json.loads((folder / "config.json").read_text())["config"]
-
-
 @pytest.mark.parametrize(("preset", "epochs"), [("cifar10", 1), ("smoke", 2)])
-def test_a_short_run_just_works_and_tells_a_warm_up_that_is_not_the_presets(train_cli, tmp_path, preset, epochs):
+def test_a_short_run_just_works_and_tells_a_warm_up_that_is_not_the_presets(train_cli, preset, epochs):
     status, out, _ = train_cli(f"--preset={preset}", f"--epochs={epochs}", "--run-dir=run", *TINY)
     assert status == 0
-    warmup = settings_of(tmp_path / "work" / "run")["warmup_epochs"]
+    warmup = run_module.read_run("run")["config"]["warmup_epochs"]
     assert warmup == Config.preset(preset, epochs=epochs).warmup_epochs
     line = f"the warm-up is {warmup:g} of {counted(epochs, 'epoch')}, the preset's share: --set"
     assert out.count(line) == out.count("warm-up") == (warmup != Config.preset(preset).warmup_epochs)
@@ -59,28 +53,13 @@ def test_every_preset_has_a_warm_up_for_any_number_of_epochs(preset):
         Config.preset(preset, epochs=5, warmup_epochs=10)
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["--epochs=3", "--set", "epochs=2"], "epochs is given twice, by --epochs 3 and --set epochs=2: leave one out"),
-        (["--lr=1", "--set=base_lr=1"], "base_lr is given twice, by --lr 1 and --set base_lr=1"),
-        (["--set=epochs=3", "--set", " epochs = 2"], "epochs is given twice, by --set epochs=3 and --set  epochs = 2"),
-        (["--batch-size=9", "--set=batch_size=9"], "batch_size is given twice"),
-        (["--seed=1", "--set=seed=2"], "seed is given twice"),
-    ],
-)
-def test_a_setting_given_twice_is_refused(train_cli, args, words):
-    status, _, err = train_cli(*args)
-    assert status == 2 and words in err and err.count("\n") == 1
-
-
-def test_a_batch_or_limit_beyond_the_data_is_reported_and_the_real_size_recorded(train_cli, tmp_path):
+def test_a_batch_or_limit_beyond_the_data_is_reported_and_the_real_size_recorded(train_cli):
     args = ("--batch-size=5000", "--epochs=1", "--set=max_train_images=1000", "--run-dir=run", *TINY)
     status, out, _ = train_cli(*args)
     assert status == 0
     assert "batches have 80 images, not 5,000: there are no more\n" in out
     assert "max_train_images is 1,000, but there are only 80 training images\n" in out
-    assert settings_of(tmp_path / "work" / "run")["batch_size"] == 80
+    assert run_module.read_run("run")["config"]["batch_size"] == 80
     status, out, _ = train_cli("--run-dir=run", "--resume")
     assert status == 0 and "no more" not in out
 

@@ -1,6 +1,5 @@
 """Nothing lost, nothing drifting: runs that are killed at any moment, and numbers that are held to earlier ones."""
 
-import csv
 import gc
 import json
 import os
@@ -24,7 +23,7 @@ from tiny import DEEPER, flags, noise
 import train
 from minijepa import Config, Function, cli
 from minijepa.training import checkpoint
-from minijepa.training.metrics import COLUMNS
+from minijepa.training.metrics import read_metrics
 from minijepa.training.trainer import Trainer
 
 LOSSES = ROOT / "tests" / "reference" / "losses.json"
@@ -119,8 +118,7 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path):
             if status == -signal.SIGKILL:
                 kills += 1
                 if killed.exists():  # a folder that is there is whole; where there is none, the run starts anew
-                    rows = list(csv.reader((killed / "metrics.csv").read_text().splitlines()))
-                    assert tuple(rows[0]) == COLUMNS and all(len(row) == len(COLUMNS) for row in rows)
+                    read_metrics(killed)
                     checkpoint.load(killed)
                 elif killed.parent.exists():  # what it leaves is hidden
                     assert all(path.name.startswith(".unfinished-") for path in killed.parent.iterdir())

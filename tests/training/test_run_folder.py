@@ -29,10 +29,6 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def quiet(text):
-    pass
-
-
 @pytest.mark.parametrize("successor", [True, False], ids=["another run", "nothing"])
 def test_a_run_writes_nothing_where_its_folder_was(tmp_path, successor):
     """mv x y, and then another run begins in x."""
@@ -46,11 +42,11 @@ def test_a_run_writes_nothing_where_its_folder_was(tmp_path, successor):
         with pytest.raises(ConfigError, match=f"^{x} was moved, removed or replaced by another folder"):
             write()
     with pytest.raises(ConfigError, match="use --resume where the run is now"):
-        run.train(quiet)
+        run.train()
     assert contents(tmp_path / ("x" if successor else "y")) == before and x.exists() == successor
     moved = Run(y, short_trainer())
     moved.resume()
-    assert moved.train(quiet) == 0 and len(read_metrics(y)) == 1
+    assert moved.train() == 0 and len(read_metrics(y)) == 1
 
 
 def test_a_folder_that_is_moved_while_a_file_is_written_keeps_its_successor_whole(tmp_path, monkeypatch):
@@ -83,7 +79,7 @@ def test_the_folder_is_locked_until_what_comes_after_the_last_step_is_done(tmp_p
         with pytest.raises(ConfigError, match="another process is training in"):
             other.resume()
 
-    begun(tmp_path / "x", short_trainer()).train(quiet, then)
+    begun(tmp_path / "x", short_trainer()).train(then=then)
     other.resume()
 
 
@@ -108,7 +104,7 @@ def test_a_refusal_while_the_folder_is_made_names_the_folder_that_was_asked_for(
 def test_a_clock_that_stands_still_does_no_harm(tmp_path, monkeypatch):
     monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: 5.0))
     run = begun(tmp_path / "x", short_trainer())
-    assert run.train(quiet) == 0
+    assert run.train() == 0
     assert read_metrics(run.folder)[0]["images_per_s"] == "nan"
 
 
