@@ -27,7 +27,7 @@ from minijepa.backend import resolve_device  # noqa: E402
 from minijepa.backend.threads import at_most  # noqa: E402
 from minijepa.cli import exit_status, path, tell  # noqa: E402
 from minijepa.config import Config, parse_changes  # noqa: E402
-from minijepa.data import load_dataset  # noqa: E402
+from minijepa.data import load_dataset, training_images  # noqa: E402
 from minijepa.errors import ConfigError, TrainingError  # noqa: E402
 from minijepa.evaluation.evaluate import probed_run  # noqa: E402
 from minijepa.evaluation.neighbours import knn_accuracy  # noqa: E402
@@ -179,13 +179,13 @@ def main(args):
     if min(args.jobs, args.threads) < 1:
         raise ConfigError(f"--jobs {args.jobs}, --threads {args.threads}: at least 1")
     asked = configs(args)
+    dataset = load_dataset("cifar10", args.data_dir)  # downloaded before anything is trained
     for job, config in asked.items():
         folder = folder_of(args, *job)
-        batch_size = min(config.batch_size, config.max_train_images or config.batch_size)  # as train.py lowers it
-        wanted = dataclasses.replace(config, batch_size=batch_size)
+        images = len(training_images(config, dataset)[1])
+        wanted = dataclasses.replace(config, batch_size=min(config.batch_size, images))  # as train.py lowers it
         if folder.exists() and Config.from_dict(read_run(folder)["config"]) != wanted:
             raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
-    load_dataset("cifar10", args.data_dir)  # downloaded before anything is trained
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     with at_most(args.threads), ThreadPoolExecutor(args.jobs) as pool:

@@ -159,7 +159,7 @@ def _tensor_beside(x, inputs):
 # ---------------------------------------------------------------------------------------------------------------- tape
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """One line of a tape: which operation made which output from which inputs."""
 

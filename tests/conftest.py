@@ -13,6 +13,7 @@ from minijepa.training import checkpoint
 from minijepa.training.metrics import read_metrics
 from minijepa.training.optim import AdamW
 from minijepa.training.run import Run
+from minijepa.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -139,6 +140,18 @@ def begun(folder, trainer, dataset="noise"):
     run = Run(folder, trainer)
     run.create({"preset": "cifar10", "dataset": dataset, "config": trainer.config.to_dict()})
     return run
+
+
+def before_step(monkeypatch, number, act):
+    """``act(trainer)`` happens before a step."""
+    real = Trainer.train_step
+
+    def step(trainer, n):
+        if n == number:
+            act(trainer)
+        return real(trainer, n)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
 
 
 def python_2_pickle(records):

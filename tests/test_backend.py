@@ -13,15 +13,17 @@ from tiny import raising
 from minijepa import backend
 from minijepa.errors import DeviceError
 
+CUDARuntimeError = type("CUDARuntimeError", (RuntimeError,), {})
+
 
 def fake_cupy(count, zeros=np.zeros):
     """As much of CuPy as ``resolve_device`` looks at; ``count`` is what the driver answers, or its error."""
-    answer = raising(count) if isinstance(count, OSError) else lambda: count
-    runtime = SimpleNamespace(getDeviceCount=answer, CUDARuntimeError=OSError)
+    answer = raising(count) if isinstance(count, Exception) else lambda: count
+    runtime = SimpleNamespace(getDeviceCount=answer, CUDARuntimeError=CUDARuntimeError)
     return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), ndarray=type("ndarray", (), {}), zeros=zeros)
 
 
-INSTALL, NO_DRIVER = "pip install -r requirements-cuda.txt", fake_cupy(OSError("no driver"))
+INSTALL, NO_DRIVER = "pip install -r requirements-cuda.txt", fake_cupy(CUDARuntimeError("no driver"))
 NO_HEADERS = fake_cupy(1, raising(RuntimeError("Failed to find CUDA headers.\nPlease install ...")))
 
 

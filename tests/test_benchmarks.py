@@ -135,8 +135,9 @@ def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, small_ablat
             small_ablation(f"--set={setting}", "--", "base")
 
 
-def test_an_ablation_of_fewer_images_than_a_batch_goes_on_too(small_ablation, monkeypatch):
-    few = "--set=max_train_images=50", "--", "base"
+@pytest.mark.parametrize("change", ["max_train_images=50", "batch_size=300"])  # 200 are left
+def test_an_ablation_of_fewer_images_than_a_batch_goes_on_too(small_ablation, monkeypatch, change):
+    few = f"--set={change}", "--", "base"
     assert small_ablation(*few) == 0
     monkeypatch.setattr(ablation, "train", lambda *args: pytest.fail("trained again"))
     assert small_ablation(*few) == 0

@@ -49,8 +49,9 @@ def labelled_images(config, dataset, split):
 class ProbedEncoder:
     """An encoder to evaluate, the training images to learn from, and the images to evaluate on.
 
-    ``kind``: of the latter: "test", "val" or, without these, "training"; ``file``: the checkpoint, next to which
-    results are written. Features and the linear probe are computed once, on first use.
+    ``kind``: of the latter: "test", "val" or, without these, "training"; "own" for a user's pictures, which then stand
+    in for both, without labels (None). ``file``: the checkpoint, next to which results are written. Features and the
+    linear probe are computed once, on first use.
     """
 
     model: IJEPA

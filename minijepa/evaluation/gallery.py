@@ -99,7 +99,7 @@ def draw_components(probed, path):
 def patch_colours(probed, images):
     """Patch features as colours, unchanged and minus their image's mean: two uint8 arrays (B, 3, S, S).
 
-    The components are fitted to training images.
+    The components are fitted to training images; without a data set, to the pictures themselves.
     """
     both = [extract_patches(probed.model, x, probed.encoder, probed.threads) for x in (probed.train[:FITTED], images)]
     within = [x - x.mean(axis=1, keepdims=True) for x in both]

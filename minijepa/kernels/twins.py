@@ -1,7 +1,8 @@
 """The fused twins of the hot operations: the same ``forward`` and ``backward`` as in ops/, in one or two launches each.
 
 A twin registers itself with :func:`twin_of`; its ``takes`` says for which inputs it can replace the operation.
-``Function.apply`` asks it, and the tape's entry remembers whether it ran. Its formulas are those of the operation.
+``Function.apply`` asks it, and the tape's entry remembers whether it ran. Its formulas are those of the operation. A
+function such as ``matmul`` has a twin too, with ``run``: see ``backend.has_twin``.
 """
 
 import numpy as np

@@ -56,9 +56,9 @@ class Rows(Function):
 
     (``dx[index] = dy`` would keep one of them and drop the rest; so would ``dx[index] += dy``.)
 
-    If x has few rows (position embeddings), that is a product with the 0/1 matrix Sᵀ[i, t] = [index[t] = i], which BLAS
-    does faster than any scatter; else one addition per pass of the index, in which no row repeats. Neither needs atomic
-    additions, so the sum has the same bits every time.
+    If x has few rows (position embeddings), the sum is a product with the 0/1 matrix Sᵀ[i, t] = [index[t] = i], which
+    BLAS does faster than any scatter; else it is one addition per pass of the index, in which no row repeats. Neither
+    needs atomic additions, so the sum has the same bits every time.
     """
 
     shapes = "(n, ...) -> (t, ...)"

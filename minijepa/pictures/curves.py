@@ -42,7 +42,8 @@ class Curves:
 def curves_picture(runs, path=None, title="Training", caption=""):
     """A panel for each column of ``runs``, a Curves or up to six of them, one over the other.
 
-    Values that are not finite (a metric that is not measured every epoch) are left out; the line goes on to the next.
+    Values that are not finite (a metric that is not measured every epoch), or too large to draw, are left out; the line
+    goes on to the next.
     """
     runs = [runs] if isinstance(runs, Curves) else list(runs)
     panels = list(dict.fromkeys(name for run in runs for name in run.columns))

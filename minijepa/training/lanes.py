@@ -44,10 +44,10 @@ class Lanes:
 
     A sum of floats depends on its order, so the order must not depend on the workers: chunk i of the batch belongs to
     lane i mod 8, a lane adds its chunks' gradients to its own vector in order, and the lanes are added in order.
-    Workers only pick up whole lanes, and so do the ranks of a run under mpiexec. Workers are processes, forked by the
-    first batch, so change the model before that; with several ranks, or where processes can't be forked, workers are
-    threads. For processes the weights move to shared memory: make an optimiser after this. On a GPU there is one chunk,
-    the whole batch.
+    Workers only pick up whole lanes, and so do the ranks of a run under mpiexec. Several workers are processes, forked
+    by the first batch, so change the model before that; with several ranks, or where processes can't be forked, they
+    are threads. For processes the weights move to shared memory: make an optimiser after this. On a GPU there is one
+    chunk, the whole batch.
     """
 
     def __init__(self, model, workers, ranks=None):

@@ -33,7 +33,7 @@ class AdamW:
         self.update(self.begin_step(self.steps, lr))
 
     def begin_step(self, step, lr):
-        """Begin step number ``step``, counted from 0: the scalars of its :meth:`update`, (rate, eps, decay)."""
+        """Begin step number ``step``, counted from 0; return the scalars of its :meth:`update`, (rate, eps, decay)."""
         self.steps = step + 1
         # lr m̂ / (√v̂ + eps) = rate m / (√v + eps'): both bias corrections in two numbers
         correction = math.sqrt(1 - self.beta2**self.steps)

@@ -81,7 +81,7 @@ class Trainer:
     def update(self, step, loss, scalars, momentum):
         """The second half of a step: from the gradient to all three networks' new weights. Returns its norm."""
         model, square = self.model, squared_norm(self.model.flat.grad)
-        grad_norm = math.sqrt(square) if self.device == "cpu" else xp_of(square).sqrt(square)  # on a GPU an array
+        grad_norm = math.sqrt(square) if self.device == "cpu" else xp_of(square).sqrt(square)  # on a GPU, an array
         if self.device == "cpu":
             _check_finite(step, loss, grad_norm)
         if step == 0:

@@ -159,7 +159,7 @@ def test_an_empty_batch_is_refused():
         MultiBlockMasker().sample(0, np.random.default_rng(0))
 
 
-def test_packed_arrays_and_offsets_hold_the_lists():
+def test_packed_arrays_hold_the_lists():
     context, targets = [[4, 1], [0, 2, 3]], [[[0], [2, 3]], [[1, 5, 4], [5]]]
     masks = Masks.from_lists(context, targets)
     assert masks.context_lengths.tolist() == [2, 3] and masks.context_index.tolist() == [1, 4, 0, 2, 3]

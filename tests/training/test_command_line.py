@@ -1,4 +1,4 @@
-"""train.py as people type it: short runs, settings given twice or out of reach, paths, numbers of runs."""
+"""train.py as people type it: short runs, sizes out of reach, paths, numbers of runs."""
 
 import os
 from pathlib import Path

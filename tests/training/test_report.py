@@ -9,9 +9,8 @@ import shutil
 import numpy as np
 import pytest
 from browser import needs_browser, told
-from conftest import begun
+from conftest import before_step, begun
 from PIL import Image
-from test_training import before_step
 from tiny import NETWORK, noise, raising, refusal
 
 from minijepa import Config
@@ -123,6 +122,9 @@ def test_curves_show_steps_chance_zero_and_the_untrained_network(folder):
     assert found.levels["content R2"] == {"positions alone": 0.0, "untrained": untrained["content_r2"]}
     trainer = Trainer(Config(**SETTINGS), noise(32))
     assert untrained["rank_me"] == trainer.monitors.collapse()["rank_me"]
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about | {"untrained": untrained | {"knn": 1e305}}))
+    assert curves_of(folder, read_metrics(folder)).levels["kNN accuracy"] == {"chance": 0.1}  # that can't be drawn
     for name in ("steps.csv", "config.json"):
         (folder / name).unlink()
     found = curves_of(folder, read_metrics(folder))

@@ -35,7 +35,7 @@ from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves, re
 from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
 
-from conftest import ROOT, assert_same_run, begun, finish, write_cifar  # isort: skip
+from conftest import ROOT, assert_same_run, before_step, begun, finish, write_cifar  # isort: skip
 
 SETTINGS = NETWORK | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
@@ -364,18 +364,6 @@ def test_the_time_is_estimated_once_without_the_first_step_and_hours_on_a_cpu_na
 
 
 # ---------------------------------------------------------------------------------------------- run folders, resuming
-
-
-def before_step(monkeypatch, number, act):
-    """``act(trainer)`` happens before a step."""
-    real = Trainer.train_step
-
-    def step(trainer, n):
-        if n == number:
-            act(trainer)
-        return real(trainer, n)
-
-    monkeypatch.setattr(Trainer, "train_step", step)
 
 
 def stop_at(monkeypatch, steps, number=signal.SIGINT):
