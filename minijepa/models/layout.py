@@ -67,10 +67,8 @@ def row_numbers(masks, num_patches, context_capacity=None):
 
     n.target_positions = masks.target_index
     covered = np.repeat(image, blocks.sum(axis=1)) * num_patches + n.target_positions
-    is_covered = np.zeros(batch * num_patches, bool)
-    is_covered[covered] = True
-    n.target_rows = np.flatnonzero(is_covered)
-    n.target_features = (np.cumsum(is_covered) - 1)[covered]
+    n.target_rows = np.flatnonzero(np.bincount(covered))
+    n.target_features = np.searchsorted(n.target_rows, covered)
 
     of_image = np.repeat(image, per_image)  # the image of each (image, block) sequence
     contexts, blocks = lengths[of_image], blocks.ravel()

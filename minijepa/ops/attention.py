@@ -26,10 +26,10 @@ class Packing:
     def __init__(self, lengths):
         try:
             lengths = np.asarray(plain(lengths))
+            fit = lengths.ndim == 1 and lengths.dtype.kind in "iu" and len(lengths) and lengths.min() >= 1
         except ValueError:  # lists of different lengths
-            lengths = None
-        whole = lengths is not None and lengths.ndim == 1 and lengths.dtype.kind in "iu"
-        if not whole or not len(lengths) or lengths.min() < 1:
+            fit = False
+        if not fit:
             raise ShapeError("a packing needs the lengths of at least one sequence, whole numbers of at least 1")
         self.lengths = lengths.astype(np.int64)
         self.offsets = offsets_of(self.lengths)

@@ -46,8 +46,7 @@ class AdamW:
         rate, eps, decay = scalars
         for part in self.decayed:
             self.data[part] *= decay
-        vectors = self.data, self.grad, self.m, self.v
-        for theta, g, m, v in row_blocks(*(vector[:, None] for vector in vectors)):
+        for theta, g, m, v in row_blocks(*(x[:, None] for x in (self.data, self.grad, self.m, self.v))):
             m *= self.beta1
             m += (1 - self.beta1) * g
             v *= self.beta2
