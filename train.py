@@ -180,16 +180,12 @@ def main(argv=None):
 
 
 def train(args):
-    with mpi.joined(args.mpi, args.device, most=LANES) as ranks:
-        return trained(args, ranks)
-
-
-def trained(args, ranks):
     """Train, to the end or an interruption; the exit status."""
-    threads = ranks.threads(args.threads)
-    with at_most(threads):  # the monitors and pictures too
-        run = prepare(args, threads, ranks)
-        stopped = run.train(then=lambda: finish(run))
+    with mpi.joined(args.mpi, args.device) as ranks:
+        threads = ranks.threads(args.threads)
+        with at_most(threads):  # the monitors and pictures too
+            run = prepare(args, threads, ranks)
+            stopped = run.train(then=lambda: finish(run))
     folder = shell_word(run.folder)
     data = "" if args.data_dir == "data" else f" --data-dir {shell_word(args.data_dir)}"
     if stopped:

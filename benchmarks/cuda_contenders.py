@@ -12,7 +12,7 @@ from minijepa import MultiBlockMasker, backend
 from minijepa.data import Dataset, normalise
 from minijepa.training.trainer import Trainer
 
-STEPS = {"cuda": 20, "cpu": 1}  # per turn; on a CPU it is a rehearsal
+STEPS = {"cuda": 50, "cpu": 1}  # per turn; on a CPU it is a rehearsal
 PREPARED = 8  # batches that PyTorch cycles through
 
 

@@ -48,7 +48,7 @@ else
     part versions 15 "$python" -c 'import cupy; cupy.show_config()'
     part tests 150 "$python" -m pytest -q tests/cuda/test_device.py tests/cuda/test_kernels.py -k card
     part gradients 50 "$python" -m minijepa.gradcheck --device cuda attention layer_norm gelu linear rows l2_loss
-    part step 340 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 90
+    part step 340 "$python" benchmarks/step.py --device cuda --rounds 5 --limit 65
     part train 240 "$python" train.py $start --device cuda --data-dir "$data" --run-dir "$out/cifar10" &&
         part probe 150 "$python" probe.py "$out/cifar10" --device cuda --data-dir "$data"
 fi

@@ -62,7 +62,7 @@ def minijepa_step(config, threads):
 
 def minijepa_together(config, threads, wanted):
     """A step in the processes that mpiexec has started, or in one if MPI is not ``wanted``."""
-    with mpi.joined(wanted, "cpu", LANES) as ranks:
+    with mpi.joined(wanted, "cpu") as ranks:
         trainer, step = noise_trainer(config, 4, "cpu", threads, ranks), 0
         if ranks.rank == 0:
             yield {}
@@ -208,19 +208,20 @@ def contenders(preset, threads, alone):
 
 def worker(function, arguments):
     """A contender's process: for each line on stdin, one unit of work, and a line of JSON on stdout."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what is told on the way goes to stderr
     functions = vars(cuda_contenders) if hasattr(cuda_contenders, function) else globals()
     work = functions[function](Config.preset(arguments.pop("preset", "cifar10")), **arguments)
     extra = next(work)
     before = peak_mb()
     extra |= next(work)  # warm up
-    print(json.dumps(extra), flush=True)
+    print(json.dumps(extra), file=answers, flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         extra = next(work)
         seconds = time.perf_counter() - started
         peak = peak_mb()
         report = {"seconds": seconds, "peak_mb": peak, "step_mb": peak - before}
-        print(json.dumps({**report, **extra}), flush=True)
+        print(json.dumps({**report, **extra}), file=answers, flush=True)
     work.close()
 
 

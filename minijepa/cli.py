@@ -33,8 +33,8 @@ REQUIRED = {"numpy": "numpy", "PIL": "pillow", "tqdm": "tqdm"}  # modules, and t
 def command():
     """The name of our command that is loading this package; "" if another program is."""
     folder, name = os.path.split(os.path.realpath(sys.argv[0]))
-    if sys.argv[0] == "-m":  # while python -m minijepa.NAME looks for its module
-        return "minijepa"
+    if sys.argv[0] == "-m":  # while python -m NAME looks for its module, which may be another package's
+        return "minijepa" if any(word.startswith(("minijepa", "-mminijepa")) for word in sys.orig_argv) else ""
     ours = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     return name if folder == ours and name in ("train.py", "probe.py") else ""
 

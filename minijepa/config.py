@@ -8,7 +8,7 @@ import reprlib
 import warnings
 
 from minijepa.cli import suggestion
-from minijepa.data.masking import MultiBlockMasker
+from minijepa.data.masking import MultiBlockMasker, checked_range
 from minijepa.errors import ConfigError
 from minijepa.models.ijepa import LOSSES
 
@@ -218,10 +218,7 @@ def _check_values(c):
         require(dim % heads == 0, f"{part}_num_heads must divide {part}_embed_dim, got {heads} heads for {dim}")
     require(int(c.encoder_embed_dim * c.mlp_ratio) > 0 and int(c.predictor_embed_dim * c.mlp_ratio) > 0,
             f"mlp_ratio {c.mlp_ratio} leaves no hidden features")  # fmt: skip
-    for name in ("target_scale", "context_scale", "target_aspect_ratio", "augment_scale"):
-        low, high = getattr(c, name)
-        require(0 < low <= high, f"{name} must be two numbers, (low, high) with 0 < low <= high, got ({low}, {high})")
-        require(name == "target_aspect_ratio" or high <= 1, f"{name} is a share of the image: at most 1, got {high}")
+    checked_range("augment_scale", c.augment_scale, 1.0)
     require(c.loss in LOSSES, f"loss must be {' or '.join(LOSSES)}, got {reprlib.repr(c.loss)}")
     norm = reprlib.repr(c.target_norm)
     require(c.target_norm in ("none", "layer_norm"), f"target_norm must be none or layer_norm, got {norm}")
@@ -237,22 +234,21 @@ def _check_values(c):
         f"warmup_epochs {c.warmup_epochs:g} must be below epochs {c.epochs}: lower it too, or set it to 0",
     )
     require(c.augment_crop < c.image_size, f"augment_crop must be below image_size, got {c.augment_crop}")
-    MultiBlockMasker.of(c)  # refuses settings that hardly ever give a mask
+    MultiBlockMasker.of(c)  # checks the masks' ranges too, and refuses settings that hardly ever give a mask
 
 
+RECIPE = dict(  # of `best` and `laptop`
+    patch_embed_gain=2, augment_flip=True, augment_scale=(0.5, 1.0), target_norm="layer_norm",
+    target_scale=(0.15, 0.2), context_scale=(0.85, 1.0),
+)  # fmt: skip
 PRESETS = {
     "cifar10": {},
     # The specification's network with laptop's recipe, except for initial weights (0.06), batch size and rate.
-    "best": dict(
-        patch_embed_gain=2, init_std=0.06, augment_flip=True, augment_scale=(0.5, 1.0), target_norm="layer_norm",
-        target_scale=(0.15, 0.2), context_scale=(0.85, 1.0),
-    ),
+    "best": RECIPE | dict(init_std=0.06),
     # 2 cores, half an hour: a smaller network, and many small steps for few images.
-    "laptop": dict(
-        encoder_depth=3, predictor_embed_dim=48, predictor_depth=2, predictor_num_heads=4, patch_embed_gain=2,
-        init_std=0.08, augment_flip=True, augment_scale=(0.5, 1.0), target_norm="layer_norm",
-        target_scale=(0.15, 0.2), context_scale=(0.85, 1.0), batch_size=64, base_lr=1.5e-3, epochs=18,
-        warmup_epochs=1, knn_every=1,
+    "laptop": RECIPE | dict(
+        encoder_depth=3, predictor_embed_dim=48, predictor_depth=2, predictor_num_heads=4, init_std=0.08,
+        batch_size=64, base_lr=1.5e-3, epochs=18, warmup_epochs=1, knn_every=1,
     ),
     # A minute: does everything work?
     "smoke": dict(

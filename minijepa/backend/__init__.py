@@ -69,11 +69,9 @@ def resolve_device(name):
     if name == "cpu":
         return "cpu"
     problem = _cuda_problem()
-    if problem is None:
-        return "cuda"
-    if name == "auto":
-        return "cpu"
-    raise DeviceError(problem)
+    if problem and name == "cuda":
+        raise DeviceError(problem)
+    return "cpu" if problem else "cuda"
 
 
 def _cuda_problem():

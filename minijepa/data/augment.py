@@ -19,8 +19,9 @@ def augment(images, rng, flip, shift):
     """
     batch_size, channels, height, width = images.shape
     flipped = rng.random(batch_size) < 0.5 if flip else np.zeros(batch_size, bool)
-    down, right = (rng.integers(2 * shift + 1, size=(batch_size, 1)) - shift for _ in range(2))
-    rows, cols = _mirror(down + np.arange(height), height), _mirror(right + np.arange(width), width)
+    top, left = (rng.integers(2 * shift + 1, size=(batch_size, 1)) for _ in range(2))  # down and right, plus shift
+    padded_rows, padded_cols = (np.pad(np.arange(size), shift, mode="reflect") for size in (height, width))
+    rows, cols = padded_rows[top + np.arange(height)], padded_cols[left + np.arange(width)]
     cols = np.where(flipped[:, None], width - 1 - cols, cols)
 
     # Only the short index vectors are copied to a GPU; the index of every pixel is computed where the images are.
@@ -63,8 +64,3 @@ def _mixing(start, length, size):
     places = size * (start[:, None] + (np.arange(size) + 0.5) / size * length[:, None]) - 0.5
     places = np.clip(places, 0, size - 1)[..., None]
     return np.maximum(0, 1 - np.abs(places - np.arange(size)))
-
-
-def _mirror(index, size):
-    """``index`` reflected into 0 ... size−1 at the first and at the last pixel, which are not repeated."""
-    return size - 1 - np.abs(size - 1 - np.abs(index))

@@ -161,9 +161,9 @@ class MultiBlockMasker:
         self.grid = tuple(grid)
         self.num_patches = grid[0] * grid[1]
         self.num_targets = num_targets
-        self.target_scale = _checked_range("target_scale", target_scale, 1.0)
-        self.target_aspect_ratio = _checked_range("target_aspect_ratio", target_aspect_ratio, np.inf)
-        self.context_scale = _checked_range("context_scale", context_scale, 1.0)
+        self.target_scale = checked_range("target_scale", target_scale, 1.0)
+        self.target_aspect_ratio = checked_range("target_aspect_ratio", target_aspect_ratio, np.inf)
+        self.context_scale = checked_range("context_scale", context_scale, 1.0)
         self.min_context = min_context
         if not _is_count(min_context) or min_context > self.num_patches:
             wanted = f"a whole number from 1 to {self.num_patches}, the patches of the grid"
@@ -235,7 +235,7 @@ def _is_count(value):
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
-def _checked_range(name, bounds, largest):
+def checked_range(name, bounds, largest):
     """`bounds` as a tuple of floats (low, high) with 0 < low <= high <= largest, or ConfigError."""
     try:
         low, high = (float(bound) for bound in bounds)

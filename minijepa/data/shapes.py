@@ -22,12 +22,8 @@ def make_shapes(count, seed=0):
 
     Labels index :data:`CLASSES`. Image i is the same for every ``count``. Images 10k to 10k + 9 show each class once.
     """
-    images, labels = np.empty((count, 3, SIDE, SIDE), np.uint8), np.empty(count, np.uint8)
-    for start in range(0, count, _CHUNK):
-        part = slice(start, min(start + _CHUNK, count))
-        chunk_images, chunk_labels = _draw_chunk(rng(seed, "shapes", start // _CHUNK))
-        images[part], labels[part] = chunk_images[: part.stop - start], chunk_labels[: part.stop - start]
-    return images, labels
+    chunks = [_draw_chunk(rng(seed, "shapes", number)) for number in range(max(1, -(-count // _CHUNK)))]
+    return tuple(np.concatenate(arrays)[:count] for arrays in zip(*chunks))
 
 
 def _draw_chunk(generator):

@@ -15,6 +15,7 @@ from minijepa.evaluation.patches import (
     patch_maps,
     predicted_blocks,
 )
+from minijepa.training import checkpoint
 from minijepa.training.metrics import draw_curves, draw_masks
 
 QUERIES, NEIGHBOURS = 10, 8
@@ -30,7 +31,7 @@ def gallery_of_trainer(run):
     queries = (watch.queries, watch.query_labels) if len(watch.queries) else (watch.bank, watch.bank_labels)
     return ProbedEncoder(
         t.model, t.dataset.classes, watch.bank[:BANK], watch.bank_labels[:BANK], *queries,
-        kind="val" if t.config.val_size else "training", step=t.progress.step, file=run.place / run.checkpoint.name,
+        kind="val" if t.config.val_size else "training", step=t.progress.step, file=run.place / checkpoint.FILE,
         threads=watch.threads,
     )  # fmt: skip
 

@@ -71,7 +71,7 @@ class Desk:
             return 0.0, str(error)
         if comparison.error <= TOLERANCE:
             return comparison.error, None
-        analytic, numeric = comparison.compared, comparison.numeric
+        analytic, numeric = comparison.analytic.ravel(), comparison.numeric.ravel()
         first = int(np.argmin(np.abs(analytic - numeric) <= TOLERANCE * max(np.abs(analytic).max(), FLOOR)))
         at = ", ".join(str(int(k)) for k in np.unravel_index(first, comparison.x.shape))
         first = f"  first      {name}[{at}]: analytic {analytic[first]:.7g}, numeric {numeric[first]:.7g}"

@@ -119,7 +119,7 @@ def live_check(case, names, width):
 
 def _gradients(name, comparison):
     """A line for each element: where, its value, both gradients and their difference."""
-    analytic, numeric = comparison.compared, comparison.numeric
+    analytic, numeric = comparison.analytic.ravel(), comparison.numeric.ravel()
     heads = ("", name, "analytic", "numeric", "difference")
     lines = ["{:<14}{:>10}  {:>16}  {:>16}  {:>11}".format(*heads)]
     for position in range(min(len(numeric), MOST_ROWS)):

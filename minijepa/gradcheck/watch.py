@@ -17,16 +17,12 @@ class WatchingTape(Tape):
     It reads every kept array twice more: for tests and debugging, gradcheck and explain.
     """
 
-    def __init__(self, into=None):
-        super().__init__(into)
-        self._kept = {}  # id of an entry: (array, checksum) pairs
-
     def record(self, entry):
         super().record(entry)
-        self._kept[id(entry)] = [(array, _checksum(array)) for array in _arrays(vars(entry.ctx))]
+        entry.ctx._kept = [(array, _checksum(array)) for array in _arrays(vars(entry.ctx))]
 
     def _gradients(self, entry, dy):
-        for array, checksum in self._kept.pop(id(entry)):
+        for array, checksum in entry.ctx._kept:
             if _checksum(array) != checksum:
                 raise TapeError(
                     f"{entry.op.op_name}: {_which(array, entry)}, of shape {array.shape}, was changed in place after "

@@ -14,7 +14,6 @@ COMPUTE = {"fp32": 68, "tf32": 77}  # CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAS
 DEFAULT_ALGORITHM = -1
 PLAIN, TRANSPOSED = 0, 1
 WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for sm_90
-NAMES = "libcublas.so.13", "libcublas.so.12", "cublas64_13.dll", "cublas64_12.dll"
 
 
 _handles = {}  # {stream: handle, or None if the library can't be loaded}
@@ -35,15 +34,8 @@ def handle(cupy):
 def load_library():
     """cuBLAS as a ctypes library: the one that comes with CuPy, or the system's. OSError if there is none."""
     try:
-        from cuda.pathfinder import load_nvidia_dynamic_lib  # part of CuPy 14's packages
-    except ImportError:
-        for name in NAMES:
-            try:
-                return ctypes.CDLL(name)
-            except OSError:
-                pass
-        raise OSError(f"none of {', '.join(NAMES)} was found") from None
-    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # CuPy 14 requires it
+
         return ctypes.CDLL(str(load_nvidia_dynamic_lib("cublas").abs_path))
     except Exception as error:  # the finder raises its own errors
         raise OSError(" ".join(str(error).split())) from None

@@ -39,8 +39,8 @@ enabled = os.environ.get("MINIJEPA_GRAPH", "1") != "0"
 def capacity(masker, batch, num_patches):
     """(rows of the context, target patches, distinct ones, rows of the predictor), (longest context, longest sequence).
 
-    A batch's rows are a sum over B images, with mean B μ and deviation √B σ: B μ + 4 √B σ is exceeded once in 30,000
-    batches.
+    A batch's rows are a sum over B images, with mean B μ and deviation √B σ. μ is estimated from n drawn images, so B μ
+    has the deviation B σ/√n. Together these are √(B (1 + B/n)) σ; four times that is exceeded once in 30,000 batches.
     """
     masks = masker.sample(DRAWN, rng(0, "capacity of a CUDA graph"))
     context, target = masks.context_lengths, masks.target_lengths.sum(axis=1)
@@ -49,7 +49,7 @@ def capacity(masker, batch, num_patches):
     each = np.stack([context, target, distinct, masks.num_targets * context + target])
     most = batch * np.array([num_patches, num_patches * masks.num_targets, num_patches])
     most = np.append(most, masks.num_targets * most[0] + most[1])
-    rows = batch * each.mean(axis=1) + 4 * math.sqrt(batch) * each.std(axis=1)
+    rows = batch * each.mean(axis=1) + 4 * math.sqrt(batch * (1 + batch / DRAWN)) * each.std(axis=1)
     longest = int(context.max()), int((context[:, None] + masks.target_lengths).max())
     return [int(n) for n in np.minimum(np.ceil(rows), most)], longest
 
@@ -93,18 +93,11 @@ class FixedLayout(TokenLayout):
             predictor_packing=_FixedPacking(view["predictor_packing"], predictor, longest[1]),
         )  # fmt: skip
 
-    def fits(self, masks):
-        """Whether a batch has the same number of images and few enough rows; :meth:`load` requires it."""
-        if len(masks) != self.batch:
-            return False
-        context, target = len(masks.context_index), len(masks.target_index)
-        needed = context, target, 0, masks.num_targets * context + target
-        return all(n <= rows for n, rows in zip(needed, self.rows))
-
     def load(self, masks):
-        """Fill the arrays for a batch. False, with nothing done, if it has too many distinct target patches."""
+        """Fill the arrays for a batch. False, with nothing done, for another number of images or too many rows."""
         numbers = row_numbers(masks, self.num_patches, context_capacity=self.rows[0])
-        if len(numbers.target_rows) > self.rows[2]:
+        used = numbers.context_pixels, numbers.target_features, numbers.target_rows, numbers.predictor_rows
+        if len(masks) != self.batch or any(len(n) > rows for n, rows in zip(used, self.rows)):
             return False
         host = np.zeros(self.device.size, np.int32)
 
@@ -138,7 +131,7 @@ class _FixedPacking(Packing):
 
 
 class StepGraph:
-    """A step on the device, as a graph from the fourth call on. ``fits`` says which batches it takes."""
+    """A step on the device, as a graph from the fourth call on."""
 
     def __init__(self, trainer):
         model, config = trainer.model, trainer.config
@@ -165,12 +158,9 @@ class StepGraph:
         aligned = takes(flat.data, flat.grad, *(parameter.data for parameter in flat.parameters.values()))
         return cls(trainer) if enabled and kernels_do and aligned else None
 
-    def fits(self, masks):
-        return self.usable and self.layout.fits(masks)
-
     def __call__(self, step, images, masks, scalars, momentum):
         """The loss and the gradient's norm, as arrays; None, with nothing done, for a batch that can't be taken."""
-        if not self.fits(masks) or not self.layout.load(masks):
+        if not self.usable or not self.layout.load(masks):
             return None
         xp = self.xp
         self.images[...] = images
@@ -199,10 +189,11 @@ class StepGraph:
             stream.begin_capture()
             self._step(step)
             self.graph = stream.end_capture()
+            self.graph.upload()  # here, where an error is told, and not at the first launch
         except Exception as error:  # from CuPy or cuBLAS; whatever it is, steps work without a graph
             with contextlib.suppress(Exception):
                 stream.end_capture()
-            self.usable = False
+            self.graph, self.usable = None, False
             tell(f"no CUDA graph, so steps are slower: {type(error).__name__}: {error}")
         if not self.usable:
             self.pool.free_all_blocks()  # here, when the error's traceback no longer holds arrays

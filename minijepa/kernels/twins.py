@@ -18,6 +18,9 @@ from minijepa.ops.rows import Rows, offsets_of
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW, squared_norm
 
+TINY = 1e-37  # smaller constants become 0 in kernels, which have no subnormal numbers
+MOST_BLOCKS = 65535  # of a grid's second axis
+
 
 def twin_of(reference):
     """Register a class with ``takes``, ``forward`` and ``backward`` as the twin of an operation.
@@ -65,7 +68,7 @@ class FusedGelu:
 class FusedLayerNorm:
     @staticmethod
     def takes(x, w, b, eps):
-        return len(w) <= launches.WIDEST and takes(x, w, b)
+        return len(w) <= launches.WIDEST and (eps == 0 or eps > TINY) and takes(x, w, b)
 
     @staticmethod
     def forward(ctx, x, w, b, *, eps):
@@ -92,7 +95,7 @@ class FusedAttention:
 
     @staticmethod
     def takes(qkv, packing, num_heads):
-        return qkv.shape[1] // (3 * num_heads) in launches.HEAD_DIMS and takes(qkv)
+        return qkv.shape[1] // (3 * num_heads) in launches.HEAD_DIMS and num_heads <= MOST_BLOCKS and takes(qkv)
 
     @staticmethod
     def forward(ctx, qkv, *, packing, num_heads):
@@ -117,7 +120,7 @@ class FusedAttention:
 class FusedRows:
     @staticmethod
     def takes(x, index):
-        return x.ndim == 2 and len(index.array) > 0 and takes(x)
+        return x.ndim == 2 and x.shape[1] <= 32 * MOST_BLOCKS and len(index.array) > 0 and takes(x)
 
     @staticmethod
     def forward(ctx, x, *, index):
@@ -136,6 +139,8 @@ class FusedRows:
         return (dx,)
 
 
+@twin_of(L2Loss)
+@twin_of(SmoothL1Loss)
 class FusedLoss:
     """Both losses in one kernel, with ``beta`` 0 for the squared distance. Backward recomputes p − q.
 
@@ -144,13 +149,14 @@ class FusedLoss:
 
     @staticmethod
     def takes(p, q, count, beta=0):
-        return takes(p, q)
+        return (beta == 0 or beta > TINY) and takes(p, q)
 
-    @classmethod
-    def forward(cls, ctx, p, q, *, count, beta=0):
+    @staticmethod
+    def forward(ctx, p, q, *, count, beta=0):
         xp = xp_of(p)
         if not is_array(count):
-            count = xp.asarray(np.array([len(p), row_count(cls.name, count, p)], np.int32))
+            name = "smooth_l1_loss" if beta else "l2_loss"
+            count = xp.asarray(np.array([len(p), row_count(name, count, p)], np.int32))
         ctx.count, ctx.beta = count, beta
         ctx.save(p, q)
         y = xp.empty((), p.dtype)
@@ -163,16 +169,6 @@ class FusedLoss:
         dp = xp_of(p).empty(p.shape, p.dtype)
         launches.loss_backward(p, q, ctx.count, ctx.beta, dy, dp)
         return dp, -dp if ctx.needs[1] else None
-
-
-@twin_of(L2Loss)
-class FusedL2Loss(FusedLoss):
-    name = "l2_loss"
-
-
-@twin_of(SmoothL1Loss)
-class FusedSmoothL1Loss(FusedLoss):
-    name = "smooth_l1_loss"
 
 
 # ------------------------------------------------------------------------- whole vectors, sums of columns, and products

@@ -1,5 +1,6 @@
 """The vision transformer of both encoders (Dosovitskiy et al., 2020, arXiv:2010.11929), without a class token."""
 
+import collections
 import math
 
 import numpy as np
@@ -67,8 +68,8 @@ class ViTEncoder(Module):
     def last_blocks(self, patches, packing, count):
         """Like :meth:`encode`, after each of the last ``count`` blocks and the final norm: ``count`` times (B N, D)."""
         x = self._embed(patches)
-        outputs = [x := block(x, packing) for block in self.blocks]
-        return [self.norm(x) for x in outputs[-count:]]
+        outputs = collections.deque((x := block(x, packing) for block in self.blocks), maxlen=count)  # frees the others
+        return [self.norm(x) for x in outputs]
 
     def _embed(self, patches):
         x = self.patch_embed(patches) + self.pos_embed

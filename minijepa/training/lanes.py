@@ -141,13 +141,9 @@ class Alone:
         """``function()``, called by rank 0 and then by all others; one rank's error is raised on all."""
         return function()
 
-    def largest(self, number):
-        """The largest of the ranks' numbers."""
-        return number
-
-    def union(self, names):
-        """The union of all ranks' sets."""
-        return names
+    def gather(self, value):
+        """The values of all ranks, in order."""
+        return [value]
 
     def share(self, *arrays):
         """Overwrite the other ranks' arrays with rank 0's."""

@@ -16,7 +16,7 @@ import numpy as np
 from minijepa.backend.threads import available_cores, worker_threads
 from minijepa.cli import ended_by, tell
 from minijepa.errors import ConfigError, MinijepaError
-from minijepa.training.lanes import Alone, add_in_order
+from minijepa.training.lanes import LANES, Alone, add_in_order
 
 HEARD = 0.5  # seconds before an abort, on which mpiexec drops the lines that it has not passed on yet
 PATIENCE = 3  # seconds that a rank with an error waits for the others to have one too
@@ -95,11 +95,8 @@ class Ranks(Alone):
                 raise error
         return value
 
-    def largest(self, number):
-        return self.comm.allreduce(number, self.mpi.MAX)
-
-    def union(self, names):
-        return set.union(*self.comm.allgather(names))
+    def gather(self, value):
+        return self.comm.allgather(value)
 
     def share(self, *arrays):
         for array in arrays:
@@ -166,8 +163,8 @@ def first_prints():
         yield
 
 
-def joined(wanted, device, most):
-    """Ranks if ``wanted``, and at most ``most`` of them; otherwise Alone.
+def joined(wanted, device):
+    """Ranks if ``wanted``, and at most one for each lane of a step; otherwise Alone.
 
     Raises ConfigError for an impossible device or number of processes.
     """
@@ -181,8 +178,8 @@ def joined(wanted, device, most):
         _refuse(f"{text} need NCCL or a CUDA-aware MPI: leave out --mpi or --device cuda", number)
     mpi = _mpi(number, count)
     size = mpi.COMM_WORLD.size
-    if size > most:
-        _refuse(f"mpiexec -n {size}: a step has {most} lanes, so at most {most} processes can share it", number)
+    if size > LANES:
+        _refuse(f"mpiexec -n {size}: a step has {LANES} lanes, so at most {LANES} processes can share it", number)
     if count > size:
         library = " ".join(mpi.Get_library_version().split("\n")[0].split(",")[0].split())
         text = f"mpiexec started {count} processes, but mpi4py's MPI ({library}) sees {size}"

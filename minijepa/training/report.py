@@ -1,7 +1,6 @@
 """report.html: everything in a run folder on one page; it only reads files and computes nothing."""
 
 import contextlib
-import math
 from dataclasses import fields
 
 from minijepa.cli import counted
@@ -9,6 +8,7 @@ from minijepa.config import Config
 from minijepa.errors import ConfigError
 from minijepa.files import open_plain, read_json, replaced, shell_word
 from minijepa.pictures import report as page
+from minijepa.pictures.curves import HUGE
 from minijepa.training.metrics import COLUMNS, CURVES, curves_of, read_metrics
 
 FILE = "report.html"
@@ -53,7 +53,7 @@ def write_report(folder):
 
 def _chips(about, config, rows):
     made = about.get("made") if isinstance(about.get("made"), dict) else {}
-    seconds = sum(s for row in rows if math.isfinite(s := float(row["seconds"])))
+    seconds = sum(s for row in rows if abs(s := float(row["seconds"])) < HUGE)
     told = counted(round(seconds / 60), "minute") if seconds >= 90 else counted(round(seconds), "second")
     least = "at least " if about.get("resumed") else ""  # of an epoch, only the part after an interruption is timed
     return [

@@ -43,10 +43,6 @@ class Run:
         self.saved = 0  # the step of the checkpoint
         self.lock = None
 
-    @property
-    def checkpoint(self):
-        return self.folder / checkpoint.FILE
-
     def create(self, about):
         """Make the folder, which must be new or empty; it appears with everything in it that ``--resume`` needs.
 
@@ -83,7 +79,7 @@ class Run:
         t = self.trainer
         try:
             about = read_run(self.folder)
-            t.progress = checkpoint.restore(self.checkpoint, t.model, t.optimizer, t.data)
+            t.progress = checkpoint.restore(self.folder / checkpoint.FILE, t.model, t.optimizer, t.data)
             self.saved = t.progress.step
             done = t.progress.step // t.steps_per_epoch
             self.metrics = read_metrics(self.folder, done)
@@ -189,7 +185,7 @@ class Run:
                     bar.set_postfix(self._postfix(clock), refresh=False)
                 if t.progress.step % t.steps_per_epoch == 0:
                     self._end_epoch(step, clock, show)
-                stopped = t.ranks.largest(interrupted.signal)
+                stopped = max(t.ranks.gather(interrupted.signal))
                 if stopped and t.progress.step < t.total_steps:
                     if self.saved < t.progress.step:
                         self.save()
@@ -216,7 +212,7 @@ class Run:
     @contextlib.contextmanager
     def _watched(self):
         """Errors in training name the last checkpoint."""
-        left = f"{self.checkpoint} is of step"
+        left = f"{self.folder / checkpoint.FILE} is of step"
         try:
             with np.errstate(all="ignore"):  # values that are not finite end the run, in one line
                 yield
@@ -286,4 +282,6 @@ def read_run(folder):
     about = about if isinstance(about, dict) else {}
     if not (isinstance(about.get("config"), dict) and isinstance(about.get("dataset"), str)):
         raise ConfigError(f"{file} lacks the run's config or dataset: the run can't be resumed")
+    if about.get("precision", "tf32") not in ("tf32", "fp32"):
+        raise ConfigError(f"{file} has an unknown precision: the run can't be resumed")
     return about

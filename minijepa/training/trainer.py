@@ -30,6 +30,8 @@ class Trainer:
 
     def __init__(self, config, dataset, device="cpu", threads=1, dtype=np.float32, ranks=None):
         self.config, self.dataset, self.device = config, dataset, device
+        if device == "cuda":
+            use_own_stream()  # from the start: memory of one stream does not serve another
         images, labels, val_images, val_labels = training_images(config, dataset)
         self.images = to_device(images, device)
         self.data = {"dataset": dataset.name, "images": len(images), "crc32": zlib.crc32(np.ascontiguousarray(images))}
@@ -159,7 +161,7 @@ class Trainer:
         return ema_momentum(step, self.total_steps, c.ema_momentum_start, c.ema_momentum_end)
 
     def _check_all_reached(self):
-        reached = self.ranks.union(self.lanes.reached)  # in any process
+        reached = set().union(*self.ranks.gather(self.lanes.reached))  # in any process
         if reached - self.model.flat.parameters.keys():
             raise TrainingError(
                 "a parameter outside of the model's flat vector received a gradient, but nothing would train or save "

@@ -180,7 +180,7 @@ class _Stream:
             for action in actions:
                 action()
 
-        return types.SimpleNamespace(launch=launch, actions=actions)
+        return types.SimpleNamespace(launch=launch, upload=lambda: None, actions=actions)
 
 
 def _flat(value):

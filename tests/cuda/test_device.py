@@ -256,7 +256,7 @@ def test_spare_rows_change_nothing(graphs):
     here.lanes.gradients(images, masks)
     for batch in (1, 0):  # what an earlier batch has left in the arrays does not matter
         images, masks = there.batch(batch)
-        assert layout.fits(masks) and layout.load(masks)
+        assert layout.load(masks)
         loss = there.lanes.in_one_chunk(there.model.prepare(images, masks)[0], layout)
     assert len(masks.context_index) < layout.rows[0] and len(masks.target_index) < layout.rows[1]
     assert_same_gradients(here.model, there.model)
@@ -286,8 +286,7 @@ def test_a_replay_waits_for_nothing_and_copies_two_arrays(graphs):
     for step in range(STEPS):
         images, masks = t.batch(step)
         waits, uploads = counts(graphs)
-        assert t.graph.fits(masks)
-        t.graph(step, images, masks, t.optimizer.begin_step(step, 1e-3), 0.99)
+        assert t.graph(step, images, masks, t.optimizer.begin_step(step, 1e-3), 0.99)
         found.append((counts(graphs)[0] - waits, counts(graphs)[1] - uploads))
     assert found[1:] == [(0, 2)] * 3
 
@@ -296,17 +295,17 @@ def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs):
     wanted = state_after(trainer("cuda"), STEPS)
     small = trainer("cuda")
     assert small.graph.layout.rows[2] > 1
-    small.graph.layout.rows[2] = 1  # seen only when the layout is made
+    small.graph.layout.rows[2] = 1
     found = state_after(small, STEPS)
     assert small.graph.calls == 0
     assert_same_state(found, wanted, rtol=1e-4, atol=2e-4)
     for i in (0, 1, 3):
         full = trainer("cuda")
         masks = full.batch(0)[1]
-        assert full.graph.fits(masks)
+        assert full.graph.layout.load(masks)
         full.graph.layout.rows[i] = 10
-        assert not full.graph.fits(masks)
-    assert not trainer("cuda").graph.fits(masks.select(range(2)))
+        assert not full.graph.layout.load(masks)
+    assert not trainer("cuda").graph.layout.load(masks.select(range(2)))
 
 
 def test_where_nothing_can_be_recorded_steps_are_launched_one_by_one(graphs, monkeypatch, capsys):

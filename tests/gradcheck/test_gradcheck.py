@@ -79,17 +79,6 @@ def test_a_bias_on_the_keys_has_gradient_zero():
     assert bias.error < 1e-8
 
 
-def test_only_some_entries():
-    calls = []
-
-    def fn(x):
-        calls.append(1)
-        return x.tanh()
-
-    assert gradcheck(fn, normal(30, 40), max_entries=5) < 1e-8
-    assert len(calls) == 2 + 4 * 5
-
-
 def test_float32_and_lists_are_converted():
     assert gradcheck(ops.exp, normal(2, 3).astype(np.float32)) < 1e-8
     assert gradcheck(ops.mul, [1, 2, 3], [[1.0], [2.0]]) < 1e-8
@@ -254,11 +243,6 @@ def test_the_report_tells_a_constant_factor(factor, meaning):
         gradcheck(lambda x: Off.apply(x, factor=factor), normal(2, 3))
 
 
-def test_only_sampled_entries_are_reported():
-    with pytest.raises(GradcheckError, match=r"worst at \[\d, \d\]"):
-        gradcheck(lambda x: Off.apply(x, factor=2.0), normal(5, 5), max_entries=3)
-
-
 @pytest.mark.parametrize(
     ("fn", "x"),
     [
@@ -346,9 +330,9 @@ def test_what_has_no_differences_is_refused():
     for fn, x in ((ops.log, 0.0), (ops.sqrt, -1.0), (lambda x: x * x, 1e200)):
         with pytest.raises(GradcheckError, match=r"^the output \(2,\) holds a nan or an"), np.errstate(all="ignore"):
             gradcheck(fn, np.array([1.0, x]))
-    for options in ({"h": 0.0}, {"h": -1e-3}, {"h": np.nan}, {"max_entries": 0}):
-        with pytest.raises(GradcheckError, match="h must be above 0 and max_entries at least 1; got"):
-            gradcheck(ops.exp, np.ones(2), **options)
+    for h in (0.0, -1e-3, np.nan):
+        with pytest.raises(GradcheckError, match="h must be above 0, got"):
+            gradcheck(ops.exp, np.ones(2), h=h)
 
 
 # ----------------------------------------------------------------------------------------------------- the command line

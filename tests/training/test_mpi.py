@@ -17,7 +17,7 @@ from tiny import NETWORK, flags, refusal
 import train
 from minijepa.errors import ConfigError
 from minijepa.training import mpi
-from minijepa.training.lanes import LANES, Lanes
+from minijepa.training.lanes import Lanes
 
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 needs_mpi = pytest.mark.skipif(
@@ -192,12 +192,12 @@ def test_impossible_requests_are_refused_by_the_first_process(size, count, devic
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=library))
     monkeypatch.setattr(mpi, "started", lambda: (0, count))
     with pytest.raises(ConfigError) as error:
-        mpi.joined(True, device, LANES)
+        mpi.joined(True, device)
     assert str(error.value).startswith(told)
     monkeypatch.setattr(mpi, "started", lambda: (1, count))
     monkeypatch.setattr(mpi.time, "sleep", lambda seconds: None)
     with pytest.raises(SystemExit) as end:
-        mpi.joined(True, device, LANES)
+        mpi.joined(True, device)
     assert end.value.code == 2
 
 
