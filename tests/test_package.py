@@ -17,7 +17,7 @@ from tiny import command
 
 import probe
 import train
-from minijepa import Config, __version__, export
+from minijepa import Config, __version__, cli, export
 from minijepa import __main__ as listing
 from minijepa.cli import REQUIRED
 from minijepa.config import MEASURED, PRESETS
@@ -119,6 +119,13 @@ def test_a_missing_package_is_one_line(command):
 def test_where_a_package_is_missing_an_import_says_which():
     done = subprocess.run([sys.executable, "-S", "-c", "import minijepa"], cwd=ROOT, capture_output=True, text=True)
     assert "ModuleNotFoundError: the package numpy is missing: pip install" in done.stderr.splitlines()[-1]
+
+
+def test_a_program_that_imports_the_package_is_no_command_of_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["-m"])  # as while Python looks for the module that it is to run
+    for words, name in (("-m theirs.main", ""), ("-m minijepa.export", "minijepa"), ("-mminijepa", "minijepa")):
+        monkeypatch.setattr(sys, "orig_argv", ["python", *words.split()])
+        assert cli.command() == name
 
 
 @pytest.mark.parametrize("main", [train.main, probe.main, curves.main, export.main, listing.main])

@@ -199,6 +199,7 @@ def test_a_path_that_is_not_utf_8_and_one_with_braces(folder):
         ({}, [1.2], "1 second of training"),
         ({}, [89.6, "nan"], "90 seconds of training"),
         ({"resumed": [{}]}, [60, 60], "at least 2 minutes of training"),
+        ({}, [1e308, 1e308], "0 seconds of training"),
     ],
 )
 def test_how_long_a_run_took(about, seconds, words):

@@ -539,6 +539,7 @@ def stopped(cifar_folder, tmp_path):
         ("config.json", "[]", "lacks the run's config or dataset"),
         ("config.json", '{"config": {}, "dataset": []}', "lacks the run's config or dataset"),
         ("config.json", '{"config": "", "dataset": {}}', "lacks the run's config or dataset"),
+        ("config.json", '{"config": {}, "dataset": "x", "precision": ["tf32"]}', "has an unknown precision"),
         ("config.json", "{", "is not JSON"),
         ("config.json", None, "config.json: No such file"),
         ("metrics.csv", None, "metrics.csv can't be read (No such file"),
