@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import ablation
 import blas
@@ -98,13 +99,7 @@ def rows_of(folder):
 
 
 def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, small_ablation, monkeypatch):
-    probe, probed_labels = evaluate.linear_probe, []
-
-    def noted(*args, **options):
-        probed_labels.append(args[3])
-        return probe(*args, **options)
-
-    monkeypatch.setattr(evaluate, "linear_probe", noted)
+    monkeypatch.setattr(evaluate, "linear_probe", probe := Mock(wraps=evaluate.linear_probe))
     out = tmp_path / "out"
 
     assert small_ablation("--", "base", "rate x 2") == 0
@@ -116,9 +111,9 @@ def test_an_ablation_trains_every_setting_once_and_goes_on(tmp_path, small_ablat
         config = json.loads((out / f"{setting.replace(' ', '-')}-seed0" / "config.json").read_text())["config"]
         assert config["val_size"] == 400
         assert config["base_lr"] == Config.preset("laptop").base_lr * (2 if setting == "rate x 2" else 1)
-    assert len(probed_labels) == 2
-    for labels in probed_labels:  # and not the test set
-        np.testing.assert_array_equal(np.sort(labels), np.repeat(np.arange(10), 40))
+    assert probe.call_count == 2
+    for call in probe.call_args_list:  # and not the test set
+        np.testing.assert_array_equal(np.sort(call.args[3]), np.repeat(np.arange(10), 40))
 
     (out / "base-seed0" / "ablation.json").unlink()  # trained but not probed: it is not trained again
     checkpoint = (out / "base-seed0" / "checkpoint.npz").stat().st_mtime_ns

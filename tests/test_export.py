@@ -130,12 +130,9 @@ def test_an_exported_encoder_is_probed_like_its_run(overlapping_cifar_folder, ru
     }
 
 
-def test_own_pictures_need_neither_data_nor_training(run, tmp_path, capsys):
+def test_own_pictures_need_neither_data_nor_training(run, own_folder, tmp_path, capsys):
     with_classifier(run, tmp_path / "small.npz")
-    (tmp_path / "own").mkdir()
-    for name, image in zip("ab", noise(2).train_images):
-        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "own" / f"{name}.png")
-    args = [str(tmp_path / "small.npz"), f"--images={tmp_path / 'own'}", f"--data-dir={tmp_path / 'nowhere'}"]
+    args = [str(tmp_path / "small.npz"), f"--images={own_folder}", f"--data-dir={tmp_path / 'nowhere'}"]
     assert probe.main(args) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path / 'own_images-small.png'}\n"
     with Image.open(tmp_path / "own_images-small.png") as picture:

@@ -1,24 +1,16 @@
 """The cuBLAS binding against a stand-in that does what cuBLAS's manual says, on the host's memory."""
 
 import ctypes
-import types
 
 import numpy as np
 import pytest
 from emulator import fake_cublas
+from strict_device import StrictCupy
 
 from minijepa.errors import DeviceError
 from minijepa.kernels.cublas import COMPUTE, Cublas, takes
 
-
-class Matrix:
-    """What the binding reads of a device array."""
-
-    def __init__(self, host):
-        self.host = host
-        for name in ("shape", "ndim", "size", "dtype", "strides", "nbytes"):
-            setattr(self, name, getattr(host, name))
-        self.data = types.SimpleNamespace(ptr=host.ctypes.data)
+Matrix = StrictCupy().wrapped  # an array of the device that shares a NumPy array's memory
 
 
 @pytest.fixture

@@ -153,13 +153,6 @@ def assert_same_gradients(here, there):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * size, err_msg=name)
 
 
-def test_gradients_of_the_other_loss(bodies):
-    here, there = trainer("cpu", loss="smooth_l1"), trainer("cuda", loss="smooth_l1")
-    losses = [t.lanes.gradients(*t.batch(0)) for t in (here, there)]
-    assert float(losses[1]) == pytest.approx(losses[0], rel=1e-5)
-    assert_same_gradients(here.model, there.model)
-
-
 def test_what_the_kernels_need_to_know_of_an_index_or_a_packing_is_made_once(cupy):
     index, packing = ops.RowIndex([0, 2, 0], "cuda"), ops.Packing([2, 1])
     for uploads in (3, 0):  # offsets, starts and members

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -76,11 +77,9 @@ def test_a_validation_probe_uses_the_images_that_were_held_back(run, probe_cli):
 def test_a_validation_probe_learns_from_the_images_that_the_run_was_trained_on(overlapping_cifar_folder):
     data, config = load_dataset("cifar10", overlapping_cifar_folder), Config(**SETTINGS, max_train_images=300)
     trainer = Trainer(config, data)
-    images, labels, val_images, val_labels = evaluate.labelled_images(config, data, "val")
-    np.testing.assert_array_equal(images, trainer.images)
-    np.testing.assert_array_equal(labels, trainer.monitors.bank_labels)
-    np.testing.assert_array_equal(val_images, trainer.monitors.queries)
-    np.testing.assert_array_equal(val_labels, trainer.monitors.query_labels)
+    watch = trainer.monitors
+    used = trainer.images, watch.bank_labels, watch.queries, watch.query_labels
+    np.testing.assert_equal(evaluate.labelled_images(config, data, "val"), used)
 
 
 def one_feature(train_x, train_y, test_x, *rest, **options):
@@ -92,16 +91,11 @@ def one_feature(train_x, train_y, test_x, *rest, **options):
 def test_features_are_of_the_encoder_asked_for_and_the_baseline_of_the_one_that_training_began_with(
     run, overlapping_cifar_folder, monkeypatch, encoder, probe_cli
 ):
-    probed = []
-
-    def record(train_x, train_y, test_x, test_y, classes, **options):
-        probed.append((train_x, test_x))
-        return one_feature(train_x, train_y, test_x, test_y, classes, **options)
-
-    monkeypatch.setattr(evaluate, "linear_probe", record)
+    monkeypatch.setattr(evaluate, "linear_probe", fit := Mock(side_effect=one_feature))
     assert probe_cli(run, f"--encoder={encoder}")[0] == 0
     data, model = load_dataset("cifar10", overlapping_cifar_folder), load(run)
-    for (train_x, test_x), network in zip(probed, (model, IJEPA(model.config, model.config.seed))):
+    for call, network in zip(fit.call_args_list, (model, IJEPA(model.config, model.config.seed))):
+        train_x, _, test_x, *_ = call.args
         np.testing.assert_array_equal(train_x, network.features(data.train_images, encoder))
         np.testing.assert_array_equal(test_x, network.features(data.test_images, encoder))
 

@@ -83,11 +83,8 @@ def test_gotcha_2_the_context_encoder_only_sees_context_patches(model):
     masks = Masks.from_lists([context], [[[10, 11], [14]]])
     images = images_of(1)
     predictions = model.predictions(images, masks).data
-    other = images_of(1, seed=1)
-    same_context = images.copy()
-    for patch in set(range(16)) - set(context):
-        r, c = divmod(patch, 4)
-        same_context[:, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2] = other[:, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]
+    inside = np.isin(np.arange(16), context).reshape(4, 4).repeat(2, axis=0).repeat(2, axis=1)  # of the 8 × 8 pixels
+    same_context = np.where(inside, images, images_of(1, seed=1))
     np.testing.assert_array_equal(model.predictions(same_context, masks).data, predictions)
     images[0, 0, 0, 0] += 1
     assert (np.abs(model.predictions(images, masks).data - predictions).max(axis=1) > 1e-6).all()
@@ -405,11 +402,9 @@ def test_a_model_copied_with_its_optimizer_trains_alike_and_leaves_the_original_
         update_ema(trained.target_flat.data, trained.flat.data[: trained.encoder_size], 0.5)
         trained.flat.check_tied()
         if trained is twin:
-            for name, values in model.state_dict().items():
-                np.testing.assert_array_equal(values, before[name])
+            np.testing.assert_equal(model.state_dict(), before)
     assert twin.loss(images, masks).item() == model.loss(images, masks).item() != loss.item()
-    for name, values in twin.state_dict().items():
-        np.testing.assert_array_equal(values, model.state_dict()[name])
+    np.testing.assert_equal(twin.state_dict(), model.state_dict())
 
 
 def test_a_parameter_that_is_shared_is_trained_once_under_its_first_name():

@@ -121,11 +121,8 @@ OF_ROWS = {  # operations on n rows, where their first case with fewer rows won'
     "attention": lambda n: (lambda x: ops.attention(x, [1] * n, 2), [ones(n, 12)]),
     "cross_entropy": lambda n: (lambda x: ops.cross_entropy(x, np.zeros(n, int)), [ones(n, 3)]),
     "expand": lambda n: (lambda x: ops.expand(x, (2, n, 3)), [ones(n, 3)]),
-    "max": lambda n: (lambda x: ops.max(x, axis=0), [ones(n, 3)]),
-    "mean": lambda n: (lambda x: ops.mean(x, axis=0), [ones(n, 3)]),
     "reshape": lambda n: (lambda x: ops.reshape(x, (3, n)), [ones(n, 3)]),
     "rows": lambda n: (lambda x: ops.rows(x, range(n)), [ones(n, 3)]),
-    "sum": lambda n: (lambda x: ops.sum(x, axis=0), [ones(n, 3)]),
 }
 
 
@@ -302,16 +299,6 @@ def test_slices_and_masks_select_as_in_numpy_and_return_the_gradient(rng, index)
 
 
 # ------------------------------------------------------------------------------------------------------------ selection
-
-
-@pytest.mark.parametrize("n", [3, 300])  # few rows: a product with a 0/1 matrix; many: passes without repetition
-def test_rows_adds_up_repeated_rows(rng, n):
-    index, x = rng.integers(0, n, 500), rng.standard_normal((n, 2, 2))
-    y, dx = values_and_gradients(lambda x: ops.rows(x, index), [x])
-    wanted = np.zeros(x.shape)
-    np.add.at(wanted, index, normal_like(y))
-    np.testing.assert_array_equal(y, x[index])
-    np.testing.assert_allclose(dx, wanted, atol=1e-13)
 
 
 def test_a_packing_knows_its_runs_of_equal_length():

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 from tiny import NETWORK, command, differentiate, flags, raising, refusal
 
 import train
@@ -31,7 +30,7 @@ from minijepa.training import clock as clock_module
 from minijepa.training import run as run_module
 from minijepa.training.clock import Clock, duration
 from minijepa.training.lanes import Lanes, LeanTape, chunks_of
-from minijepa.training.metrics import COLUMNS, CURVES, PICTURED, draw_curves, read_metrics
+from minijepa.training.metrics import COLUMNS, PICTURED, read_metrics
 from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
 
@@ -81,9 +80,8 @@ def test_every_number_of_workers_gives_the_same_bits(monkeypatch, processes):
     for workers in (1, 2, 3, 9):
         loss = Lanes(model, workers).gradients(images, masks)
         results.append((loss, model.flat.grad.copy()))
-    for loss, gradient in results[1:]:
-        assert loss == results[0][0]
-        np.testing.assert_array_equal(gradient, results[0][1])
+    for result in results[1:]:
+        np.testing.assert_equal(result, results[0])
 
 
 def test_workers_end_with_their_lanes_before_the_garbage_collector_comes():
@@ -186,11 +184,8 @@ def test_a_step_is_the_specifications_section_8(dataset):
     """Masks, targets, predictions, loss, backward, AdamW at the schedule's rate, then the EMA with the new weights."""
     trainer = trainer_of(dataset, epochs=6, warmup_epochs=2, weight_decay=0.3, adam_beta2=0.95, adam_eps=1e-6)
     config, model = trainer.config, trainer.model
-    encoder, size = model.encoder_size, model.flat.data.size
-    decayed = np.zeros(size, bool)
-    for name, parameter in model.flat.parameters.items():
-        decayed[model.flat.slices[name]] = parameter.decay
-    m, v = np.zeros(size), np.zeros(size)
+    decayed = np.concatenate([np.full(p.size, p.decay) for p in model.flat.parameters.values()])
+    m = v = 0.0
     for t, step in enumerate((0, 1, 2), start=1):
         before, target_before = model.flat.data.astype(float), model.target_flat.data.astype(float)
         images, masks = trainer.batch(step)
@@ -209,19 +204,8 @@ def test_a_step_is_the_specifications_section_8(dataset):
         wanted -= rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
         np.testing.assert_allclose(model.flat.data, wanted, rtol=2e-6, atol=2e-3 * rate)
         momentum = trainer.momentum(step)
-        wanted = momentum * target_before + (1 - momentum) * model.flat.data[:encoder]
+        wanted = momentum * target_before + (1 - momentum) * model.flat.data[: model.encoder_size]
         np.testing.assert_allclose(model.target_flat.data, wanted, rtol=1e-6, atol=1e-8)
-
-
-def test_a_step_depends_on_its_number_and_nothing_else(dataset):
-    trainer = trainer_of(dataset)
-    images, masks = trainer.batch(7)
-    trainer.batch(2)
-    again, masks_again = trainer.batch(7)
-    np.testing.assert_array_equal(images, again)
-    np.testing.assert_array_equal(masks.context_index, masks_again.context_index)
-    other, _ = trainer.batch(6)
-    assert np.abs(images - other).max() > 0
 
 
 def test_an_epoch_sees_every_image_once_and_the_next_in_another_order(dataset):
@@ -286,10 +270,8 @@ def test_an_interrupted_run_that_diverged_is_not_saved(dataset, tmp_path):
 
 def test_a_parameter_without_gradient_is_an_error_at_the_first_step(dataset):
     trainer = trainer_of(dataset)
-    lost = trainer.model.predictor.mask_token
-    trainer.lanes.gradients = lambda *_: trainer.lanes.reached.update(
-        name for name, p in trainer.model.flat.parameters.items() if p is not lost
-    ) or 1.0  # fmt: skip
+    names = {*trainer.model.flat.parameters} - {"predictor.mask_token"}
+    trainer.lanes.gradients = lambda *_: trainer.lanes.reached.update(names) or 1.0
     with pytest.raises(TrainingError, match=r"1 parameter received no gradient, such as predictor\.mask_token"):
         trainer.train_step(0)
 
@@ -412,17 +394,9 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
 
 def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys, monkeypatch):
     drawn = []
-
-    def draw(folder, rows):
-        drawn.append([row["epoch"] for row in rows])
-        draw_curves(folder, rows)
-
-    monkeypatch.setattr(run_module, "draw_curves", draw)
+    monkeypatch.setattr(run_module, "draw_curves", lambda _, rows: drawn.append([row["epoch"] for row in rows]))
     assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 0
     assert drawn == [[1], [1, 2], [1, 2, 3]]
-    assert {column for column, _ in CURVES.values()} < set(COLUMNS)
-    with Image.open(tmp_path / "run" / "curves.png") as picture:
-        assert picture.width > 1000
 
 
 def test_the_pictures_come_after_the_last_checkpoint_and_do_not_fail_in_silence(cifar_folder, tmp_path, monkeypatch):
@@ -465,10 +439,7 @@ def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--set=epoch=3"], "did you mean epochs"),
-        (["--epochs=many"], "epochs must be a whole number, got 'many'"),
         (["--lr=-1"], "base_lr must be above 0"),
-        (["--batch-size=1.5"], "batch_size must be a whole number"),
         (["--threads=0"], "--threads must be at least 1"),
         (["--set", "epochs"], "KEY=VALUE"),
         (["--epochs", "9" * 400], "epochs must be a whole number"),
