@@ -27,7 +27,7 @@ from minijepa.backend import resolve_device  # noqa: E402
 from minijepa.backend.threads import at_most  # noqa: E402
 from minijepa.cli import exit_status, path, tell  # noqa: E402
 from minijepa.config import Config, parse_changes  # noqa: E402
-from minijepa.data import load_dataset, training_images  # noqa: E402
+from minijepa.data import load_dataset  # noqa: E402
 from minijepa.errors import ConfigError, TrainingError  # noqa: E402
 from minijepa.evaluation.evaluate import probed_run  # noqa: E402
 from minijepa.evaluation.neighbours import knn_accuracy  # noqa: E402
@@ -180,10 +180,11 @@ def main(args):
         raise ConfigError(f"--jobs {args.jobs}, --threads {args.threads}: at least 1")
     asked = configs(args)
     dataset = load_dataset("cifar10", args.data_dir)  # downloaded before anything is trained
+    left = len(dataset.train_labels) - HELD_BACK
     for job, config in asked.items():
         folder = folder_of(args, *job)
-        images = len(training_images(config, dataset)[1])
-        wanted = dataclasses.replace(config, batch_size=min(config.batch_size, images))  # as train.py lowers it
+        batch_size = min(config.batch_size, left, config.max_train_images or left)  # as train.py lowers it
+        wanted = dataclasses.replace(config, batch_size=batch_size)
         if folder.exists() and Config.from_dict(read_run(folder)["config"]) != wanted:
             raise ConfigError(f"{folder} is a run with other settings: give another folder with --out")
     out = Path(args.out)
