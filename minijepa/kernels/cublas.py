@@ -2,6 +2,9 @@
 
 CuPy refuses its own products while a stream is captured. cuBLAS itself allows them (its manual, "CUDA Graphs Support")
 if the caller provides its workspace. Setting the stream resets the workspace, so the stream is set first and only once.
+
+A linear layer's product goes to cuBLASLt instead, which adds the bias to each element before it is written, so that the
+result is not read and written once more for it.
 """
 
 import ctypes
@@ -15,6 +18,12 @@ DEFAULT_ALGORITHM = -1
 PLAIN, TRANSPOSED = 0, 1
 WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for sm_90
 
+# cuBLASLt: attributes of a product, of a search for algorithms; an epilogue; bytes of a cublasLtMatmulHeuristicResult_t
+TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8
+MOST_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
+ADD_BIAS = 4
+FOUND = 96
+
 
 _handles = {}  # {stream: handle, or None if the library can't be loaded}
 
@@ -24,40 +33,50 @@ def handle(cupy):
     stream = cupy.cuda.get_current_stream().ptr
     if stream not in _handles:
         try:
-            _handles[stream] = Cublas(load_library(), stream, cupy.empty(WORKSPACE, "uint8"))
+            libraries = load_library("cublas"), load_library("cublasLt")
+            _handles[stream] = Cublas(*libraries, stream, cupy.empty(WORKSPACE, "uint8"))
         except (OSError, DeviceError) as error:
             tell(f"cuBLAS can't be used ({error}); using CuPy's own products")
             _handles[stream] = None
     return _handles[stream]
 
 
-def load_library():
-    """cuBLAS as a ctypes library: the one that comes with CuPy, or the system's. OSError if there is none."""
+def load_library(name):
+    """"cublas" or "cublasLt" as a ctypes library: what comes with CuPy, or the system's. OSError if there is none."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # CuPy 14 requires it
 
-        return ctypes.CDLL(str(load_nvidia_dynamic_lib("cublas").abs_path))
+        return ctypes.CDLL(str(load_nvidia_dynamic_lib(name).abs_path))
     except Exception as error:  # the finder raises its own errors
         raise OSError(" ".join(str(error).split())) from None
 
 
 class Cublas:
-    """A handle for one stream. ``workspace``: a device array of WORKSPACE bytes, kept as long as the handle."""
+    """A handle for one stream. ``workspace``: a device array of WORKSPACE bytes, kept as long as the handle.
+
+    ``adds_bias``: whether the library has what :meth:`linear` needs.
+    """
 
     compute = COMPUTE["fp32"]  # for all handles; backend.set_precision changes it
 
-    def __init__(self, library, stream, workspace):
-        self.blas, self.workspace = library, workspace
+    def __init__(self, library, lt, stream, workspace):
+        self.blas, self.lt, self.stream, self.workspace = library, lt, stream, workspace
         self.handle = ctypes.c_void_p()
         self.one, self.zero = ctypes.c_float(1), ctypes.c_float(0)
-        p, i = ctypes.c_void_p, ctypes.c_int
+        p, i, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
         library.cublasGemmEx.argtypes = [p, i, i, i, i, i, p, p, i, i, p, i, i, p, p, i, i, i, i]
+        self.adds_bias = hasattr(lt, "cublasLtMatmul")
+        if self.adds_bias:
+            lt.cublasLtMatmul.argtypes = [p, p, p, p, p, p, p, p, p, p, p, p, p, p, size, p]
+            lt.cublasLtMatrixLayoutCreate.argtypes = [p, i, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64]
+            lt.cublasLtMatmulAlgoGetHeuristic.argtypes = [p, p, p, p, p, p, p, i, p, p]
+        self.plans = {}
         self._call("cublasCreate_v2", ctypes.byref(self.handle))
         self._call("cublasSetStream_v2", self.handle, p(stream))
         self._call("cublasSetWorkspace_v2", self.handle, p(workspace.data.ptr), ctypes.c_size_t(workspace.nbytes))
 
     def _call(self, name, *arguments):
-        status = getattr(self.blas, name)(*arguments)
+        status = getattr(self.lt if name.startswith("cublasLt") else self.blas, name)(*arguments)
         if status:
             raise DeviceError(f"cuBLAS: {name} failed with status {status}")
 
@@ -75,6 +94,51 @@ class Cublas:
             ctypes.byref(self.zero), out.data.ptr, FLOAT32, m, self.compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
         return out
+
+    def linear(self, x, w, bias, out):
+        """out = x wᵀ + bias, float32 (n, k), (m, k), (m,) -> (n, m); False, with nothing done, if no algorithm does it.
+
+        As in :meth:`matmul`, cuBLASLt is asked for outᵀ = w xᵀ, to each of whose rows it adds an element of the bias.
+        """
+        key = *x.shape, len(w), _order(x), _order(w.T), self.compute
+        if key not in self.plans:
+            self.plans[key] = self._plan(bias, *key)
+        if self.plans[key] is None:
+            return False
+        product, (w_, x_, out_), algorithm = self.plans[key]
+        self._set(product, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
+        self._call(
+            "cublasLtMatmul", self.handle, product, ctypes.byref(self.one), w.data.ptr, w_, x.data.ptr, x_,
+            ctypes.byref(self.zero), out.data.ptr, out_, out.data.ptr, out_, algorithm,
+            self.workspace.data.ptr, self.workspace.nbytes, self.stream,
+        )  # fmt: skip
+        return True
+
+    def _plan(self, bias, n, k, m, x_order, w_order, compute):
+        """(product, its three matrices, algorithm) as cuBLASLt's objects, which stay; None if it knows no algorithm."""
+        product, search, found = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(FOUND)
+        self._call("cublasLtMatmulDescCreate", ctypes.byref(product), compute, FLOAT32)
+        for name, value in ((TRANSPOSE_A, w_order[0]), (TRANSPOSE_B, x_order[0]), (EPILOGUE, ADD_BIAS)):
+            self._set(product, name, ctypes.c_int(value))
+        self._set(product, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))  # the search looks at its alignment
+        matrices = [ctypes.c_void_p() for _ in range(3)]
+        for matrix, rows, cols, (op, ld) in zip(matrices, (m, k, m), (k, n, n), (w_order, x_order, (PLAIN, m))):
+            shape = (cols, rows) if op == TRANSPOSED else (rows, cols)
+            self._call("cublasLtMatrixLayoutCreate", ctypes.byref(matrix), FLOAT32, *shape, ld)
+        self._call("cublasLtMatmulPreferenceCreate", ctypes.byref(search))
+        self._set(search, MOST_WORKSPACE, ctypes.c_size_t(self.workspace.nbytes), "Preference")
+        for name in ALIGNMENTS:
+            self._set(search, name, ctypes.c_int(16), "Preference")
+        count = ctypes.c_int()
+        status = self.lt.cublasLtMatmulAlgoGetHeuristic(
+            self.handle, product, *matrices, matrices[2], search, 1, found, ctypes.byref(count)
+        )
+        self._call("cublasLtMatmulPreferenceDestroy", search)
+        return (product, matrices, found) if status == 0 and count.value else None
+
+    def _set(self, thing, name, value, kind="Desc"):
+        arguments = thing, name, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
+        self._call(f"cublasLtMatmul{kind}SetAttribute", *arguments)
 
 
 def takes(*matrices):

@@ -4,16 +4,25 @@
 //     g = dy/dz = s + 2u' (z − y) s   with   u' = C (1 + 3A z²);   (z − y) s first: for very negative z it is 0
 //     dx = g dy,   dbias = Σ dx over all rows
 //
-// x, y, g, dy, dx (rows, n), bias, dbias (n,). Forward moves 12 bytes an element (8 if no gradient is wanted),
-// backward also 12, including the column sums.
+// x, y, dy, dx (rows, n), bias, dbias (n,). Backward computes z and s again, so that g need not be stored: forward moves
+// 8 bytes an element, backward 12, including the column sums.
 // Block (32, 8), grid (⌈n/32⌉, chunks): a thread goes down its column, 8 rows at a time.
 
-// has_bias, wants_g: 0 if that array is missing (another is passed in its place and is not touched).
-extern "C" __global__ void gelu_forward(const float *__restrict__ x, const float *__restrict__ bias,
-                                        float *__restrict__ y, float *__restrict__ g, int rows, int n, int has_bias,
-                                        int wants_g)
+struct Gelu {
+    float y, g;
+};
+
+__device__ Gelu gelu(float z)
 {
     const float C = 0.7978845608028654f, A = 0.044715f;  // C = √(2/π)
+    const float z2 = z * z, s = 0.5f * (1 + tanhf(C * z * (1 + A * z2))), y = z * s;
+    return {y, s + 2 * C * (1 + 3 * A * z2) * ((z - y) * s)};
+}
+
+// has_bias: 0 if there is none (another array is passed in its place and is not touched).
+extern "C" __global__ void gelu_forward(const float *__restrict__ x, const float *__restrict__ bias,
+                                        float *__restrict__ y, int rows, int n, int has_bias)
+{
     const int j = blockIdx.x * 32 + threadIdx.x;
     if (j >= n) return;
     const float b = has_bias ? bias[j] : 0;
@@ -21,25 +30,25 @@ extern "C" __global__ void gelu_forward(const float *__restrict__ x, const float
 #pragma unroll 4
     for (int t = chunk.first + threadIdx.y; t < chunk.last; t += blockDim.y) {
         const size_t i = (size_t)t * n + j;
-        const float z = x[i] + b, z2 = z * z;
-        const float s = 0.5f * (1 + tanhf(C * z * (1 + A * z2)));
-        y[i] = z * s;
-        if (wants_g) g[i] = s + 2 * C * (1 + 3 * A * z2) * ((z - z * s) * s);
+        y[i] = gelu(x[i] + b).y;
     }
 }
 
-extern "C" __global__ void gelu_backward(const float *__restrict__ dy, const float *__restrict__ g,
-                                         float *__restrict__ dx, float *__restrict__ partials, int rows, int n)
+extern "C" __global__ void gelu_backward(const float *__restrict__ dy, const float *__restrict__ x,
+                                         const float *__restrict__ bias, float *__restrict__ dx,
+                                         float *__restrict__ partials, int rows, int n, int has_bias)
 {
     const int j = blockIdx.x * 32 + threadIdx.x;
     const Chunk chunk = chunk_of(rows);
     float sum = 0;
     if (j < n) {
+        const float b = has_bias ? bias[j] : 0;
 #pragma unroll 4
         for (int t = chunk.first + threadIdx.y; t < chunk.last; t += blockDim.y) {
             const size_t i = (size_t)t * n + j;
-            dx[i] = g[i] * dy[i];
-            sum += g[i] * dy[i];
+            const float d = gelu(x[i] + b).g * dy[i];
+            dx[i] = d;
+            sum += d;
         }
     }
     sum = sum_over_y(sum);

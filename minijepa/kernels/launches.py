@@ -51,19 +51,19 @@ def sum_of_squares(x, y):
     _add_up(partials, y)
 
 
-def gelu_forward(x, bias, y, g):
-    """y = gelu(x + bias) and g = dy/dx. ``bias`` and ``g`` may be None."""
+def gelu_forward(x, bias, y):
+    """y = gelu(x + bias). ``bias`` may be None."""
     rows, n = _matrix(x)
-    arrays = (x, x if bias is None else bias, y, y if g is None else g)
-    flags = (bias is not None, g is not None)
-    launch("gelu", "gelu_forward", (_over(n, 32), _chunks(rows)), (32, 8), (*arrays, rows, n, *flags))
+    arrays = x, x if bias is None else bias, y
+    launch("gelu", "gelu_forward", (_over(n, 32), _chunks(rows)), (32, 8), (*arrays, rows, n, bias is not None))
 
 
-def gelu_backward(dy, g, dx, dbias):
-    """dx = g dy, dbias = Σ dx over the rows"""
+def gelu_backward(dy, x, bias, dx, dbias):
+    """dx = g dy with g = dy/dx of the forward pass, dbias = Σ dx over the rows. ``bias`` may be None."""
     rows, n = _matrix(dy)
     partials = _partials(dy, _chunks(rows), n)
-    launch("gelu", "gelu_backward", (_over(n, 32), len(partials)), (32, 8), (dy, g, dx, partials, rows, n))
+    arrays = dy, x, x if bias is None else bias, dx, partials
+    launch("gelu", "gelu_backward", (_over(n, 32), len(partials)), (32, 8), (*arrays, rows, n, bias is not None))
     _add_up(partials, dbias)
 
 

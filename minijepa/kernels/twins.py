@@ -14,6 +14,7 @@ from minijepa.ops.attention import Attention
 from minijepa.ops.gelu import Gelu
 from minijepa.ops.layer_norm import LayerNorm
 from minijepa.ops.losses import L2Loss, SmoothL1Loss, row_count
+from minijepa.ops.matmul import Linear
 from minijepa.ops.rows import Rows, offsets_of
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW, squared_norm
@@ -38,30 +39,50 @@ def twin_of(reference):
 # ---------------------------------------------------------------------------------------------------------- operations
 
 
+@twin_of(Linear)
+class FusedLinear:
+    """The bias is added within the product. Backward is the reference's."""
+
+    @staticmethod
+    def takes(x, w, b):
+        if b is None or not takes(x, w, b):
+            return False
+        blas = cublas.handle(xp_of(x))
+        return blas is not None and blas.adds_bias
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        y = xp_of(x).empty((*x.shape[:-1], len(w)), x.dtype)
+        if not cublas.handle(xp_of(x)).linear(x.reshape(-1, x.shape[-1]), w, b, y):
+            return Linear.forward(ctx, x, w, b)
+        ctx.save(x, w)
+        return y
+
+    backward = staticmethod(Linear.backward)
+
+
 @twin_of(Gelu)
 class FusedGelu:
+    """It saves x and the bias instead of dy/dx: the backward kernel computes that again."""
+
     @staticmethod
     def takes(x, bias):
         return takes(x, bias)
 
     @staticmethod
     def forward(ctx, x, bias):
-        xp = xp_of(x)
-        y = xp.empty(x.shape, x.dtype)
-        g = xp.empty(x.shape, x.dtype) if ctx.recorded else None
-        ctx.save(g)
-        launches.gelu_forward(x, bias, y, g)
+        y = xp_of(x).empty(x.shape, x.dtype)
+        ctx.save(x, bias)
+        launches.gelu_forward(x, bias, y)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        (g,) = ctx.saved
-        if not ctx.needs[1]:
-            return g * dy, None
-        xp = xp_of(dy)
-        dx, dbias = xp.empty(dy.shape, dy.dtype), xp.empty(dy.shape[-1:], dy.dtype)
-        launches.gelu_backward(fitted(dy), g, dx, dbias)
-        return dx, dbias
+        x, bias = ctx.saved
+        empty = xp_of(dy).empty
+        dx, dbias = empty(dy.shape, dy.dtype), empty(dy.shape[-1:], dy.dtype)
+        launches.gelu_backward(fitted(dy), x, bias, dx, dbias)
+        return dx, dbias if ctx.needs[1] else None
 
 
 @twin_of(LayerNorm)

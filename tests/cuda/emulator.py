@@ -72,8 +72,8 @@ def compiled(text, *options):
     return ctypes.CDLL(str(path.with_suffix(".so")))
 
 
-def fake_cublas():
-    """A library that does what cuBLAS's manual says, on the host's memory."""
+def fake_cublas(name="cublas"):
+    """A library that does what the manuals of cuBLAS and cuBLASLt say, on the host's memory."""
     return compiled((HERE / "fake_cublas.cpp").read_text(encoding="utf-8"), "-O2")
 
 

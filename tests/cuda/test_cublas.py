@@ -15,7 +15,7 @@ Matrix = StrictCupy().wrapped  # an array of the device that shares a NumPy arra
 
 @pytest.fixture
 def cublas():
-    return Cublas(fake_cublas(), 1234, Matrix(np.zeros(1 << 20, np.uint8)))
+    return Cublas(fake_cublas(), fake_cublas(), 1234, Matrix(np.zeros(1 << 20, np.uint8)))
 
 
 def views(rng, rows, cols):
@@ -40,6 +40,28 @@ def test_every_order_of_both_operands(cublas, n, k, m):
             out = np.full((n, m), np.nan, np.float32)
             cublas.matmul(Matrix(a), Matrix(b), Matrix(out))
             np.testing.assert_allclose(out, a.astype(np.float64) @ b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n, k, m", SHAPES)
+def test_a_linear_layer_with_its_bias(cublas, n, k, m):
+    rng = np.random.default_rng(0)
+    w, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), m))
+    for x in views(rng, n, k):
+        out = np.full((n, m), np.nan, np.float32)
+        assert cublas.linear(Matrix(x), Matrix(w), Matrix(bias), Matrix(out))
+        np.testing.assert_allclose(out, x.astype(np.float64) @ w.T + bias, rtol=1e-5, atol=1e-6)
+        assert cublas.linear(Matrix(x), Matrix(w), Matrix(2 * bias), Matrix(out)), "the plan was made for another bias"
+        np.testing.assert_allclose(out, x.astype(np.float64) @ w.T + 2 * bias, rtol=1e-5, atol=1e-6)
+
+
+def test_a_linear_layer_that_cublaslt_knows_no_algorithm_for(cublas):
+    x, out = np.ones((3, 3), np.float32), np.full((3, 3), 7, np.float32)
+    cublas.lt.fake_algorithms(0)
+    try:
+        assert not cublas.linear(Matrix(x), Matrix(x), Matrix(x[0]), Matrix(out))
+    finally:
+        cublas.lt.fake_algorithms(1)
+    assert (out == 7).all()
 
 
 def test_what_it_does_not_take():
