@@ -120,7 +120,9 @@ def gather_sum(dy, starts, members, dx):
     """dx[i] = Σ of the rows of dy that members[starts[i]:starts[i + 1]] names: (t, n) -> (n_x, n)"""
     rows, n = dx.shape
     share = min(32, max(1, len(members) // (4 * rows)))  # about 4 members or more for each thread of a column
-    launch("rows", "gather_sum", (rows, _over(n, 32)), (32, share), (dy, starts, members, dx, n))
+    group = 8 if share == 1 else 1
+    grid = _over(rows, group), _over(n, 32)
+    launch("rows", "gather_sum", grid, (32, share, group), (dy, starts, members, dx, rows, n))
 
 
 def loss_forward(p, q, counts, beta, y):

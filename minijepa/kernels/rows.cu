@@ -21,16 +21,19 @@ extern "C" __global__ void gather(const float *__restrict__ x, const int *__rest
     for (int j = threadIdx.x; j < n; j += 32) y[to + j] = x[from + j];
 }
 
-// Block (32, 1 to 32), grid (n_x, ⌈n/32⌉): the threads of a column share the list's members.
+// Block (32, share, group), grid (⌈rows/group⌉, ⌈n/32⌉): a block takes `group` rows i; the `share` threads of a column
+// divide the list's members among themselves. One of the two is 1.
 extern "C" __global__ void gather_sum(const float *__restrict__ dy, const int *__restrict__ starts,
-                                      const int *__restrict__ members, float *__restrict__ dx, int n)
+                                      const int *__restrict__ members, float *__restrict__ dx, int rows, int n)
 {
-    const int i = blockIdx.x, j = blockIdx.y * 32 + threadIdx.x, stop = starts[i + 1];
+    const int i = blockIdx.x * blockDim.z + threadIdx.z, j = blockIdx.y * 32 + threadIdx.x;
+    const bool exists = i < rows && j < n;
     float sum = 0;
-    if (j < n) {
+    if (exists) {
+        const int stop = starts[i + 1];
 #pragma unroll 4
         for (int m = starts[i] + threadIdx.y; m < stop; m += blockDim.y) sum += dy[(size_t)members[m] * n + j];
     }
-    sum = sum_over_y(sum);
-    if (threadIdx.y == 0 && j < n) dx[(size_t)i * n + j] = sum;
+    if (blockDim.y > 1) sum = sum_over_y(sum);
+    if (threadIdx.y == 0 && exists) dx[(size_t)i * n + j] = sum;
 }

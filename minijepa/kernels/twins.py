@@ -45,10 +45,7 @@ class FusedLinear:
 
     @staticmethod
     def takes(x, w, b):
-        if b is None or not takes(x, w, b):
-            return False
-        blas = cublas.handle(xp_of(x))
-        return blas is not None and blas.adds_bias
+        return b is not None and takes(x, w, b) and getattr(cublas.handle(xp_of(x)), "adds_bias", False)
 
     @staticmethod
     def forward(ctx, x, w, b):
@@ -65,9 +62,7 @@ class FusedLinear:
 class FusedGelu:
     """It saves x and the bias instead of dy/dx: the backward kernel computes that again."""
 
-    @staticmethod
-    def takes(x, bias):
-        return takes(x, bias)
+    takes = staticmethod(takes)
 
     @staticmethod
     def forward(ctx, x, bias):
