@@ -96,6 +96,13 @@ def _cuda_problem():
     return None
 
 
+def gpu_info():
+    """The GPU in use, and what its results depend on: {"name", "driver" (the CUDA version it is made for), "cupy"}."""
+    runtime = cupy.cuda.runtime
+    name = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
+    return {"name": name, "driver": runtime.driverGetVersion(), "cupy": cupy.__version__}
+
+
 def to_device(array, device):
     """``array`` on ``device`` ("cpu" or "cuda"); copied only if it lives elsewhere."""
     if device == "cpu":

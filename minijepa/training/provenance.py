@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minijepa.backend import gpu_info
 from minijepa.backend.threads import blas_info
 from minijepa.cli import VERSION
 
@@ -23,7 +24,7 @@ def provenance(device, threads):
         "version": VERSION, "commit": commit(), "command": shlex.join(sys.argv),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(), "numpy": np.__version__, "blas": blas_info(), "device": device,
-        "threads": threads,
+        "threads": threads, **({"gpu": gpu_info()} if device == "cuda" else {}),
     }  # fmt: skip
 
 
@@ -65,6 +66,8 @@ def changes(then, now):
 def _of_bits(made):
     """{name: value} of what bits depend on, as far as ``made``, which was read from a file, has it."""
     made = made if isinstance(made, dict) else {}
-    blas = made.get("blas") if isinstance(made.get("blas"), dict) else {}
     known = {name: made[name] for name in ("device", "numpy") if name in made}
-    return known | {f"BLAS {name}": value for name, value in blas.items()}
+    for key, title in (("blas", "BLAS"), ("gpu", "GPU")):
+        about = made.get(key) if isinstance(made.get(key), dict) else {}
+        known |= {f"{title} {name}": value for name, value in about.items()}
+    return known

@@ -36,6 +36,7 @@ class StrictCupy:
     """A module object to put in the place of ``backend.cupy``."""
 
     def __init__(self):
+        self.__version__ = "14"
         self.synchronisations = self.uploads = 0
         self.recording = None  # a list, while a stream is recorded
         self.kept = []  # arrays that a recording may name by their address
@@ -44,7 +45,10 @@ class StrictCupy:
         self.stream = _Stream(self, 0, False)
         numbers_of_streams = itertools.count(1)
         self.cuda = types.SimpleNamespace(
-            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError),
+            runtime=types.SimpleNamespace(
+                getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError, driverGetVersion=lambda: 13000,
+                getDevice=lambda: 0, getDeviceProperties=lambda device: {"name": b"stand-in"},
+            ),
             Stream=lambda non_blocking: _Stream(self, next(numbers_of_streams), non_blocking),
             get_current_stream=lambda: self.stream,
             MemoryPool=lambda: types.SimpleNamespace(malloc=object(), free_all_blocks=lambda: None),

@@ -142,6 +142,11 @@ def test_config_json_tells_where_a_run_comes_from_and_with_what_it_went_on(tmp_p
     assert about["made"] == made
 
 
+def test_another_gpu_changes_the_last_digits():
+    made = {"device": "cuda", "gpu": {"name": "H100", "cupy": "14.1"}}
+    assert provenance.changes(made, made | {"gpu": {"name": "H200", "cupy": "14.1"}}) == "GPU name was H100, is H200"
+
+
 ODD = [None, 3, {}, {"blas": 7, "numpy": [10**400]}, {"blas": {"x": "y" * 9999}}]
 
 
