@@ -14,6 +14,7 @@ from minijepa.evaluation.patches import central_blocks, extract_patches, predict
 from minijepa.gradcheck.__main__ import main as gradcheck_command
 from minijepa.gradcheck.cases import CASES
 from minijepa.kernels import cublas, graph, launcher
+from minijepa.training import checkpoint
 from minijepa.training import trainer as trainer_module
 from minijepa.training.trainer import Trainer
 
@@ -178,6 +179,13 @@ def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
     with pytest.raises(TrainingError, match="step 7: the loss is nan"):
         t.read()
     assert t.progress.sums["context_tokens"] > 0 and np.isfinite(t.progress.sums["loss"])
+
+
+def test_a_checkpoint_waits_for_whole_vectors_not_for_each_parameter(cupy, tmp_path):
+    t = trainer("cuda")
+    waits = counts(cupy)[0]
+    checkpoint.save(tmp_path / "checkpoint.npz", t.model, t.optimizer, t.progress, t.data)
+    assert counts(cupy)[0] - waits == 4  # both networks' weights, and Adam's two moments
 
 
 def test_monitors_and_features_run_on_the_device(cupy):
