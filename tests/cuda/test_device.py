@@ -9,6 +9,7 @@ from strict_device import CUPY_HAS, StrictCupy
 from tiny import DEEPER, differentiate, noise, normal_like, values_and_gradients
 
 from minijepa import Config, Tensor, WatchingTape, backend, ops
+from minijepa.data import draw_windows, resized_crop
 from minijepa.errors import DeviceError, TapeError, TrainingError
 from minijepa.evaluation.patches import central_blocks, extract_patches, predicted_blocks, target_patches
 from minijepa.gradcheck.__main__ import main as gradcheck_command
@@ -161,6 +162,17 @@ def test_what_the_kernels_need_to_know_of_an_index_or_a_packing_is_made_once(cup
         x, before = Tensor(x, requires_grad=True), counts(cupy)[1]
         differentiate(lambda x=x: ops.attention(ops.rows(x, index), packing, 1), dy)
         assert counts(cupy) == (0, before + uploads)
+
+
+def test_resized_crops_need_only_their_windows_on_the_device(cupy):
+    images = np.random.default_rng(0).standard_normal((4, 3, 9, 12))
+    windows = draw_windows(4, np.random.default_rng(1), (0.2, 0.9))
+    there = cupy.asarray(images)
+    found = resized_crop(there, windows)
+    np.testing.assert_allclose(backend.to_numpy(found), resized_crop(images, windows), atol=1e-12)
+    before = counts(cupy)
+    resized_crop(there, windows)
+    assert counts(cupy) == (before[0], before[1] + 1)
 
 
 def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
