@@ -54,13 +54,16 @@ def resized_crop(images, windows):
     if images.dtype.kind != "f":
         raise DtypeError(f"resized_crop mixes pixels and takes floats, was given {images.dtype}: normalise() them")
     _, _, height, width = images.shape
-    rows = xp.asarray(_mixing(windows[:, 0], windows[:, 2], height).astype(images.dtype))
-    cols = xp.asarray(_mixing(windows[:, 1], windows[:, 3], width).astype(images.dtype))
+    windows = xp.asarray(windows)  # all that is copied to a GPU
+    rows = _mixing(windows[:, 0], windows[:, 2], height).astype(images.dtype)
+    cols = _mixing(windows[:, 1], windows[:, 3], width).astype(images.dtype)
     return matmul(matmul(rows[:, None], images), cols[:, None].swapaxes(-1, -2))
 
 
 def _mixing(start, length, size):
     """The matrices (B, size, size) of bilinear interpolation along one axis."""
-    places = size * (start[:, None] + (np.arange(size) + 0.5) / size * length[:, None]) - 0.5
-    places = np.clip(places, 0, size - 1)[..., None]
-    return np.maximum(0, 1 - np.abs(places - np.arange(size)))
+    xp = xp_of(start)
+    pixels = xp.arange(size)
+    places = size * (start[:, None] + (pixels + 0.5) / size * length[:, None]) - 0.5
+    places = xp.clip(places, 0, size - 1)[..., None]
+    return xp.maximum(0, 1 - xp.abs(places - pixels))

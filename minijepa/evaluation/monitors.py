@@ -9,6 +9,7 @@ from minijepa.backend import rng, to_device, to_numpy
 from minijepa.errors import DataError
 from minijepa.evaluation.neighbours import knn_accuracy
 from minijepa.evaluation.probing import content_r2, feature_std, rank_me
+from minijepa.models.chunks import chunks
 
 WATCHED, FEWEST = 512, 10  # images of the collapse monitors, and the fewest for a warning
 LOWEST_STD, LOWEST_RANK = 0.05, 3.0  # below: collapse; `smoke` begins near 0.8 and 6, `laptop` near 0.6 and 40
@@ -40,10 +41,9 @@ class Monitors:
         """{"feature_std", "rank_me", "content_r2"}"""
         features = self.model.features(self.watched, threads=self.threads)
         predictions, targets = [], []
-        for start in range(0, len(self.watched), 64):
-            chosen = np.arange(start, min(start + 64, len(self.watched)))
-            images = self.model.normalise(to_device(self.watched[chosen], self.model.device))
-            prepared = self.model.prepare(images, self.masks.select(chosen))
+        for part in chunks(len(self.watched), self.model.device):
+            images = self.model.normalise(to_device(self.watched[part], self.model.device))
+            prepared = self.model.prepare(images, self.masks.select(part))
             predictions.append(to_numpy(self.model.predictions_of(*prepared).data))
             targets.append(to_numpy(self.model.targets_of(*prepared).data))
         r2 = content_r2(

@@ -176,17 +176,18 @@ def content_r2(prediction, target, position, num_positions):
     its own mean and would flatter the baseline, so its row is left out of both errors. NaN if no position occurs twice
     or if the targets at each position are all equal: then there is no content to predict.
     """
-    prediction = checked_features(prediction, "predicted").astype(np.float64)
-    target = checked_features(target, "target").astype(np.float64)
+    prediction, target = checked_features(prediction, "predicted"), checked_features(target, "target")
     position = checked_labels(position, len(target), num_positions, "positions")
     if prediction.shape != target.shape:
         raise DataError(f"predictions are {prediction.shape} but targets {target.shape}: their shapes must be equal")
-    count = np.bincount(position, minlength=num_positions)
-    mean = np.zeros((num_positions, target.shape[1]))
-    np.add.at(mean, position, target)
-    mean /= np.maximum(count, 1)[:, None]
-    shared = count[position] > 1
-    baseline = np.sum((mean[position] - target)[shared] ** 2)
-    if baseline <= 1e-12 * np.sum(target[shared] ** 2):  # equal except for float32's rounding
+    order, ends = np.argsort(position, kind="stable"), np.cumsum(np.bincount(position))
+    error = baseline = size = 0.0
+    for rows in np.split(order, ends[:-1]):  # those of each position: few enough for the cache
+        if len(rows) > 1:
+            y = target[rows].astype(np.float64)
+            error += np.sum((prediction[rows] - y) ** 2)
+            baseline += np.sum((y.mean(axis=0) - y) ** 2)
+            size += np.sum(y**2)
+    if baseline <= 1e-12 * size:  # equal except for float32's rounding
         return float("nan")
-    return float(1 - np.sum((prediction - target)[shared] ** 2) / baseline)
+    return float(1 - error / baseline)

@@ -67,8 +67,9 @@ def row_numbers(masks, num_patches, context_capacity=None):
 
     n.target_positions = masks.target_index
     covered = np.repeat(image, blocks.sum(axis=1)) * num_patches + n.target_positions
-    n.target_rows = np.flatnonzero(np.bincount(covered))
-    n.target_features = np.searchsorted(n.target_rows, covered)
+    is_target = np.bincount(covered) > 0
+    n.target_rows = np.flatnonzero(is_target)
+    n.target_features = (np.cumsum(is_target) - 1)[covered]
 
     of_image = np.repeat(image, per_image)  # the image of each (image, block) sequence
     contexts, blocks = lengths[of_image], blocks.ravel()

@@ -42,10 +42,11 @@ def save(path, model, optimizer, progress, data):
         "mean": [float(x) for x in model.mean], "std": [float(x) for x in model.std],
         "step": progress.step, "sums": progress.sums, "optimizer_steps": optimizer.steps,
     }  # fmt: skip
-    arrays = {f"model/{name}": values for name, values in model.state_dict().items()}
-    for name in ("m", "v"):  # by parameter, like the model
-        moment = model.flat.named(getattr(optimizer, name))
-        arrays |= {f"adam_{name}/{key}": to_numpy(values) for key, values in moment.items()}
+    flat, target, arrays = model.flat, model.target_flat, {}
+    kinds = [("model", flat, flat.data), ("model", target, target.data)]
+    kinds += [("adam_m", flat, optimizer.m), ("adam_v", flat, optimizer.v)]
+    for kind, parameters, vector in kinds:  # a vector comes from a GPU in one piece
+        arrays |= {f"{kind}/{name}": values for name, values in parameters.named(to_numpy(vector)).items()}
     with replaced(path, previous=Path(path).with_name(PREVIOUS)) as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 

@@ -43,6 +43,21 @@ def on_host(results):
     return results
 
 
+def epoch_row(trainer, step, clock):
+    """The row of metrics.csv of the epoch that ends with ``step``."""
+    t, every = trainer, trainer.config.knn_every
+    epoch = (step + 1) // t.steps_per_epoch
+    mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
+    speed, seconds = clock.images_per_s(), clock.seconds()
+    row = {
+        "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": t.model.loss_per_dim(mean["loss"]),
+        "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
+        "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
+        "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
+    }  # fmt: skip
+    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
 def epoch_line(row, epochs):
     """A row of metrics.csv, not yet text, as the line that is printed at an epoch's end."""
     text = (

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from minijepa.files import new_folder, open_plain, remove_spares, replaced, shel
 from minijepa.training import checkpoint, provenance
 from minijepa.training.clock import Clock
 from minijepa.training.lock import Lock
-from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, epoch_line, read_metrics
+from minijepa.training.metrics import COLUMNS, draw_curves, draw_masks, epoch_line, epoch_row, read_metrics
 from minijepa.training.steps import append_steps, read_steps, start_steps
 from minijepa.training.trainer import REMEDY
+
+PAUSE = 10  # seconds in which no further epoch is saved and drawn: on a GPU, that takes a good part of an epoch's time
 
 
 class FolderTaken(ConfigError):
@@ -41,6 +44,8 @@ class Run:
         self.folder, self.trainer = Path(folder), trainer
         self.metrics = []  # rows of metrics.csv
         self.saved = 0  # the step of the checkpoint
+        self.drawn = 0  # epochs that curves.png shows
+        self.next_save = 0.0  # the end of the pause, on the monotonic clock
         self.lock = None
 
     def create(self, about):
@@ -86,7 +91,7 @@ class Run:
             self._write_rows()
             start_steps(self.place, read_steps(self.folder, t.progress.step))
             if done:  # in case the run was killed right after the checkpoint
-                draw_curves(self.place, self.metrics)
+                self._draw()
                 if t.progress.step % t.steps_per_epoch == 0:
                     self._keep(done)
             remove_spares(self.place)
@@ -147,6 +152,11 @@ class Run:
         checkpoint.save(self.place / checkpoint.FILE, t.model, t.optimizer, t.progress, t.data)
         self.saved = t.progress.step
 
+    def _draw(self):
+        if self.drawn != len(self.metrics):
+            draw_curves(self.place, self.metrics)
+            self.drawn = len(self.metrics)
+
     def train(self, say=tell, then=lambda: None):
         """Train to the end of the last epoch and call ``then``, or until interrupted.
 
@@ -189,25 +199,36 @@ class Run:
                 if stopped and t.progress.step < t.total_steps:
                     if self.saved < t.progress.step:
                         self.save()
+                    self._draw()
                     return stopped
         return 0
 
     def _end_epoch(self, step, clock, show):
-        """The row of metrics, the checkpoint, the messages and the curves of the epoch that ends with ``step``."""
+        """The rows, the checkpoint, the messages and the curves of the epoch that ends with ``step``."""
         t = self.trainer
         t.read()
-        row = self._epoch_row(step, clock)
+        t.check_weights()
+        row = epoch_row(t, step, clock)
         t.progress.sums = {}
         self.metrics.append(row)
         self._write_rows()
-        self.save()  # before anything of less importance can fail
-        self._keep(row["epoch"])
+        self._write_steps()  # what is written here for later steps than the checkpoint's, --resume drops
+        if due := self._due(row["epoch"]):
+            self.save()  # before anything of less importance can fail
+            self._keep(row["epoch"])
         show(epoch_line(row, t.config.epochs))
         found = (float(row[name]) for name in ("feature_std", "rank_me", "content_r2"))
         if len(t.monitors.watched) >= FEWEST and (text := warning(*found, row["epoch"] / t.config.epochs, t.config)):
             show(text)
-        draw_curves(self.place, self.metrics)
+        if due:
+            self._draw()
+            self.next_save = time.monotonic() + PAUSE
         clock.start_epoch()
+
+    def _due(self, epoch):
+        """If this epoch is saved and drawn: the same answer on all ranks, which save together."""
+        needed = self._is_kept(epoch) or epoch == self.trainer.config.epochs
+        return self.trainer.ranks.first(lambda: needed or time.monotonic() >= self.next_save)
 
     @contextlib.contextmanager
     def _watched(self):
@@ -217,8 +238,9 @@ class Run:
             with np.errstate(all="ignore"):  # values that are not finite end the run, in one line
                 yield
         except (DataError, TrainingError) as error:  # DataError: the monitors', for features that are not finite
-            with contextlib.suppress(MinijepaError):  # steps.csv shows what led to it
+            with contextlib.suppress(MinijepaError):  # steps.csv and curves.png show what led to it
                 self._write_steps()
+                self._draw()
             remedy = f": {REMEDY}" if isinstance(error, DataError) else ""
             raise TrainingError(f"{error}{remedy}; {left} {self.saved}, before that") from None
 
@@ -227,25 +249,12 @@ class Run:
         done = (t.progress.step - 1) % t.steps_per_epoch + 1 - len(t.unread)
         return {"loss": f"{t.progress.sums['loss'] / done:.3f}", "img/s": f"{clock.images_per_s():.0f}"}
 
-    def _epoch_row(self, step, clock):
-        """The row of metrics of the epoch that ends with ``step``."""
-        t = self.trainer
-        t.check_weights()
-        epoch = (step + 1) // t.steps_per_epoch
-        mean = {name: total / t.steps_per_epoch for name, total in t.progress.sums.items()}
-        speed, seconds = clock.images_per_s(), clock.seconds()
-        every = t.config.knn_every
-        row = {
-            "epoch": epoch, "step": step + 1, **mean, "loss_per_dim": t.model.loss_per_dim(mean["loss"]),
-            "lr": t.learning_rate(step), "weight_decay": t.config.weight_decay, "ema_momentum": t.momentum(step),
-            "images_per_s": speed, "seconds": seconds, **t.monitors.collapse(),
-            "knn": t.monitors.knn() if every and (epoch % every == 0 or epoch == t.config.epochs) else None,
-        }  # fmt: skip
-        return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+    def _is_kept(self, epoch):
+        every = self.trainer.config.keep_every
+        return every > 0 and epoch % every == 0
 
     def _keep(self, epoch):
-        every = self.trainer.config.keep_every
-        if every and epoch % every == 0:
+        if self._is_kept(epoch):
             content = (self.place / checkpoint.FILE).read_bytes()
             with replaced(self.place / f"checkpoint-{epoch:04d}.npz") as file:
                 file.write(content)
@@ -259,7 +268,8 @@ class Helper(Run):
         return super().train(lambda text: None)
 
     def _end_epoch(self, step, clock, show):
-        self.save()
+        if self._due((step + 1) // self.trainer.steps_per_epoch):
+            self.save()
         self.trainer.progress.sums = {}
 
     def _write_steps(self):

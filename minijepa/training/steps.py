@@ -1,6 +1,7 @@
 """steps.csv: a row for each step, so that warm-up and spikes are visible.
 
-Rows are added before each checkpoint is saved; a run that goes on drops those from after its checkpoint.
+Rows are added at each epoch's end and before each checkpoint is saved; a run that goes on drops those from after its
+checkpoint.
 """
 
 import csv

@@ -9,11 +9,13 @@ from strict_device import CUPY_HAS, StrictCupy
 from tiny import DEEPER, differentiate, noise, normal_like, values_and_gradients
 
 from minijepa import Config, Tensor, WatchingTape, backend, ops
+from minijepa.data import draw_windows, resized_crop
 from minijepa.errors import DeviceError, TapeError, TrainingError
 from minijepa.evaluation.patches import central_blocks, extract_patches, predicted_blocks, target_patches
 from minijepa.gradcheck.__main__ import main as gradcheck_command
 from minijepa.gradcheck.cases import CASES
 from minijepa.kernels import cublas, graph, launcher
+from minijepa.training import checkpoint
 from minijepa.training import trainer as trainer_module
 from minijepa.training.trainer import Trainer
 
@@ -162,6 +164,17 @@ def test_what_the_kernels_need_to_know_of_an_index_or_a_packing_is_made_once(cup
         assert counts(cupy) == (0, before + uploads)
 
 
+def test_resized_crops_need_only_their_windows_on_the_device(cupy):
+    images = np.random.default_rng(0).standard_normal((4, 3, 9, 12))
+    windows = draw_windows(4, np.random.default_rng(1), (0.2, 0.9))
+    there = cupy.asarray(images)
+    found = resized_crop(there, windows)
+    np.testing.assert_allclose(backend.to_numpy(found), resized_crop(images, windows), atol=1e-12)
+    before = counts(cupy)
+    resized_crop(there, windows)
+    assert counts(cupy) == (before[0], before[1] + 1)
+
+
 def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
     """Losses and norms are fetched together, once in a while; one that is not finite is named with its step."""
     monkeypatch.setattr(trainer_module, "READ_EVERY", 3)
@@ -178,6 +191,13 @@ def test_steps_do_not_wait_for_the_device(cupy, monkeypatch):
     with pytest.raises(TrainingError, match="step 7: the loss is nan"):
         t.read()
     assert t.progress.sums["context_tokens"] > 0 and np.isfinite(t.progress.sums["loss"])
+
+
+def test_a_checkpoint_waits_for_whole_vectors_not_for_each_parameter(cupy, tmp_path):
+    t = trainer("cuda")
+    waits = counts(cupy)[0]
+    checkpoint.save(tmp_path / "checkpoint.npz", t.model, t.optimizer, t.progress, t.data)
+    assert counts(cupy)[0] - waits == 4  # both networks' weights, and Adam's two moments
 
 
 def test_monitors_and_features_run_on_the_device(cupy):

@@ -392,11 +392,62 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
     assert checkpoint.read(run / "checkpoint-0002.npz")[0]["step"] == 6
 
 
-def test_curves_are_drawn_anew_after_every_epoch(cifar_folder, tmp_path, capsys, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(run_module, "draw_curves", lambda _, rows: drawn.append([row["epoch"] for row in rows]))
-    assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 0
-    assert drawn == [[1], [1, 2], [1, 2, 3]]
+@pytest.fixture
+def written(monkeypatch):
+    """{file: after which steps it was written}, of the checkpoint and of the curves."""
+    found, save, draw = {"checkpoint": [], "curves": []}, checkpoint.save, run_module.draw_curves
+
+    def noted_save(path, model, optimizer, progress, data):
+        found["checkpoint"].append(progress.step)
+        save(path, model, optimizer, progress, data)
+
+    def noted_draw(folder, rows):
+        found["curves"].append(int(rows[-1]["step"]))
+        assert len(read_metrics(folder)) == len(rows)
+        assert len(metrics.curves_of(folder, rows).fine["learning rate"][0]) == int(rows[-1]["step"])
+        draw(folder, rows)
+
+    monkeypatch.setattr(checkpoint, "save", noted_save)
+    monkeypatch.setattr(run_module, "draw_curves", noted_draw)
+    return found
+
+
+@pytest.mark.parametrize("pause, every, saved, drawn", [
+    (0, 0, [0, 4, 8, 12], [4, 8, 12]), (10, 0, [0, 4, 12], [4, 12]), (10, 2, [0, 4, 8, 12], [4, 8, 12]),
+])  # fmt: skip
+def test_short_epochs_are_not_all_saved_and_drawn(
+    cifar_folder, tmp_path, capsys, monkeypatch, written, pause, every, saved, drawn
+):
+    """But the first is, and the last, and those whose checkpoints are kept."""
+    monkeypatch.setattr(run_module, "PAUSE", pause)
+    assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run", keep_every=every))[0] == 0
+    assert written == {"checkpoint": saved, "curves": drawn}
+    assert len(finish(tmp_path / "run")[2]) == 3
+
+
+@pytest.mark.parametrize("steps, saved", [(8, [0, 4, 8]), (10, [0, 4, 10])])
+def test_a_run_that_is_interrupted_soon_after_a_checkpoint_is_saved_and_drawn(
+    cifar_folder, tmp_path, capsys, written, steps, saved
+):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, steps)
+        assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 130
+    assert written == {"checkpoint": saved, "curves": [4, 8]}
+
+
+def test_a_run_that_goes_wrong_soon_after_a_checkpoint_is_drawn_and_goes_on_from_there(
+    cifar_folder, tmp_path, capsys, written
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train_cli(capsys, *arguments(cifar_folder, whole))[0] == 0
+    written.update(checkpoint=[], curves=[])
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 9, lambda trainer: trainer.model.flat.data.fill(np.nan))
+        status, _, err = train_cli(capsys, *arguments(cifar_folder, broken))
+    assert status == 1 and "step 9: the loss is nan" in err and "checkpoint.npz is of step 4, before that" in err
+    assert written == {"checkpoint": [0, 4], "curves": [4, 8]} and len(read_metrics(broken)) == 2
+    assert train_cli(capsys, *resume(cifar_folder, broken))[0] == 0
+    assert_same_run(broken, whole)
 
 
 def test_the_pictures_come_after_the_last_checkpoint_and_do_not_fail_in_silence(cifar_folder, tmp_path, monkeypatch):
