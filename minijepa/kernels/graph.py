@@ -94,10 +94,10 @@ class FixedLayout(TokenLayout):
         )  # fmt: skip
 
     def load(self, masks):
-        """Fill the arrays for a batch. False, with nothing done, for another number of images or too many rows."""
+        """Fill the arrays for a batch. False, with nothing done, if it has too many rows."""
         numbers = row_numbers(masks, self.num_patches, context_capacity=self.rows[0])
         used = numbers.context_pixels, numbers.target_features, numbers.target_rows, numbers.predictor_rows
-        if len(masks) != self.batch or any(len(n) > rows for n, rows in zip(used, self.rows)):
+        if any(len(n) > rows for n, rows in zip(used, self.rows)):
             return False
         host = np.zeros(self.device.size, np.int32)
 
@@ -159,26 +159,28 @@ class StepGraph:
         return cls(trainer) if enabled and kernels_do and aligned else None
 
     def __call__(self, step, images, masks, scalars, momentum):
-        """The loss and the gradient's norm, as arrays; None, with nothing done, for a batch that can't be taken."""
-        if not self.usable or not self.layout.load(masks):
+        """The loss and the gradient's norm, as arrays; None, with nothing done, if no graph can be recorded."""
+        if not self.usable:
             return None
         xp = self.xp
         self.images[...] = images
         self.scalars[...] = xp.asarray(np.array([*scalars, momentum, 1 - momentum], np.float32))
-        self.calls += 1
-        if self.calls <= WARM_UP:
-            self._step(step)
-        else:
-            if self.graph is None and not self._record(step):
-                return None
+        if not self.layout.load(masks):
+            self._step(step, TokenLayout.of(masks, self.layout.num_patches, "cuda"))
+        elif self.calls < WARM_UP:
+            self._step(step, self.layout)
+            self.calls += 1
+        elif self.graph or self._record(step):
             self.graph.launch()
+        else:
+            return None
         results = self.results.copy()
         return results[0], results[1]
 
-    def _step(self, step):
-        """The recorded step, on the arrays that stay."""
+    def _step(self, step, layout):
+        """The step on the arrays that stay, in the graph's memory; what does not fit the graph needs no other."""
         with self.xp.cuda.using_allocator(self.pool.malloc):
-            loss = self.lanes.in_one_chunk(patchify(self.images, self.model.config.patch_size), self.layout)
+            loss = self.lanes.in_one_chunk(patchify(self.images, self.model.config.patch_size), layout)
             self.results[0] = loss
             self.results[1] = self.update(step, loss, self.scalars[:3], self.scalars[3:])
 
@@ -187,7 +189,7 @@ class StepGraph:
         stream = self.xp.cuda.get_current_stream()
         try:
             stream.begin_capture()
-            self._step(step)
+            self._step(step, self.layout)
             self.graph = stream.end_capture()
             self.graph.upload()  # here, where an error is told, and not at the first launch
         except Exception as error:  # from CuPy or cuBLAS; whatever it is, steps work without a graph
