@@ -97,10 +97,10 @@ def _cuda_problem():
 
 
 def gpu_info():
-    """The GPU in use, and what its results depend on: {"name", "driver" (the CUDA version it is made for), "cupy"}."""
+    """The GPU in use and the version of CuPy: {"name", "cupy"}."""
     runtime = cupy.cuda.runtime
     name = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
-    return {"name": name, "driver": runtime.driverGetVersion(), "cupy": cupy.__version__}
+    return {"name": name, "cupy": cupy.__version__}
 
 
 def to_device(array, device):

@@ -181,13 +181,13 @@ def content_r2(prediction, target, position, num_positions):
     if prediction.shape != target.shape:
         raise DataError(f"predictions are {prediction.shape} but targets {target.shape}: their shapes must be equal")
     order, ends = np.argsort(position, kind="stable"), np.cumsum(np.bincount(position))
-    error = baseline = size = 0.0
+    error = baseline = squares = 0.0
     for rows in np.split(order, ends[:-1]):  # those of each position: few enough for the cache
         if len(rows) > 1:
             y = target[rows].astype(np.float64)
             error += np.sum((prediction[rows] - y) ** 2)
             baseline += np.sum((y.mean(axis=0) - y) ** 2)
-            size += np.sum(y**2)
-    if baseline <= 1e-12 * size:  # equal except for float32's rounding
+            squares += np.sum(y**2)
+    if baseline <= 1e-12 * squares:  # equal except for float32's rounding
         return float("nan")
     return float(1 - error / baseline)

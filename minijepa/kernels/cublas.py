@@ -19,10 +19,11 @@ PLAIN, TRANSPOSED = 0, 1
 WORKSPACE = 32 << 20  # bytes: what NVIDIA recommends for sm_90
 
 # cuBLASLt: attributes of a product, of a search for algorithms; an epilogue; bytes of a cublasLtMatmulHeuristicResult_t
-TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8
+TRANSPOSE_A, EPILOGUE, BIAS_POINTER = 3, 7, 8
 MOST_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
 ADD_BIAS = 4
 FOUND = 96
+NOT_SUPPORTED = 15  # a status
 
 
 _handles = {}  # {stream: handle, or None if the library can't be loaded}
@@ -75,9 +76,9 @@ class Cublas:
         self._call("cublasSetStream_v2", self.handle, p(stream))
         self._call("cublasSetWorkspace_v2", self.handle, p(workspace.data.ptr), ctypes.c_size_t(workspace.nbytes))
 
-    def _call(self, name, *arguments):
+    def _call(self, name, *arguments, fine=0):
         status = getattr(self.lt if name.startswith("cublasLt") else self.blas, name)(*arguments)
-        if status:
+        if status not in (0, fine):
             raise DeviceError(f"cuBLAS: {name} failed with status {status}")
 
     def matmul(self, a, b, out):
@@ -96,17 +97,17 @@ class Cublas:
         return out
 
     def linear(self, x, w, bias, out):
-        """out = x wᵀ + bias, float32 (n, k), (m, k), (m,) -> (n, m); False, with nothing done, if no algorithm does it.
+        """out = x wᵀ + bias, all in C order: (n, k), (m, k), (m,) -> (n, m). False if cuBLASLt knows no algorithm.
 
-        As in :meth:`matmul`, cuBLASLt is asked for outᵀ = w xᵀ, to each of whose rows it adds an element of the bias.
+        As in :meth:`matmul`, it is asked for outᵀ = w xᵀ, to each of whose rows it adds an element of the bias.
         """
-        key = *x.shape, len(w), _order(x), _order(w.T), self.compute
+        key = *x.shape, len(w), self.compute
         if key not in self.plans:
             self.plans[key] = self._plan(bias, *key)
         if self.plans[key] is None:
             return False
         product, (w_, x_, out_), algorithm = self.plans[key]
-        self._set(product, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
+        self._set("Desc", product, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
         self._call(
             "cublasLtMatmul", self.handle, product, ctypes.byref(self.one), w.data.ptr, w_, x.data.ptr, x_,
             ctypes.byref(self.zero), out.data.ptr, out_, out.data.ptr, out_, algorithm,
@@ -114,31 +115,29 @@ class Cublas:
         )  # fmt: skip
         return True
 
-    def _plan(self, bias, n, k, m, x_order, w_order, compute):
-        """(product, its three matrices, algorithm) as cuBLASLt's objects, which stay; None if it knows no algorithm."""
+    def _plan(self, bias, n, k, m, compute):
+        """(product, its three matrices, algorithm) as cuBLASLt's objects, kept for reuse; None without an algorithm."""
         product, search, found = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(FOUND)
         self._call("cublasLtMatmulDescCreate", ctypes.byref(product), compute, FLOAT32)
-        for name, value in ((TRANSPOSE_A, w_order[0]), (TRANSPOSE_B, x_order[0]), (EPILOGUE, ADD_BIAS)):
-            self._set(product, name, ctypes.c_int(value))
-        self._set(product, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))  # the search looks at its alignment
+        for name, value in ((TRANSPOSE_A, TRANSPOSED), (EPILOGUE, ADD_BIAS)):
+            self._set("Desc", product, name, ctypes.c_int(value))
+        self._set("Desc", product, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))  # the search looks at its alignment
         matrices = [ctypes.c_void_p() for _ in range(3)]
-        for matrix, rows, cols, (op, ld) in zip(matrices, (m, k, m), (k, n, n), (w_order, x_order, (PLAIN, m))):
-            shape = (cols, rows) if op == TRANSPOSED else (rows, cols)
-            self._call("cublasLtMatrixLayoutCreate", ctypes.byref(matrix), FLOAT32, *shape, ld)
+        for matrix, rows, cols in zip(matrices, (k, k, m), (m, n, n)):  # w, x, out as column-major matrices
+            self._call("cublasLtMatrixLayoutCreate", ctypes.byref(matrix), FLOAT32, rows, cols, rows)
         self._call("cublasLtMatmulPreferenceCreate", ctypes.byref(search))
-        self._set(search, MOST_WORKSPACE, ctypes.c_size_t(self.workspace.nbytes), "Preference")
+        self._set("Preference", search, MOST_WORKSPACE, ctypes.c_size_t(self.workspace.nbytes))
         for name in ALIGNMENTS:
-            self._set(search, name, ctypes.c_int(16), "Preference")
+            self._set("Preference", search, name, ctypes.c_int(16))
         count = ctypes.c_int()
-        status = self.lt.cublasLtMatmulAlgoGetHeuristic(
-            self.handle, product, *matrices, matrices[2], search, 1, found, ctypes.byref(count)
-        )
+        arguments = self.handle, product, *matrices, matrices[2], search, 1, found, ctypes.byref(count)
+        self._call("cublasLtMatmulAlgoGetHeuristic", *arguments, fine=NOT_SUPPORTED)
         self._call("cublasLtMatmulPreferenceDestroy", search)
-        return (product, matrices, found) if status == 0 and count.value else None
+        return (product, matrices, found) if count.value else None
 
-    def _set(self, thing, name, value, kind="Desc"):
-        arguments = thing, name, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
-        self._call(f"cublasLtMatmul{kind}SetAttribute", *arguments)
+    def _set(self, kind, thing, name, value):
+        size = ctypes.c_size_t(ctypes.sizeof(value))
+        self._call(f"cublasLtMatmul{kind}SetAttribute", thing, name, ctypes.byref(value), size)
 
 
 def takes(*matrices):

@@ -1,6 +1,6 @@
 """A training step on a GPU as one CUDA graph: recorded once, replayed for every batch that fits.
 
-A step of the specification's network is about 640 launches. Each costs the host some microseconds, in total more than
+A step of the specification's network is about 600 launches. Each costs the host some microseconds, in total more than
 the GPU needs for the work; a graph is launched as a whole. It replays frozen addresses, shapes, and numbers passed as
 arguments. So
 
@@ -8,7 +8,7 @@ arguments. So
   before the graph is launched;
 - every batch has the same number of rows: a capacity that nearly all batches stay below, with spare rows at the end. No
   result is computed from a spare row, so its gradient is zero;
-- temporary arrays come from their own memory pool, whose blocks are given to nothing else.
+- temporary arrays come from their own memory pool.
 
 A batch beyond the capacity is computed launch by launch, and so are all batches if no graph can be recorded.
 """
@@ -167,6 +167,7 @@ class StepGraph:
         self.scalars[...] = xp.asarray(np.array([*scalars, momentum, 1 - momentum], np.float32))
         if not self.layout.load(masks):
             self._step(step, TokenLayout.of(masks, self.layout.num_patches, "cuda"))
+            self.graph = None  # where memory is short, the pool may have given back what it names
         elif self.calls < WARM_UP:
             self._step(step, self.layout)
             self.calls += 1
@@ -178,7 +179,7 @@ class StepGraph:
         return results[0], results[1]
 
     def _step(self, step, layout):
-        """The step on the arrays that stay, in the graph's memory; what does not fit the graph needs no other."""
+        """The step on the arrays that stay, in the graph's memory: batches that don't fit the graph use it too."""
         with self.xp.cuda.using_allocator(self.pool.malloc):
             loss = self.lanes.in_one_chunk(patchify(self.images, self.model.config.patch_size), layout)
             self.results[0] = loss

@@ -238,7 +238,7 @@ class Run:
             with np.errstate(all="ignore"):  # values that are not finite end the run, in one line
                 yield
         except (DataError, TrainingError) as error:  # DataError: the monitors', for features that are not finite
-            with contextlib.suppress(MinijepaError):  # steps.csv and curves.png show what led to it
+            with contextlib.suppress(Exception):  # steps.csv and curves.png show what led to it, if they can
                 self._write_steps()
                 self._draw()
             remedy = f": {REMEDY}" if isinstance(error, DataError) else ""

@@ -65,7 +65,7 @@ class Trainer:
         images, masks = self.batch(step)
         scalars, momentum = self.optimizer.begin_step(step, self.learning_rate(step)), self.momentum(step)
         done = None if self.graph is None else self.graph(step, images, masks, scalars, momentum)
-        if done is None:  # on a CPU, or for a batch that the graph can't take
+        if done is None:  # on a CPU, or if no graph can be recorded
             loss = self.lanes.gradients(images, masks)  # targets, predictions, loss, backward
             done = loss, self.update(step, loss, scalars, momentum)
         return {

@@ -1,5 +1,7 @@
 """The devices that the tests of the CUDA path run on: a stand-in everywhere, and the card itself where there is one."""
 
+from functools import partial
+
 import emulator
 import pytest
 from strict_device import StrictCupy
@@ -34,7 +36,7 @@ def prepare(device, monkeypatch):
     monkeypatch.setattr(cublas, "_handles", {})
     monkeypatch.setattr(backend, "_stream", None)
     call = Cublas._call
-    monkeypatch.setattr(Cublas, "_call", lambda *args: cupy.do(call, *args))  # recorded like everything else
+    monkeypatch.setattr(Cublas, "_call", lambda *a, **kw: cupy.do(partial(call, **kw), *a))  # recorded like all else
     return cupy
 
 

@@ -72,8 +72,9 @@ def compiled(text, *options):
     return ctypes.CDLL(str(path.with_suffix(".so")))
 
 
-def fake_cublas(name="cublas"):
+def fake_cublas(name):
     """A library that does what the manuals of cuBLAS and cuBLASLt say, on the host's memory."""
+    assert name in ("cublas", "cublasLt")
     return compiled((HERE / "fake_cublas.cpp").read_text(encoding="utf-8"), "-O2")
 
 

@@ -312,6 +312,11 @@ def test_a_batch_beyond_the_capacity_is_computed_without_the_graph(graphs):
     found = state_after(small, STEPS)
     assert small.graph.calls == 0
     assert_same_state(found, wanted, rtol=1e-4, atol=2e-4)
+    between = trainer("cuda")
+    load, calls = between.graph.layout.load, []
+    between.graph.layout.load = lambda masks: calls.append(load(masks)) or len(calls) not in (2, 5)
+    assert_same_state(state_after(between, STEPS + 3), state_after(trainer("cuda"), STEPS + 3), rtol=1e-4, atol=2e-4)
+    assert len(calls) == STEPS + 3 and between.graph.graph
     for i in (0, 1, 3):
         full = trainer("cuda")
         masks = full.batch(0)[1]

@@ -1,7 +1,7 @@
 """The CUDA kernels against the reference in float64: on a card where there is one, and everywhere as g++ compiles their
 text (see emulator.py).
 
-They have never run on a GPU. What can be known without one: that NVIDIA's compiler takes them without spilling
+What can be known without one: that NVIDIA's compiler takes them without spilling
 registers (test_kernels_compile.py), that the numbers are right, that every element of a result is written and nothing
 beside it, and that no result depends on which thread runs first.
 """
@@ -15,8 +15,9 @@ from tiny import differentiate, values_and_gradients
 
 from minijepa import Tape, Tensor, backend, ops
 from minijepa.errors import DtypeError
-from minijepa.kernels import launcher, launches
+from minijepa.kernels import cublas, launcher, launches
 from minijepa.ops.gelu import Gelu
+from minijepa.ops.matmul import Linear
 from minijepa.training.ema import update_ema
 from minijepa.training.optim import AdamW
 
@@ -265,6 +266,24 @@ def test_the_tape_remembers_which_body_ran(monkeypatch):
         monkeypatch.setattr(launcher, "enabled", not fused)  # between forward and backward: nothing changes hands
         tape.backward(y, backend.cupy.asarray(draw(4, 8, seed=1)))
     assert emulator.launches == ["gelu_forward", "gelu_backward", "sum_partials"]
+
+
+@pytest.mark.parametrize("algorithms", [1, 0])
+def test_a_linear_layer_s_bias_is_added_within_the_product(algorithms):
+    blas = cublas.handle(backend.cupy)
+    if not hasattr(blas.lt, "fake_algorithms"):
+        pytest.skip("of the emulator")
+    blas.plans.clear()
+    blas.lt.fake_algorithms(algorithms)
+    arrays = draw(2, 5, 7), draw(3, 7, seed=1), draw(3, seed=2)
+    try:
+        with Tape() as tape:
+            ops.linear(*(Tensor(backend.cupy.asarray(a), requires_grad=True) for a in arrays))
+        check(ops.linear, *arrays)
+    finally:
+        blas.lt.fake_algorithms(1)
+        blas.plans.clear()
+    assert tape.entries[0].body is Linear.twin
 
 
 def test_a_subclass_does_not_inherit_the_twin_of_other_formulas():

@@ -395,6 +395,7 @@ def test_a_run_folder(cifar_folder, tmp_path, capsys):
 @pytest.fixture
 def written(monkeypatch):
     """{file: after which steps it was written}, of the checkpoint and of the curves."""
+    monkeypatch.setattr(run_module, "PAUSE", 3600)
     found, save, draw = {"checkpoint": [], "curves": []}, checkpoint.save, run_module.draw_curves
 
     def noted_save(path, model, optimizer, progress, data):
@@ -413,7 +414,7 @@ def written(monkeypatch):
 
 
 @pytest.mark.parametrize("pause, every, saved, drawn", [
-    (0, 0, [0, 4, 8, 12], [4, 8, 12]), (10, 0, [0, 4, 12], [4, 12]), (10, 2, [0, 4, 8, 12], [4, 8, 12]),
+    (0, 0, [0, 4, 8, 12], [4, 8, 12]), (3600, 0, [0, 4, 12], [4, 12]), (3600, 2, [0, 4, 8, 12], [4, 8, 12]),
 ])  # fmt: skip
 def test_short_epochs_are_not_all_saved_and_drawn(
     cifar_folder, tmp_path, capsys, monkeypatch, written, pause, every, saved, drawn
