@@ -49,7 +49,7 @@ SETTINGS = {  # what differs from the base
         context_scale=(0.75, 0.95),
         ema_momentum_start=0.996,
     ),
-    # `laptop` and `best` with one part removed at a time
+    # `laptop` with one part removed at a time
     "weights from 0.02": dict(init_std=0.02),
     "patch gain 1": dict(patch_embed_gain=1),
     "no augmentation": dict(augment_flip=False, augment_crop=0, augment_scale=(1, 1)),

@@ -84,7 +84,7 @@ def test_a_collapse_warning_says_what_to_try():
 
 @pytest.mark.parametrize("found", [(0.01, 16.0, 0.3), (0.4, 1.1, 0.3), (0.4, 16.0, 0.0)])
 def test_what_a_run_has_already_is_not_advised(found):
-    text = warning(*found, 1.0, Config.preset("best"))
+    text = warning(*found, 1.0, Config.preset("laptop"))
     assert not any(name in text for name in ("target_norm", "patch_embed_gain", "init_std")) and " or " in text
 
 
