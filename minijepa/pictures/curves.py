@@ -90,8 +90,9 @@ def _panel(sheet, corner, name, runs):
         sheet.text((round(position), bottom + 17), f"{tick:g}", 12, GREY, "ms")
     sheet.text((right, bottom + 33), "epoch", 12, GREY, "rs")
     last_y = [place(first, y[-1])[1] for _, y, _, _ in numbers if len(y)]
-    for i, (label, value) in enumerate(levels.items()):
-        _level(sheet, box, round(place(first, value)[1]), label, i % 2 == 1, last_y)
+    heights = [round(place(first, value)[1]) for value in levels.values()]
+    for i, (label, y) in enumerate(zip(levels, heights)):
+        _level(sheet, box, y, label, i % 2 == 1, [*last_y, *heights[:i], *heights[i + 1 :]])
     ends = []
     for (x, y, fine_x, fine_y), colour in zip(numbers, COLOURS):
         if len(fine_x):
@@ -107,12 +108,12 @@ def _panel(sheet, corner, name, runs):
         _letters(sheet, right + 8, ends)
 
 
-def _level(sheet, box, y, label, at_left, curves):
-    """A broken line across the panel, with its name above it, or below if a curve ends there (at these heights)."""
+def _level(sheet, box, y, label, at_left, others):
+    """A broken line across the panel, with its name above it, or below if another line is there (at these heights)."""
     left, top, right, bottom = box
     for x in range(left, right, 8):
         sheet.draw.line((x, y, min(x + 4, right), y), fill=GREY)
-    below = y <= top + 16 or (y < bottom - 16 and any(y - 18 < curve <= y for curve in curves))
+    below = y <= top + 16 or (y < bottom - 16 and any(y - 18 < other <= y for other in others))
     y += 14 if below else -4
     sheet.text((left + 4 if at_left else right - 4, y), label, 11, GREY, "ls" if at_left else "rs")
 
