@@ -426,14 +426,18 @@ def test_short_epochs_are_not_all_saved_and_drawn(
     assert len(finish(tmp_path / "run")[2]) == 3
 
 
-@pytest.mark.parametrize("steps, saved", [(8, [0, 4, 8]), (10, [0, 4, 10])])
-def test_a_run_that_is_interrupted_soon_after_a_checkpoint_is_saved_and_drawn(
-    cifar_folder, tmp_path, capsys, written, steps, saved
+@pytest.mark.parametrize("steps, saved, drawn", [
+    (4, [0, 4], [4]), (8, [0, 4, 8], [4, 8]), (10, [0, 4, 10], [4, 8]), (12, [0, 4, 12], [4, 12]),
+])  # fmt: skip
+def test_an_interrupted_run_is_saved_and_drawn_once_and_after_the_last_step_is_done(
+    cifar_folder, tmp_path, capsys, written, monkeypatch, steps, saved, drawn
 ):
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, steps)
-        assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))[0] == 130
-    assert written == {"checkpoint": saved, "curves": [4, 8]}
+    """At the end of an epoch that is saved anyway, of one that is not, within one, and at the last step."""
+    stop_at(monkeypatch, steps)
+    status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
+    assert status == (0 if steps == 12 else 130)
+    assert ("done: " in out, "interrupted at step" in out) == (steps == 12, steps < 12)
+    assert written == {"checkpoint": saved, "curves": drawn}
 
 
 def test_a_run_that_goes_wrong_soon_after_a_checkpoint_is_drawn_and_goes_on_from_there(
@@ -681,20 +685,6 @@ def test_resuming_finishes_what_a_kill_after_the_checkpoint_left_undone(
     names = {p.name for p in run.iterdir()}
     assert {"checkpoint-0001.npz", "checkpoint-0002.npz", "checkpoint-0003.npz", "curves.png"} <= names
     assert checkpoint.read(run / "checkpoint-0001.npz")[0]["step"] == 4
-
-
-def test_an_interruption_at_the_end_of_an_epoch_saves_once_and_at_the_last_step_is_too_late(
-    cifar_folder, tmp_path, capsys, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 4)
-        assert train_cli(capsys, *arguments(cifar_folder, tmp_path / "epoch"))[0] == 130
-    assert checkpoint.read(tmp_path / "epoch")[0]["step"] == 4
-    assert checkpoint.read(tmp_path / "epoch" / "checkpoint-previous.npz")[0]["step"] == 0
-    with monkeypatch.context() as patch:
-        stop_at(patch, 12)
-        status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "last"))
-    assert status == 0 and "done: " in out and "interrupted" not in out
 
 
 def test_a_file_system_without_locks_does_not_keep_anybody_from_training(dataset, tmp_path, monkeypatch):
