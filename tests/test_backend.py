@@ -111,15 +111,6 @@ def test_draws_are_a_function_of_seed_purpose_and_step():
     assert draws(3, "masks") == draws(3, "masks", 0)
 
 
-def test_streams_of_neighbouring_steps_and_seeds_are_independent():
-    def normals(*name):
-        return backend.rng(*name).standard_normal(20_000)
-
-    a = normals(0, "masks", 0)
-    for other in (normals(0, "masks", 1), normals(1, "masks", 0), normals(0, "flips", 0)):
-        assert abs(np.corrcoef(a, other)[0, 1]) < 4.5 / np.sqrt(20_000)
-
-
 def test_a_long_stream_does_not_run_into_the_next_step():
     """The step is in the counter's highest word: the next stream begins 2¹⁹² blocks further on."""
     state = [backend.rng(5, "masks", step).bit_generator.state["state"] for step in (7, 8)]
