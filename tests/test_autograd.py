@@ -428,10 +428,6 @@ def test_a_printed_tape_counts_memory_shared_by_views_once():
 # -------------------------------------------------------------------------------------------------------- own functions
 
 
-def test_an_operation_takes_numbers_and_lists():
-    assert Square.apply(3).item() == 9 and Square.apply([1.0, 2.0]).shape == (2,)
-
-
 def returning(result=None, backward=None, name="MyOp2D"):
     """An operation on (t, d), (d)? that returns what it is told to."""
     return operation(
