@@ -83,12 +83,3 @@ def test_a_signature_that_cannot_be_read_is_refused_when_the_operation_is_define
     with pytest.raises(ShapeError) as error:
         Signature(text)
     assert str(error.value) == f'the signature "{text}" can\'t be read: write it like "(..., n), (n)? -> (..., n)"'
-
-
-def test_an_answer_is_remembered_but_an_error_is_raised_each_time():
-    signature = Signature("(n), (n) -> ()")
-    for _ in range(2):
-        assert signature.match("op", ((2,), (2,))) == ((2,), (2,))
-        with pytest.raises(ShapeError):
-            signature.match("op", ((2,), (3,)))
-    assert signature.match.cache_info().hits == 1
