@@ -6,6 +6,7 @@ Written from the specification, sharing no code with minijepa, and as unlike it 
 layers, a convolution as patch embedding, one image and one target block at a time, nothing packed, nothing padded.
 """
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -46,24 +47,15 @@ class Attention(nn.Module):
         return self.proj(heads.transpose(1, 2).reshape(B, N, D))
 
 
-class Mlp(nn.Module):
-    def __init__(self, dim, hidden_dim):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU(approximate="tanh")
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x):
-        return self.fc2(self.act(self.fc1(x)))
-
-
 class Block(nn.Module):
     def __init__(self, dim, num_heads, mlp_ratio):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        hidden = int(dim * mlp_ratio)
+        layers = dict(fc1=nn.Linear(dim, hidden), act=nn.GELU(approximate="tanh"), fc2=nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x):
         x = x + self.attn(self.norm1(x))
