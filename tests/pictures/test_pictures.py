@@ -334,7 +334,7 @@ def test_text_stays_on_the_sheet_and_off_other_text_and_images(drawn, classes, n
 def test_every_character_that_is_drawn_has_a_glyph(drawn, monkeypatch):
     """Pillow's own font is small: what it lacks, a superscript or a dash, it draws as an empty box."""
     own = {size: canvas._fonts(size)[:1] for size in range(8, 30)}  # as where the system has no other
-    monkeypatch.setattr(canvas, "_fonts", own.get)  # as where the system has no other
+    monkeypatch.setattr(canvas, "_fonts", own.get)
     for classes in (cifar10.CLASSES, shapes.CLASSES):
         all_pictures(classes, "note")
     characters = {c for texts, _ in drawn.values() for text, _ in texts for c in text}
