@@ -1,26 +1,16 @@
 """The engine: what is recorded, in which order gradients flow, where they go, and what misuse says."""
 
-import contextlib
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tiny import differentiate, operation
+from tiny import differentiate, operation, raises
 
 from minijepa import Parameter, Tape, Tensor, no_tape, ops
 from minijepa.autograd import current_tape
-from minijepa.errors import DtypeError, MinijepaError, ShapeError, TapeError
-
-
-@contextlib.contextmanager
-def raises(error, message):
-    """The block raises ``error`` with exactly this message."""
-    with pytest.raises(error) as info:
-        yield
-    assert str(info.value) == message
-    assert isinstance(info.value, MinijepaError)
+from minijepa.errors import DtypeError, ShapeError, TapeError
 
 
 def leaf(*values, dtype=np.float32):

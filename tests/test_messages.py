@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import differentiate, operation
+from tiny import differentiate, operation, raises
 
 from minijepa import Parameter, Tensor, autograd, gradcheck, ops, tensor
 from minijepa.errors import DeviceError, MinijepaError
@@ -65,9 +65,8 @@ def backward_into_another_shape():
     ],
 )
 def test_what_is_said(call, message):
-    with pytest.raises(MinijepaError) as error:
+    with raises(MinijepaError, message):
         call()
-    assert str(error.value) == message
 
 
 class OnTheCard(np.ndarray):
@@ -89,15 +88,14 @@ def test_what_is_said_of_a_gradient_on_another_device(card):
          "move it with to_device"),
         ([1, 1], "elsewhere: backward returned an array on cuda for input 0, which is on cpu"),
     ):  # fmt: skip
-        with pytest.raises(DeviceError) as error:
+        with raises(DeviceError, message):
             differentiate(lambda: elsewhere.apply(x), dy)
-        assert str(error.value) == message
 
 
 def test_devices_do_not_mix(card):
     here, there = Tensor([1.0, 2.0]), Tensor(0.0)
     there.data = np.ones((3, 2), np.float32).view(OnTheCard)
-    with pytest.raises(DeviceError) as error:
-        here + there
     message = "add: its inputs are on different devices (cpu (2,), cuda (3, 2)); move them with to_device"
-    assert str(error.value) == message and (there + there).shape == (3, 2) and (here + here).shape == (2,)
+    with raises(DeviceError, message):
+        here + there
+    assert (there + there).shape == (3, 2) and (here + here).shape == (2,)

@@ -1,6 +1,7 @@
 """The shape signatures of operations: what they read, what they let pass, and what they say."""
 
 import pytest
+from tiny import raises
 
 from minijepa.errors import ShapeError
 from minijepa.signature import Signature
@@ -71,15 +72,13 @@ def test_shapes_that_fit_and_what_they_broadcast_to(text, shapes, broadcast):
     ],
 )
 def test_a_misfit_names_the_operation_the_signature_the_shapes_and_the_reason(text, shapes, why):
-    with pytest.raises(ShapeError) as error:
+    with raises(ShapeError, f"op: takes {text}, {why}"):
         match(text, *shapes)
-    assert str(error.value) == f"op: takes {text}, {why}"
 
 
 @pytest.mark.parametrize(
     "text", ["", "n -> n", "(n)", "(n -> n)", "(n) (m) -> (n)", "(n)+, (m) -> ()", "(n)* -> ()", "(n m) -> ()", "-> ()"]
 )
 def test_a_signature_that_cannot_be_read_is_refused_when_the_operation_is_defined(text):
-    with pytest.raises(ShapeError) as error:
+    with raises(ShapeError, f'the signature "{text}" can\'t be read: write it like "(..., n), (n)? -> (..., n)"'):
         Signature(text)
-    assert str(error.value) == f'the signature "{text}" can\'t be read: write it like "(..., n), (n)? -> (..., n)"'

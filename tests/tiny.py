@@ -1,12 +1,15 @@
 """What tests share: the smallest network, data set and command lines, and one line for a forward and a backward."""
 
+import contextlib
 import json
 import os
 
 import numpy as np
+import pytest
 
 from minijepa import Function, Parameter, Tape
 from minijepa.data import Dataset
+from minijepa.errors import MinijepaError
 
 NETWORK = dict(
     encoder_embed_dim=16, encoder_depth=1, encoder_num_heads=2, predictor_embed_dim=8, predictor_depth=1,
@@ -63,6 +66,14 @@ def raising(error):
         raise error.with_traceback(None)  # else it would keep the frames of every test alive
 
     return fail
+
+
+@contextlib.contextmanager
+def raises(error, message):
+    """The block raises ``error``, which is one of ours, with exactly this message."""
+    with pytest.raises(error) as caught:
+        yield
+    assert str(caught.value) == message and isinstance(caught.value, MinijepaError)
 
 
 class Planted:
