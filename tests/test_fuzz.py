@@ -10,6 +10,7 @@ import random
 
 import numpy as np
 import pytest
+from conftest import begun, python_2_pickle, readers
 from PIL import Image
 from tiny import NETWORK, command, raising, refusal
 
@@ -24,8 +25,6 @@ from minijepa.evaluation import evaluate
 from minijepa.training import metrics
 from minijepa.training.metrics import draw_curves
 from minijepa.training.trainer import Trainer
-
-from conftest import begun, python_2_pickle, readers  # isort: skip
 
 CASES = int(os.environ.get("MINIJEPA_FUZZ", "200"))
 JUNK = [

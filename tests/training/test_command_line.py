@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import write_cifar
 from tiny import NETWORK, command, flags, raising
 
 import train
@@ -11,8 +12,6 @@ from minijepa.cli import counted
 from minijepa.config import PRESETS, Config
 from minijepa.pictures.canvas import Sheet
 from minijepa.training import run as run_module
-
-from conftest import write_cifar  # isort: skip
 
 TINY = flags(NETWORK)
 
