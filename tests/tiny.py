@@ -83,6 +83,11 @@ class Planted:
         return os.mkdir, ("planted",)
 
 
+def contents(folder, names="*"):
+    """{name: bytes} of the files in a folder, or of those whose name fits."""
+    return {path.name: path.read_bytes() for path in folder.glob(names)}
+
+
 def flags(settings):
     """The command-line flags of settings."""
     return [f"--set={name}={value}" for name, value in settings.items()]

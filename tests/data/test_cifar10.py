@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tiny import Planted
+from conftest import python_2_pickle
+from tiny import Planted, contents
 
 import minijepa.data
 from minijepa.backend import rng
@@ -19,8 +20,6 @@ from minijepa.data import cifar10
 from minijepa.data.cifar10 import download_cifar10, has_cifar10, has_some_cifar10, load_cifar10, unpack_cifar10
 from minijepa.data.pixels import MEAN, STD, normalise
 from minijepa.errors import ConfigError, DataError, DtypeError, ShapeError
-
-from conftest import python_2_pickle  # isort: skip
 
 
 def record_file(seed, records=2):
@@ -268,7 +267,7 @@ def test_download_gives_the_files_and_leaves_nothing_else(server, tmp_path, caps
     data_dir = tmp_path / "new" / "data"
     assert download(data_dir, server.serve(ARCHIVE)) == data_dir / cifar10.FOLDER
     assert [path.name for path in data_dir.iterdir()] == [cifar10.FOLDER]
-    assert {path.name: path.read_bytes() for path in (data_dir / cifar10.FOLDER).iterdir()} == CONTENTS
+    assert contents(data_dir / cifar10.FOLDER) == CONTENTS
     assert load_cifar10(data_dir, "train")[0].shape == (10, 3, 32, 32)
     assert capsys.readouterr() == ("", "")  # no progress bar where nobody watches
 
@@ -322,7 +321,7 @@ def test_nothing_is_written_but_the_six_files(tmp_path):
     archive.write_bytes(pack([*official_members(), *others]))
     unpacked.mkdir()
     cifar10._unpack(archive, unpacked, unpacked)
-    assert {path.name: path.read_bytes() for path in unpacked.iterdir()} == CONTENTS
+    assert contents(unpacked) == CONTENTS
     assert sorted(tmp_path.iterdir()) == [archive, unpacked]
 
 
@@ -362,7 +361,7 @@ def test_an_archive_in_the_data_folder_is_unpacked_without_a_network(tmp_path, m
     assert has_some_cifar10(tmp_path) and not has_cifar10(tmp_path)
     for download in (False, True):
         assert len(minijepa.data.load_dataset("cifar10", tmp_path, download).train_labels) == 10
-    files = {path.name: path.read_bytes() for path in (tmp_path / cifar10.FOLDER).iterdir()}
+    files = contents(tmp_path / cifar10.FOLDER)
     assert files == CONTENTS and (tmp_path / cifar10.ARCHIVE).read_bytes() == ARCHIVE
     assert len(list(tmp_path.iterdir())) == 2 and not unpack(tmp_path)
     (tmp_path / cifar10.FOLDER / "data_batch_4.bin").unlink()  # nor does it touch files that are there
