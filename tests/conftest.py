@@ -1,5 +1,8 @@
+import os
 import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +47,12 @@ def _judged(report, config):
         report.outcome = "failed"
         report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr[-1]}"
     return report
+
+
+def python(*arguments, cwd=ROOT, **variables):
+    """A program that this Python ran: its .returncode, .stdout and .stderr. ``variables`` of the environment."""
+    command, environment = [sys.executable, *map(str, arguments)], os.environ | variables
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8")
 
 
 @pytest.fixture

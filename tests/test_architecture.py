@@ -1,11 +1,10 @@
 """The house of floors: a file imports only from floors below its own. And: no framework, and only what CuPy has."""
 
 import ast
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, python
 
 PACKAGE = ROOT / "minijepa"
 
@@ -100,7 +99,8 @@ def test_a_cpu_imports_nothing_of_the_kernels():
         assert not [name for name in sys.modules if name.startswith("minijepa.kernels")]
         assert not [op for op in Function.__subclasses__() if op.twin]
     """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_listing_stays_short():

@@ -1,13 +1,11 @@
 """Devices without a GPU, and random draws that depend on their name alone."""
 
 import itertools
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import python
 from tiny import raises, raising
 
 from minijepa import backend
@@ -62,8 +60,7 @@ assert backend.resolve_device("auto") == backend.resolve_device("cpu") == "cpu"
 assert threads.blas_info()["threads"] in (1, None)
 backend.resolve_device("cuda")
 """
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OPENBLAS_NUM_THREADS": "²", "MKL_NUM_THREADS": "8"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", code, PYTHONPATH=str(tmp_path), OPENBLAS_NUM_THREADS="²", MKL_NUM_THREADS="8")
     assert done.stderr.endswith(
         "DeviceError: --device cuda: CuPy can't be imported ([Errno 13] Permission denied: '/home/x/.cupy'): if its "
         "cache folder can't be written to, set CUPY_CACHE_DIR to another, or use --device cpu\n"

@@ -15,7 +15,7 @@ import numpy as np
 import profile_step
 import pytest
 import step
-from conftest import ROOT, write_cifar
+from conftest import ROOT, python, write_cifar
 from tiny import flags
 
 from minijepa import Config, Tape
@@ -29,8 +29,8 @@ STEP = BENCHMARKS / "step.py"
 
 
 def test_step_measures_this_project_alone():
-    command = [sys.executable, str(STEP), "--preset", "smoke", "--rounds", "1", "--threads", "2", "--alone"]
-    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
+    options = ["--preset", "smoke", "--rounds", "1", "--threads", "2", "--alone", "--json"]
+    found = json.loads(python(STEP, *options).stdout)
     assert min(found[name] for name in ("img_s", "encode_img_s", "threads_speedup", "gemm_share")) > 0
     assert 0 < found["step_mb"] < found["peak_mb"]
     for kind in ("padded", "sorted", "shared", "encode"):
@@ -54,8 +54,8 @@ def test_a_blas_that_its_environment_slows_down_is_named(monkeypatch):
 
 @pytest.mark.skipif(not importlib.util.find_spec("mpi4py"), reason="no MPI: pip install -r requirements-mpi.txt")
 def test_step_compares_workers_with_mpiexec():
-    command = [sys.executable, str(STEP), "--mpi", "--preset", "smoke", "--rounds", "1", "--threads", "2", "--json"]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    options = ["--mpi", "--preset", "smoke", "--rounds", "1", "--threads", "2", "--json"]
+    found = json.loads(python(STEP, *options).stdout)
     assert found["ratio"] == found["img_s_ranks"] / found["img_s_workers"] > 0
     assert {name: len(turns) for name, turns in found["turns"].items()} == {"workers": 1, "ranks": 1, "one": 1}
 
@@ -65,7 +65,7 @@ def test_step_compares_workers_with_mpiexec():
     ["--rounds 0", "--device cuda --alone", "--device cuda --preset smoke", "--mpi --device cuda", "--mpi --threads 9"],
 )
 def test_step_refuses_what_it_cannot_do(options):
-    done = subprocess.run([sys.executable, str(STEP), *options.split()], capture_output=True, text=True)
+    done = python(STEP, *options.split())
     assert done.returncode == 2 and "step.py: error: --" in done.stderr and not done.stdout
 
 
@@ -160,8 +160,7 @@ def test_an_ablation_prints_means_and_ranges_best_first():
 
 @pytest.mark.parametrize("options", ["nope", "base --jobs 0", "base --threads 0", "base --seeds -1", "--set epochs=0"])
 def test_an_ablation_refuses_what_it_cannot_do(options, tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "ablation.py"), *options.split(), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = python(BENCHMARKS / "ablation.py", *options.split(), "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stderr.startswith("ablation.py: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from conftest import ROOT, python
 from tiny import command
 
 import probe
@@ -23,7 +24,6 @@ from minijepa.cli import REQUIRED
 from minijepa.config import MEASURED, PRESETS
 from minijepa.training import curves
 
-ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OLDEST = 77  # setuptools
 
@@ -109,7 +109,7 @@ def test_the_requirements_files_say_what_pyproject_says():
 @pytest.mark.parametrize("command", [["train.py"], ["probe.py", "--help"], ["-m", "minijepa.gradcheck", "gelu"]])
 def test_a_missing_package_is_one_line(command):
     """-S: without the packages that are installed."""
-    done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-S", *command)
     name = "minijepa" if command[0] == "-m" else command[0]
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith(f"{name}: the package numpy is missing: pip install -r requirements.txt")
@@ -117,7 +117,7 @@ def test_a_missing_package_is_one_line(command):
 
 
 def test_where_a_package_is_missing_an_import_says_which():
-    done = subprocess.run([sys.executable, "-S", "-c", "import minijepa"], cwd=ROOT, capture_output=True, text=True)
+    done = python("-S", "-c", "import minijepa")
     assert "ModuleNotFoundError: the package numpy is missing: pip install" in done.stderr.splitlines()[-1]
 
 
@@ -162,9 +162,8 @@ def test_a_skip_fails_where_none_is_allowed(tmp_path, options):
     """A test's own and a whole file's."""
     (tmp_path / "test_one.py").write_text("import pytest\npytest.skip('no git', allow_module_level=True)")
     (tmp_path / "test_two.py").write_text("import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('no g++')")
-    command = [sys.executable, "-m", "pytest", "-p", "conftest", "--continue-on-collection-errors", *options]
-    paths = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=paths, check=False)
+    command = ["-m", "pytest", "-p", "conftest", "--continue-on-collection-errors", *options]
+    done = python(*command, cwd=tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
     assert done.returncode == len(options)
     found = re.findall(r"--no-skips forbids: Skipped: (no g\+\+|no git)\n", done.stdout)
     assert set(found) == ({"no g++", "no git"} if options else set()), done.stdout
@@ -181,7 +180,5 @@ def test_the_workflow_runs_what_ci_runs_and_contributing_names_what_is_there():
 @pytest.mark.parametrize(("command", "status"), [("gradcheck add", 0), ("explain layer_norm", 0), ("exercise rows", 1)])
 def test_a_module_runs_as_a_program_and_without_a_warning(tmp_path, command, status):
     (tmp_path / "exercise_rows.py").touch()  # an attempt that is not right yet
-    program = [sys.executable, "-W", "error", "-m", *f"minijepa.{command}".split()]
-    paths = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(program, cwd=tmp_path, env=paths, capture_output=True, text=True, encoding="utf-8")
+    done = python("-W", "error", "-m", *f"minijepa.{command}".split(), cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert (done.returncode, done.stderr) == (status, "") and done.stdout

@@ -5,11 +5,9 @@ import inspect
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, python
 from tiny import command, refusal
 
 from minijepa import ops
@@ -139,9 +137,7 @@ def test_without_docstrings_each_command_works_or_is_one_line(tmp_path):
         refused.append(exercise(["gelu", "--solution"]))
         print(refused, [explain(["--step"]), exercise([]), exercise(["gelu", "--hint"])])
     """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-OO", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    done = python("-OO", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.stdout.endswith("[2, 2, 2, 2] [0, 0, 0]\n")
     words = "python -OO removes the docstrings that this command shows: run it without -OO\n"
     assert done.stderr == 3 * f"explain: {words}" + f"exercise: {words}"

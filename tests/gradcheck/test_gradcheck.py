@@ -1,12 +1,10 @@
 """The oracle: it passes every operation, and it fails every wrong backward that somebody is likely to write."""
 
-import subprocess
-import sys
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import python
 from tiny import command, differentiate, normal_like, operation, refusal
 
 from minijepa import ops
@@ -327,7 +325,7 @@ def test_the_package_does_not_hide_the_function(first):
         for name in (first, *others)
     ]
     code = "\n".join([*lines, "from minijepa.gradcheck import cases, numeric_gradient"])
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = python("-W", "error", "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
