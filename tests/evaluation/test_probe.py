@@ -7,8 +7,9 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from conftest import write_cifar
 from PIL import Image
-from tiny import DEEPER, NETWORK, command, flags, raising
+from tiny import DEEPER, NETWORK, command, contents, flags, raising
 
 import probe
 import train
@@ -19,8 +20,6 @@ from minijepa.evaluation import evaluate, kept, probing
 from minijepa.evaluation.verdict import verdict
 from minijepa.training.report import write_report
 from minijepa.training.trainer import Trainer
-
-from conftest import write_cifar  # isort: skip
 
 SETTINGS = DEEPER | dict(batch_size=100, epochs=2, warmup_epochs=0, val_size=20)
 
@@ -179,11 +178,11 @@ def test_a_key_depends_on_all_that_a_figure_depends_on(run, overlapping_cifar_fo
 def test_a_quick_probe_takes_a_tenth_of_the_images_and_leaves_the_full_results(run, probe_cli):
     assert probe_cli(run)[0] == 0
     write_report(run)
-    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    before = contents(run)
     assert probe_cli(run, "--quick")[0] == 0
     report = json.loads((run / "probe-quick.json").read_text())
     assert (report["training_images"], report["test_images"]) == (40, 4)
-    after = {file.name: file.read_bytes() for file in run.iterdir()}
+    after = contents(run)
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {"probe-quick.json", "confusion-quick.png", "classifier-quick.npz"}
 
@@ -217,10 +216,10 @@ def test_a_probe_ends_with_its_verdict_and_takes_a_checkpoint_file(run, probe_cl
 def test_a_kept_checkpoint_leaves_the_results_of_the_last_one_alone(run, probe_cli, name, end):
     (run / name).write_bytes((run / "checkpoint.npz").read_bytes())
     write_report(run)
-    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    before = contents(run)
     for split in ("test", "val"):
         assert probe_cli(run / name, f"--split={split}")[0] == 0
-    after = {file.name: file.read_bytes() for file in run.iterdir()}
+    after = contents(run)
     assert {file: after[file] for file in before} == before
     endings = (end, f"{end}-val-target")
     kinds = ("probe{}.json", "confusion{}.png", "classifier{}.npz")
@@ -250,17 +249,13 @@ def test_a_validation_probe_of_a_run_without_held_back_images_is_refused(overlap
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def contents(run):
-    return {path.name: path.read_bytes() for path in run.glob("*.png")}
-
-
 def test_pictures_need_no_second_fit_of_the_probe(run, probe_cli, own_folder, monkeypatch):
-    at_the_end = contents(run)
+    at_the_end = contents(run, "*.png")
     assert set(at_the_end) == {"masks.png", "curves.png", "neighbours.png", "pca.png", "predictions.png"}
     fits = counted_fits(monkeypatch)
     status, out, _ = probe_cli(run, "--pictures", f"--images={own_folder}")
     assert status == 0 and len(fits) == 3  # the features, and two baselines
-    drawn = contents(run)
+    drawn = contents(run, "*.png")
     assert set(drawn) == {*at_the_end, "confusion.png", "own_images.png"}
     assert all(str(run / name) in out for name in drawn)
     for name in ("masks.png", "curves.png"):
@@ -268,7 +263,7 @@ def test_pictures_need_no_second_fit_of_the_probe(run, probe_cli, own_folder, mo
     for name in ("neighbours.png", "pca.png", "predictions.png"):
         assert drawn[name] != at_the_end[name]  # of test images now
     assert probe_cli(run, "--pictures", "--threads=1", f"--images={own_folder}")[0] == 0
-    assert contents(run) == drawn
+    assert contents(run, "*.png") == drawn
 
 
 def test_pictures_of_a_checkpoint_file_are_written_next_to_it(run, probe_cli, tmp_path):
@@ -277,8 +272,8 @@ def test_pictures_of_a_checkpoint_file_are_written_next_to_it(run, probe_cli, tm
     file.write_bytes((run / "checkpoint.npz").read_bytes())
     assert probe_cli(file, "--pictures", "--split=val", "--encoder=context")[0] == 0
     suffixed = {f"{name}-val-context.png" for name in ("confusion", "neighbours", "pca", "predictions")}
-    assert set(contents(file.parent)) == {"masks.png", *suffixed}  # without metrics there are no curves
-    assert contents(file.parent)["masks.png"] == contents(run)["masks.png"]
+    assert set(contents(file.parent, "*.png")) == {"masks.png", *suffixed}  # without metrics there are no curves
+    assert contents(file.parent, "*.png")["masks.png"] == contents(run, "*.png")["masks.png"]
 
 
 def test_own_pictures_alone_need_no_baselines(run, probe_cli, own_folder, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import begun
 from test_reliability import tiny_trainer
-from tiny import raising
+from tiny import contents, raising
 
 from minijepa.errors import CheckpointError, ConfigError
 from minijepa.evaluation.gallery import gallery_of_trainer
@@ -23,10 +23,6 @@ from minijepa.training.run import Run, read_run
 
 def short_trainer(**changes):
     return tiny_trainer(epochs=1, warmup_epochs=0, knn_every=0, keep_every=1, **changes)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("successor", [True, False], ids=["another run", "nothing"])
