@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_same_run, finish, write_cifar
+from conftest import ROOT, assert_same_run, finish, python, write_cifar
 from tiny import DEEPER, flags, noise, refusal
 
 import train
@@ -223,8 +223,7 @@ def test_the_first_losses_are_those_of_earlier_versions():
 
 def test_the_same_seed_gives_the_same_bits_in_a_new_process():
     paths = "import sys; sys.path[:0] = ['tests', 'tests/training']; "
-    command = [sys.executable, "-c", paths + "import test_reliability as t; print(t.first_losses(5))"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = python("-c", paths + "import test_reliability as t; print(t.first_losses(5))")
     assert done.stdout == f"{first_losses(5)}\n"
 
 
@@ -266,9 +265,7 @@ def test_a_signal_that_is_ignored_stays_so(number):
 @pytest.mark.parametrize("program", ["train.py", "-mminijepa.gradcheck"])
 def test_an_interruption_while_modules_load_is_a_line(tmp_path, program):
     (tmp_path / "cupy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, program, "--device=cpu"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = python(program, "--device=cpu", PYTHONPATH=str(tmp_path))
     name = "train.py" if program == "train.py" else "minijepa"
     assert (done.returncode, done.stderr) == (130, f"{name}: interrupted\n")
 
