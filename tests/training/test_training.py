@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT, assert_same_run, before_step, begun, finish, write_cifar
 from tiny import NETWORK, command, differentiate, flags, raising, refusal
 
 import train
@@ -33,8 +34,6 @@ from minijepa.training.lanes import Lanes, LeanTape, chunks_of
 from minijepa.training.metrics import COLUMNS, PICTURED, read_metrics
 from minijepa.training.run import Run
 from minijepa.training.trainer import Trainer
-
-from conftest import ROOT, assert_same_run, before_step, begun, finish, write_cifar  # isort: skip
 
 SETTINGS = NETWORK | dict(batch_size=20, epochs=3, warmup_epochs=1, augment_flip=True, augment_crop=4, knn_every=2)
 
@@ -306,12 +305,6 @@ def test_a_step_that_failed_can_be_repeated(dataset):
 def test_a_trainer_is_not_copied(dataset, duplicate):
     with pytest.raises(TrainingError, match=r"a Trainer can't be copied.*copy trainer\.model"):
         duplicate(trainer_of(dataset))
-
-
-def test_training_lowers_the_loss(dataset):
-    trainer = trainer_of(dataset, epochs=20, base_lr=3e-3)
-    losses = [trainer.train_step(step)["loss"] for step in range(40)]
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (89, "89 s"), (91, "2 min"), (7200, "2.0 h")])
