@@ -1,7 +1,4 @@
-"""Runs a notebook's cells without Jupyter. As a program it stores their outputs:
-
-    python tests/notebooks.py examples/first_steps.ipynb
-"""
+"""Runs a notebook's cells without Jupyter. ``python tests/notebooks.py NOTEBOOK`` stores their outputs."""
 
 import ast
 import base64

@@ -46,8 +46,10 @@ class StrictCupy:
         numbers_of_streams = itertools.count(1)
         self.cuda = types.SimpleNamespace(
             runtime=types.SimpleNamespace(
-                getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError,
-                getDevice=lambda: 0, getDeviceProperties=lambda device: {"name": b"stand-in"},
+                getDeviceCount=lambda: 1,
+                CUDARuntimeError=RuntimeError,
+                getDevice=lambda: 0,
+                getDeviceProperties=lambda device: {"name": b"stand-in"},
             ),
             Stream=lambda non_blocking: _Stream(self, next(numbers_of_streams), non_blocking),
             get_current_stream=lambda: self.stream,

@@ -260,7 +260,7 @@ ATTEMPTS = {
         """,
         ["on input 'two blocks'", "input 1  not yet", "where a value is used more than once"],
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("attempted", ATTEMPTS)

@@ -132,8 +132,7 @@ def test_config_json_tells_where_a_run_comes_from_and_with_what_it_went_on(tmp_p
     (line,) = said
     kernel = made["blas"]["kernel"]
     assert line == (
-        "last digits will differ from those of a run without the interruption: "
-        f"BLAS kernel was {kernel}, is Prescott"
+        f"last digits will differ from those of a run without the interruption: BLAS kernel was {kernel}, is Prescott"
     )
     assert about["made"] == made
 
