@@ -353,7 +353,10 @@ class Tape:
 
 
 def _as_cotangent(cotangent, loss):
-    """``cotangent`` as an array of the loss's dtype. Raises an error if its shape or device differs."""
+    """A copy of ``cotangent`` in the loss's dtype. Raises an error if its shape or device differs.
+
+    A copy, because it may be a leaf's gradient, to which backward adds while the cotangent is still needed.
+    """
     if cotangent is None:
         raise TapeError(
             f"backward from a tensor of shape {loss.shape}, which is not a scalar, needs a cotangent: "
@@ -365,7 +368,7 @@ def _as_cotangent(cotangent, loss):
             f"backward: the cotangent is on {device_of(cotangent)}, the tensor of shape {loss.shape} on "
             f"{device_of(loss.data)}; move it with to_device"
         )
-    cotangent = xp_of(loss.data).asarray(as_float_array(cotangent, loss.data), dtype=loss.dtype)
+    cotangent = xp_of(loss.data).array(as_float_array(cotangent, loss.data), dtype=loss.dtype)
     if cotangent.shape != loss.shape:
         raise ShapeError(f"backward: the cotangent has shape {cotangent.shape}, the tensor {loss.shape}")
     return cotangent

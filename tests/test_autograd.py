@@ -249,6 +249,17 @@ def test_backward_from_something_other_than_a_tensor():
             tape.backward(loss)
 
 
+@pytest.mark.parametrize("into", [False, True])
+def test_a_cotangent_may_be_the_gradient_of_a_leaf(into):
+    """Backward adds to it in place, while the other entries still need the cotangent."""
+    x, w, grad = leaf(1, 2), leaf(3, 4), np.array([1, 1], np.float32)
+    x.grad = None if into else grad
+    with Tape(into={x: grad} if into else None) as tape:
+        y = x * x + w * x
+    tape.backward(y, grad)
+    assert grad.tolist() == [1 + 5, 1 + 8]  # 1 + (2x + w)
+
+
 def test_a_cotangent_may_be_a_list_an_array_or_a_tensor_and_is_1_for_a_scalar_with_axes():
     for dy in ([1, 2], np.array([1.0, 2.0]), Tensor([1, 2]), np.array([1, 0, 2, 0])[::2]):
         x = leaf(1, 2)
