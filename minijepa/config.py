@@ -188,7 +188,7 @@ def _checked_type(field, value):
 LARGEST = dict(  # so that a typo gives an error, not an hour of filling memory or an overflow
     image_size=1024, encoder_embed_dim=4096, encoder_depth=64, predictor_embed_dim=4096, predictor_depth=64,
     mlp_ratio=16, patch_embed_gain=1000, init_std=10, num_target_blocks=64, batch_size=2**20, epochs=10**6,
-    warmup_epochs=10**6, num_patches=4096, num_parameters=2**28,
+    warmup_epochs=10**6, num_patches=4096, num_parameters=2**28, seed=2**64 - 1,
 )  # fmt: skip
 
 

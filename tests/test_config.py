@@ -73,6 +73,7 @@ def test_assignments(text, wanted):
         (dict(patch_embed_gain=2000), "patch_embed_gain must be at most 1,000"),
         (dict(val_size=-1), "val_size must not be negative"),
         (dict(seed=-1), "seed must not be negative"),
+        (dict(seed=2**64), "seed must be at most 18,446,744,073,709,551,615"),  # else it would be seed 0
         (dict(patch_size=5), "patch_size must divide image_size"),
         (dict(encoder_num_heads=5), "encoder_num_heads must divide encoder_embed_dim"),
         (dict(predictor_num_heads=5), "predictor_num_heads must divide predictor_embed_dim"),
