@@ -35,7 +35,7 @@ class Transpose(Function):
 
     @staticmethod
     def forward(ctx, x, *, axes):
-        ctx.axes = tuple(range(x.ndim))[::-1] if axes is None else axes
+        ctx.axes = tuple(range(x.ndim)[::-1] if axes is None else axes)
         return x.transpose(ctx.axes)
 
     @staticmethod

@@ -301,6 +301,14 @@ def test_slices_and_masks_select_as_in_numpy_and_return_the_gradient(rng, index)
 # ------------------------------------------------------------------------------------------------------------ selection
 
 
+def test_transpose_remembers_axes_that_change_before_backward():
+    axes, x = [1, 2, 0], Parameter(np.ones((2, 3, 4)))
+    assert differentiate(lambda: ops.transpose(x, axes), lambda y: axes.reverse() or y.data).shape == (3, 4, 2)
+    assert x.grad.shape == (2, 3, 4)
+    with pytest.raises(TypeError):  # not only in backward
+        ops.transpose(np.ones(3), 0)
+
+
 def test_a_packing_knows_its_runs_of_equal_length():
     packing = ops.Packing([3, 3, 2, 2, 2, 5])
     assert packing.total == 17
