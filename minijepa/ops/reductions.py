@@ -6,27 +6,23 @@ from minijepa.autograd import Function
 from minijepa.backend import sums, xp_of
 
 
-def _keepdims_shape(shape, axis):
-    """``shape`` with the reduced axes at length 1: what a gradient needs to broadcast against the input."""
-    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    reduced = {a % len(shape) for a in axes} if shape else set()
-    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
-
-
 class Sum(Function):
-    """y = Σ x over the axes. Each x enters y once, so dx = dy, repeated along them."""
+    """y = Σ x over the axes. Each x enters y once, so dx = dy, repeated along them.
+
+    ``ctx.kept`` is y's shape with the reduced axes at length 1, in which dy broadcasts against x.
+    """
 
     shapes = "(*) -> (*)"
 
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
-        ctx.shape, ctx.axis = x.shape, axis
-        return sums(x, axis, keepdims)
+        y = sums(x, axis, keepdims=True)
+        ctx.shape, ctx.kept = x.shape, y.shape
+        return y if keepdims else y.squeeze(axis)
 
     @staticmethod
     def backward(ctx, dy):
-        dy = dy.reshape(_keepdims_shape(ctx.shape, ctx.axis))
-        return (xp_of(dy).broadcast_to(dy, ctx.shape),)
+        return (xp_of(dy).broadcast_to(dy.reshape(ctx.kept), ctx.shape),)
 
 
 class Mean(Function):
@@ -36,16 +32,16 @@ class Mean(Function):
 
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
-        y = sums(x, axis, keepdims)
-        ctx.shape, ctx.axis = x.shape, axis
-        ctx.n = math.prod(n for n, kept in zip(x.shape, _keepdims_shape(x.shape, axis)) if kept == 1)
+        y = sums(x, axis, keepdims=True)
+        ctx.shape, ctx.kept = x.shape, y.shape
+        ctx.n = math.prod(n for n, kept in zip(x.shape, y.shape) if kept == 1)
         if ctx.n == 0:
             raise ValueError("no elements to average")
-        return y / ctx.n
+        return (y if keepdims else y.squeeze(axis)) / ctx.n
 
     @staticmethod
     def backward(ctx, dy):
-        dy = dy.reshape(_keepdims_shape(ctx.shape, ctx.axis)) / ctx.n
+        dy = dy.reshape(ctx.kept) / ctx.n
         return (xp_of(dy).broadcast_to(dy, ctx.shape),)
 
 
