@@ -158,12 +158,11 @@ class FlatParameters:
         for name, parameter in self.parameters.items():
             start, stop = stop, stop + parameter.size
             self.slices[name] = slice(start, stop)
+            parameter.name = name
         values = [np.ravel(p.data) for p in self.parameters.values()]
         values = np.concatenate(values).astype(dtype)
         self.data, self.is_shared = to_device(values, device), False
         self.grad = to_device(np.zeros(stop, dtype), device) if with_grad else None
-        for name, parameter in self.parameters.items():
-            parameter.name = name
         self._tie()
 
     def _tie(self):
