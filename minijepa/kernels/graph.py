@@ -88,7 +88,7 @@ class FixedLayout(TokenLayout):
             for name, (_, n) in spans.items()
         }
         super().__init__(
-            batch, view["count"], Packing([num_patches] * batch), **indices,
+            view["count"], Packing([num_patches] * batch), **indices,
             context_packing=_FixedPacking(view["context_packing"], context, longest[0]),
             predictor_packing=_FixedPacking(view["predictor_packing"], predictor, longest[1]),
         )  # fmt: skip

@@ -19,7 +19,6 @@ class TokenLayout:
     equal length; their order affects no result.
     """
 
-    batch: int  # B
     count: int  # Tt
     image_packing: Packing  # whole images, as the target encoder sees them: B sequences of N
 
@@ -40,7 +39,7 @@ class TokenLayout:
         """The layout of ``masks``, with its arrays on ``device``."""
         numbers = vars(row_numbers(masks, num_patches))
         made = {k: Packing(v) if k.endswith("packing") else RowIndex(v, device) for k, v in numbers.items()}
-        return cls(len(masks), len(masks.target_index), Packing([num_patches] * len(masks)), **made)
+        return cls(len(masks.target_index), Packing([num_patches] * len(masks)), **made)
 
 
 def row_numbers(masks, num_patches, context_capacity=None):
