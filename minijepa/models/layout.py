@@ -52,9 +52,8 @@ def row_numbers(masks, num_patches, context_capacity=None):
     for index in (masks.context_index, masks.target_index):
         if not 0 <= index.min() <= index.max() < num_patches:
             raise ShapeError(f"the masks name patches {index.min()} to {index.max()} of 0 to {num_patches - 1}")
-    lengths, blocks = masks.context_lengths, masks.target_lengths
-    batch, per_image = blocks.shape
-    image = np.arange(batch)
+    lengths, blocks = masks.context_lengths, masks.target_lengths.ravel()
+    image = np.repeat(np.arange(len(masks)), masks.target_lengths.shape[1])  # of each target block
     n = SimpleNamespace()
 
     order = np.argsort(lengths, kind="stable")
@@ -62,20 +61,19 @@ def row_numbers(masks, num_patches, context_capacity=None):
     context_start = starts_of(lengths[order])[np.argsort(order)]  # of each image: argsort undoes the sorting
     n.context_packing = lengths[order]
     n.context_positions = masks.context_index[picked]
-    n.context_pixels = np.repeat(image[order], lengths[order]) * num_patches + n.context_positions
+    n.context_pixels = np.repeat(order, lengths[order]) * num_patches + n.context_positions
 
     n.target_positions = masks.target_index
-    covered = np.repeat(image, blocks.sum(axis=1)) * num_patches + n.target_positions
+    covered = np.repeat(image, blocks) * num_patches + n.target_positions
     is_target = np.bincount(covered) > 0
     n.target_rows = np.flatnonzero(is_target)
     n.target_features = (np.cumsum(is_target) - 1)[covered]
 
-    of_image = np.repeat(image, per_image)  # the image of each (image, block) sequence
-    contexts, blocks = lengths[of_image], blocks.ravel()
+    contexts = lengths[image]  # each target block is a sequence with the context of its image
     order = np.argsort(contexts + blocks, kind="stable")
     n.predictor_packing = (contexts + blocks)[order]
     mask_start = (context_capacity or lengths.sum()) + starts_of(blocks)  # mask tokens come after all context tokens
-    starts = np.stack([context_start[of_image], mask_start], axis=1)[order]
+    starts = np.stack([context_start[image], mask_start], axis=1)[order]
     pieces = np.stack([contexts, blocks], axis=1)[order]
     n.predictor_rows = ranges(starts.ravel(), pieces.ravel())
     sequence_start = starts_of(n.predictor_packing)[np.argsort(order)]
