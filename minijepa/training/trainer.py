@@ -143,8 +143,7 @@ class Trainer:
         chosen = self.order[1][place * self.batch_size : (place + 1) * self.batch_size]
         images = self.images[to_device(chosen, self.device)]
         if config.augment_flip or config.augment_crop:
-            draw = rng(seed, "augmentation", step)
-            images = augment(images, draw, config.augment_flip, config.augment_crop)
+            images = augment(images, rng(seed, "augmentation", step), config.augment_flip, config.augment_crop)
         images = self.model.normalise(images)
         if config.augment_scale != (1, 1):
             windows = draw_windows(len(chosen), rng(seed, "resized crops", step), config.augment_scale)
