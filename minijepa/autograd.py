@@ -419,7 +419,7 @@ def unbroadcast(gradient, shape):
     if gradient.shape[added:] == shape and gradient.size:  # the usual case, a bias
         return column_sums(gradient.reshape(-1, math.prod(shape))).reshape(shape)
     stretched = tuple(i for i in range(added, gradient.ndim) if shape[i - added] == 1 and gradient.shape[i] != 1)
-    return sums(gradient, axis=tuple(range(added)) + stretched, keepdims=True).reshape(shape)
+    return sums(gradient, axis=tuple(range(added)) + stretched).reshape(shape)
 
 
 def _owner(array):

@@ -168,7 +168,7 @@ def row_sums(x, w=None):
     """Σ over the last axis, kept with length 1, of x or of w x: (..., n), (n,) -> (..., 1)."""
     *leading, n = x.shape
     if xp_of(x) is not np or n > LONG:
-        return sums(x if w is None else x * w, axis=-1, keepdims=True)
+        return sums(x if w is None else x * w, axis=-1)
     w = np.ones(n, x.dtype) if w is None else w
     return matmul(x.reshape(math.prod(leading), n), w.reshape(n, 1)).reshape(*leading, 1)
 
@@ -176,7 +176,7 @@ def row_sums(x, w=None):
 def row_dots(a, b):
     """Σ over the last axis, kept with length 1, of a b: (..., n), (..., n) -> (..., 1)."""
     if xp_of(a) is not np or a.shape[-1] > LONG:
-        return sums(a * b, axis=-1, keepdims=True)
+        return sums(a * b, axis=-1)
     return np.vecdot(a, b)[..., None]
 
 
@@ -186,21 +186,21 @@ def column_sums(x):
     if xp_of(x) is not np:
         return x.sum(axis=0)
     if len(x) > LONG:
-        return sums(np.stack([column_sums(x[i : i + LONG]) for i in range(0, len(x), LONG)]), axis=0)
+        return sums(np.stack([column_sums(x[i : i + LONG]) for i in range(0, len(x), LONG)]), axis=0)[0]
     return matmul(np.ones(len(x), x.dtype), x)
 
 
 LONG = 1 << 16  # terms of a float32 sum; added one by one, ones would stop at 2²⁴, because 2²⁴ + 1 rounds to 2²⁴
 
 
-def sums(x, axis=None, keepdims=False):
-    """Σ over ``axis``: an axis, a tuple of them, or all (None). Long sums on a CPU, where NumPy adds row after row, use
-    float64."""
+def sums(x, axis):
+    """Σ over ``axis``: an axis, a tuple of them, or all (None), kept with length 1. Long sums on a CPU use float64,
+    because NumPy adds row after row."""
     if xp_of(x) is np and x.size > LONG:
         axes = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
         if math.prod(x.shape[a] for a in axes) > LONG:
-            return x.sum(axis=axis, keepdims=keepdims, dtype=np.float64).astype(x.dtype)
-    return x.sum(axis=axis, keepdims=keepdims)
+            return x.sum(axis=axis, keepdims=True, dtype=np.float64).astype(x.dtype)
+    return x.sum(axis=axis, keepdims=True)
 
 
 BLOCK = 1 << 17  # elements: few enough for the cache, in float32, and enough to hide the cost of calls

@@ -16,7 +16,7 @@ class Sum(Function):
 
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
-        y = sums(x, axis, keepdims=True)
+        y = sums(x, axis)
         ctx.shape, ctx.kept = x.shape, y.shape
         return y if keepdims else y.squeeze(axis)
 
@@ -32,7 +32,7 @@ class Mean(Function):
 
     @staticmethod
     def forward(ctx, x, *, axis=None, keepdims=False):
-        y = sums(x, axis, keepdims=True)
+        y = sums(x, axis)
         ctx.shape, ctx.kept = x.shape, y.shape
         ctx.n = math.prod(n for n, kept in zip(x.shape, y.shape) if kept == 1)
         if ctx.n == 0:
@@ -65,7 +65,7 @@ class Max(Function):
     def backward(ctx, dy):
         x, y = ctx.saved
         holds = (x == y).astype(x.dtype)
-        return (holds * (dy.reshape(y.shape) / sums(holds, ctx.axis, keepdims=True)),)
+        return (holds * (dy.reshape(y.shape) / sums(holds, ctx.axis)),)
 
 
 def _axes(axis):
