@@ -53,7 +53,7 @@ def explain(args):
 def told_op(op):
     """(text, passed): all about an operation, and whether its live check passed."""
     case, width, page = cases_of(op)[0], terminal_columns(), f"docs/backward/{page_of(op)}.md"
-    more = fit_text(f"Read on: {page} has every step of the derivation, a mistake to try and an exercise.", width)
+    more = fit_text(f"Read on: {page}, the derivation step by step, a mistake to try and an exercise.", width)
     check, passed = live_check(case, input_names(function_of(op), len(case.arrays)), width)
     return "\n".join([formula_and_code(op, width), "", more, check]), passed
 

@@ -114,7 +114,7 @@ def _moves(model, moved, target_by_adamw, target_moved):
         f"AdamW moved {adamw:,} of {moved.size:,} numbers of the context encoder and the predictor, and {on_target} of "
         f"the target encoder's. The other {moved.size - adamw} have gradient 0: positions of patches that nobody saw, "
         f"and the keys' bias, which softmax does not see. The first step is about lr = {c.base_lr} for each number "
-        f"whose gradient is above AdamW's eps = {c.adam_eps:.0e}, however small."
+        f"whose gradient is well above AdamW's eps = {c.adam_eps:.0e}, and less near it."
     )
     average = (
         f"The EMA, target ← {c.ema_momentum_start} target + {rest:.3f} context, moved {ema:,} of the target encoder's "

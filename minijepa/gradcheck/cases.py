@@ -153,8 +153,8 @@ def rows_cases(fn=ops.rows):
 
     many = generator.integers(0, 260, 30)
     return [
-        case("each once", at(2, 0, 1), normal(3, 2)),
-        case("repeated", at(1, 1, 0, 1), normal(3, 2)),
+        case("index [1, 1, 0, 1]", at(1, 1, 0, 1), normal(3, 2)),
+        case("index [2, 0, 1]", at(2, 0, 1), normal(3, 2)),
         case("one row", at(2), normal(3, 2)),
         case("no row", at(), normal(3, 2)),
         case("of a single row", at(0, 0, 0), normal(1, 4)),
@@ -225,7 +225,7 @@ def cross_entropy_cases(fn=ops.cross_entropy):
         return lambda x: fn(x, np.array(labels))
 
     return [
-        case("(2, 3)", of(2, 0), normal(2, 3)),
+        case("(2, 3), labels [2, 0]", of(2, 0), normal(2, 3)),
         case("one row", of(1), normal(1, 3)),
         case("one class", of(0, 0), normal(2, 1)),
         case("equal labels", of(1, 1, 1, 1), normal(4, 3)),

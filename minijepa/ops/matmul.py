@@ -49,8 +49,10 @@ class Linear(Function):
     """y = x wᵀ + b:  y[t, o] = Σᵢ x[t, i] w[o, i] + b[o]
 
     dx[t, i] = Σₒ dy[t, o] w[o, i]       dx = dy w
-    dw[o, i] = Σₜ dy[t, o] x[t, i]       dw = dyᵀ x      (all leading axes of x together are t)
+    dw[o, i] = Σₜ dy[t, o] x[t, i]       dw = dyᵀ x
     db[o]    = Σₜ dy[t, o]
+
+    (t: all leading axes of x together)
     """
 
     shapes = "(..., i), (o, i), (o)? -> (..., o)"
