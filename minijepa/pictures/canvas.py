@@ -51,17 +51,15 @@ class Sheet:
 
     def vertical_text(self, centre, text, size=LABEL, colour=INK):
         """Text that reads from bottom to top."""
-        left, top, right, bottom = font(size).getbbox(text)
-        mask = Image.new("L", (right - left, bottom - top))
-        ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font(size))
-        mask = mask.transpose(Image.Transpose.ROTATE_90)
-        self.image.paste(colour, (centre[0] - mask.width // 2, centre[1] - mask.height // 2), mask)
+        turned = ImageFont.TransposedFont(font(size), Image.Transpose.ROTATE_90)
+        _, _, width, height = map(int, turned.getbbox(text))
+        self.draw.text((centre[0] - width // 2, centre[1] - height // 2), text, fill=colour, font=turned)
 
     def pixels(self, left, top, pixels):
         """Paste uint8 (height, width, 3)."""
         self.image.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top))
 
-    def frame(self, left, top, size, colour, width=2):
+    def frame(self, left, top, size, colour, width):
         """A square line around a square of ``size`` pixels, all of it outside."""
         box = (left - width, top - width, left + size + width - 1, top + size + width - 1)
         self.draw.rectangle(box, outline=colour, width=width)
