@@ -4,7 +4,8 @@ import numpy as np
 from engine import draws, gradients
 from svg import EDGE, GRADIENT, INK, MUTED, VALUE, Drawing, plain, shade
 
-from minijepa import Parameter, Tape, ops
+from minijepa import Parameter, ops
+from minijepa.explain.walk import RecordingTape
 
 
 def start():
@@ -154,23 +155,18 @@ def rest():
 def tape():
     d = Drawing(760, 372, "A tape of four entries, written forward and read backward")
     x = Parameter(np.array([1.0, 2.0]))
-    with Tape() as tape:
+    with RecordingTape() as tape:
         u = x * x
         v = u * 3
         p = u * v
-        p.sum()
-    inputs, outputs = ("x, x", "u, 3", "u, v", "p"), "uvpL"
-    went = ["", "", "", ""]
-    sums = {"L": np.ones(())}
-    names = (("x", "x"), ("u", None), ("u", "v"), ("p",))
-    for i in (3, 2, 1, 0):  # the walk of Tape.backward, with what each entry returns written down
-        entry, words = tape.entries[i], []
-        for name, gradient in zip(names[i], entry.op.backward(entry.ctx, sums[outputs[i]])):
-            if name:
-                gradient = np.broadcast_to(gradient, (2,))
-                sums[name] = sums.get(name, 0) + gradient
-                words.append(f"{numbers(gradient)} to {name}")
-        went[i] = ",  ".join(words)
+        loss = p.sum()
+    tape.backward(loss)
+    names = {x: "x", u: "u", v: "v", p: "p", loss: "L"}
+    sums = {names[value]: numbers(total) for value, total in tape.totals.items()}
+    inputs, went = ("x, x", "u, 3", "u, v", "p"), {}
+    for visit in tape.walk:
+        given = zip(tape.recorded[visit.number].inputs, visit.slots)
+        went[visit.number] = ",  ".join(f"{numbers(slot.dx)} to {names[value]}" for value, slot in given if slot)
     d.text(238, 26, "written while forward runs", VALUE, 13)
     d.text(560, 26, "read backward: what each entry gives", GRADIENT, 13)
     d.arrow((48, 100), (48, 336), color=VALUE, width=2)
@@ -178,14 +174,14 @@ def tape():
     d.rect(70, 46, 336, 34, fill="#ffffff", stroke=VALUE, rx=6, dash="4 3")
     d.text(112, 63, "the leaf x", anchor="start", bold=True)
     d.text(394, 63, numbers(x.data), VALUE, anchor="end")
-    d.text(428, 63, f"dx = {numbers(sums['x'])}", GRADIENT, 13, "start", bold=True)
-    for i, entry in enumerate(tape.entries):
-        top = 96 + 62 * i
+    d.text(428, 63, f"dx = {sums['x']}", GRADIENT, 13, "start", bold=True)
+    for i, entry in enumerate(tape.recorded):
+        top, output = 96 + 62 * i, names[entry.output]
         d.rect(70, top, 336, 46, fill=shade(VALUE, 0.12), stroke=VALUE, rx=6)
         d.text(90, top + 23, str(i), MUTED)
-        d.text(112, top + 23, f"{outputs[i]} = {entry.op.op_name}({inputs[i]})", anchor="start", bold=True)
+        d.text(112, top + 23, f"{output} = {entry.op.op_name}({inputs[i]})", anchor="start", bold=True)
         d.text(394, top + 23, numbers(entry.output.data), VALUE, anchor="end")
-        d.text(428, top + 12, f"d{outputs[i]} = {numbers(sums[outputs[i]])}", GRADIENT, 13, "start", bold=True)
+        d.text(428, top + 12, f"d{output} = {sums[output]}", GRADIENT, 13, "start", bold=True)
         d.text(428, top + 34, went[i], GRADIENT, 13, "start")
     d.text(380, 354, "u is used by entries 1 and 2: both are read, and du is complete, before entry 0 is reached.",
            MUTED, 12)  # fmt: skip
