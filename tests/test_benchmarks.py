@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import ablation
 import blas
+import contenders
 import numpy as np
 import profile_step
 import pytest
@@ -71,7 +72,7 @@ def test_step_refuses_what_it_cannot_do(options):
 
 def test_a_contender_that_fails_is_left_out_and_gives_status_1(monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["step.py", "--rehearse", "--rounds=1"])
-    monkeypatch.setattr(step.cuda_contenders, "CONTENDERS", {"wrong": ("nowhere", {})})
+    monkeypatch.setattr(contenders, "ON_GPU", {"wrong": ("nowhere", {})})
     assert step.main() == 1
     assert "wrong: a contender failed: see its traceback above" in capfd.readouterr().err
 
