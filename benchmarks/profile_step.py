@@ -8,7 +8,7 @@
 import argparse
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
@@ -32,14 +32,14 @@ PREPARATION = ("masks", "data", "layout")  # before any network runs: drawing, a
 class Profile:
     """Seconds, calls and bytes saved, added up over steps; ``str()`` gives the mean.
 
-    ``phases``: {name: seconds}, each without the phases inside of it. ``ops``: {name: [calls, forward seconds, backward
-    seconds, bytes saved for backward]}.
+    ``phases``: {name: seconds}, each without the phases inside of it. ``ops``: {name: its calls, seconds of forward and
+    backward, and bytes saved for backward}.
     """
 
     def __init__(self, steps):
         self.steps = steps
         self.phases = defaultdict(float)
-        self.ops = defaultdict(lambda: [0, 0.0, 0.0, 0])
+        self.ops = defaultdict(Counter)
         self._inside = [0.0]  # seconds of the phases inside of each open one
 
     def phase(self, name, function):
@@ -57,34 +57,25 @@ class Profile:
 
         return timed
 
-    def forward(self, op):
-        def timed(ctx, *arrays, **options):
+    def operation(self, op, method):
+        """``op``'s forward or backward, timed."""
+        function = getattr(op, method)
+
+        def timed(*args, **options):
             started = time.perf_counter()
-            y = op_forward(ctx, *arrays, **options)
-            row = self.ops[op.op_name]
-            row[0] += 1
-            row[1] += time.perf_counter() - started
-            return y
+            result = function(*args, **options)
+            self.ops[op.op_name][method] += time.perf_counter() - started
+            self.ops[op.op_name]["calls"] += method == "forward"
+            return result
 
-        op_forward = op.forward
-        return timed
-
-    def backward(self, op):
-        def timed(ctx, dy):
-            started = time.perf_counter()
-            gradients = op_backward(ctx, dy)
-            self.ops[op.op_name][2] += time.perf_counter() - started
-            return gradients
-
-        op_backward = op.backward
-        return timed
+        return staticmethod(timed)
 
     def counted(self, backward):
         """``backward`` of a tape, whose saved bytes are counted first."""
 
         def counting(tape, *args):
             for name, *_, saved in tape.lines():
-                self.ops[name][3] += saved
+                self.ops[name]["saved"] += saved
             return backward(tape, *args)
 
         return counting
@@ -97,10 +88,12 @@ class Profile:
         preparation = sum(self.phases[name] for name in PREPARATION)
         rows.append(f"{' + '.join(PREPARATION):22}{1e3 * preparation / n:9.1f}{100 * preparation / total:7.1f}%")
         rows += ["", f"{'operation':22}{'calls':>9}{'forward ms':>12}{'backward ms':>13}{'share':>8}{'saved MB':>10}"]
-        for name, (calls, forward, backward, saved) in sorted(self.ops.items(), key=lambda r: -r[1][1] - r[1][2]):
-            times = f"{1e3 * forward / n:12.1f}{1e3 * backward / n:13.1f}{100 * (forward + backward) / total:7.1f}%"
-            rows.append(f"{name:22}{calls // n:9}{times}{saved / n / 1e6:10.1f}")
-        rest = total - sum(forward + backward for _, forward, backward, _ in self.ops.values())
+        seconds_of = {name: op["forward"] + op["backward"] for name, op in self.ops.items()}
+        for name, op in sorted(self.ops.items(), key=lambda item: -seconds_of[item[0]]):
+            times = f"{1e3 * op['forward'] / n:12.1f}{1e3 * op['backward'] / n:13.1f}"
+            share = f"{100 * seconds_of[name] / total:7.1f}%"
+            rows.append(f"{name:22}{op['calls'] // n:9}{times}{share}{op['saved'] / n / 1e6:10.1f}")
+        rest = total - sum(seconds_of.values())
         rows.append(f"{'outside of operations':43}{1e3 * rest / n:13.1f}{100 * rest / total:7.1f}%")
         return "\n".join(rows)
 
@@ -119,8 +112,8 @@ def profile_steps(trainer, steps):
             changes.enter_context(mock.patch.object(owner, name, value))
 
         for op in _operations():
-            replace(op, "forward", staticmethod(profile.forward(op)))
-            replace(op, "backward", staticmethod(profile.backward(op)))
+            for method in ("forward", "backward"):
+                replace(op, method, profile.operation(op, method))
         for name, owner, method in [
             ("masks", trainer.masker, "sample"), ("data", trainer, "batch"), ("layout", model, "prepare"),
             ("target encoder", model, "targets_of"), ("context encoder", model.context_encoder, "forward"),
