@@ -36,19 +36,13 @@ from minijepa.training import checkpoint  # noqa: E402
 from minijepa.training.metrics import read_metrics  # noqa: E402
 from minijepa.training.run import read_run  # noqa: E402
 
+OF_SPECIFICATION = (  # all but the network, the batches and the rate
+    "patch_embed_gain init_std augment_flip augment_crop augment_scale target_norm target_scale context_scale "
+    "ema_momentum_start".split()
+)
 SETTINGS = {  # what differs from the base
     "base": {},
-    "specification": dict(  # all of the specification but the network, the batches and the rate
-        patch_embed_gain=1,
-        init_std=0.02,
-        augment_flip=False,
-        augment_crop=0,
-        augment_scale=(1, 1),
-        target_norm="none",
-        target_scale=(0.15, 0.25),
-        context_scale=(0.75, 0.95),
-        ema_momentum_start=0.996,
-    ),
+    "specification": {name: getattr(Config(), name) for name in OF_SPECIFICATION},
     # `laptop` with one part removed at a time
     "weights from 0.02": dict(init_std=0.02),
     "patch gain 1": dict(patch_embed_gain=1),
