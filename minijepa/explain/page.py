@@ -113,9 +113,8 @@ class _Graph:
         return [list(array.shape), self._known[key]]
 
     def visit(self, visit):
-        slots = [s and dict(returned=self.array(s.returned), dx=self.array(s.dx), total=self.array(s.total))
-                 for s in visit.slots]  # fmt: skip
-        return dict(entry=visit.number, dy=self.array(visit.dy), slots=slots)
+        slots = [s and {name: self.array(gradient) for name, gradient in s.items()} for s in visit["slots"]]
+        return dict(visit, dy=self.array(visit["dy"]), slots=slots)
 
     def numeric(self, totals, every):
         """({place: [positions, analytic, numeric]}, worst error): of every element, or only of the largest."""

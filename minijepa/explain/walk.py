@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,28 +87,12 @@ def network_of_step():
     return Network("A step of I-JEPA", program, forward, named, unnamed="pixels")
 
 
-@dataclass
-class Slot:
-    """The gradient that an entry gives one of its inputs."""
-
-    returned: np.ndarray  # by backward; the engine may sum it over broadcast axes
-    dx: np.ndarray
-    total: np.ndarray  # the input's gradient after all uses walked so far
-
-
-@dataclass
-class Visit:
-    """An entry of the walk back: its number, the dy that came in, and a Slot, or None, for each of its inputs."""
-
-    number: int
-    dy: np.ndarray
-    slots: list = field(default_factory=list)
-
-
 class RecordingTape(WatchingTape):
-    """Records the engine's work: ``recorded`` entries with their ``modules``, and the ``walk`` back, a list of Visits.
+    """Records the engine's work: ``recorded`` entries with their ``modules``, and the ``walk`` back.
 
-    ``totals``: {tensor: the sum of its gradients}.
+    ``walk``: for each entry visited, {"entry": its number, "dy": the gradient that came in, "slots": what goes to each
+    of its inputs}. A slot is None or {"returned": by backward; "dx": the same, summed over broadcast axes; "total": the
+    input's gradient after all uses walked so far}. ``totals``: {tensor: the sum of its gradients}.
     """
 
     def __init__(self):
@@ -133,12 +117,14 @@ class RecordingTape(WatchingTape):
             return given[0]
 
         entry.body = SimpleNamespace(backward=backward)
-        visit = Visit(len(self.entries), dy.copy())
+        visit = {"entry": len(self.entries), "dy": dy.copy(), "slots": []}
         gradients = super()._gradients(entry, dy)
         for x, returned, dx in zip(entry.inputs, given[0], gradients):
             if dx is not None:
                 self.totals[x] = self.totals[x] + dx if x in self.totals else dx.copy()
-            visit.slots.append(None if dx is None else Slot(returned.copy(), dx.copy(), self.totals[x].copy()))
+                visit["slots"].append({"returned": returned.copy(), "dx": dx.copy(), "total": self.totals[x].copy()})
+            else:
+                visit["slots"].append(None)
         self.walk.append(visit)
         return gradients
 

@@ -165,8 +165,8 @@ def tape():
     sums = {names[value]: numbers(total) for value, total in tape.totals.items()}
     inputs, went = ("x, x", "u, 3", "u, v", "p"), {}
     for visit in tape.walk:
-        given = zip(tape.recorded[visit.number].inputs, visit.slots)
-        went[visit.number] = ",  ".join(f"{numbers(slot.dx)} to {names[value]}" for value, slot in given if slot)
+        given = zip(tape.recorded[visit["entry"]].inputs, visit["slots"])
+        went[visit["entry"]] = ",  ".join(f"{numbers(slot['dx'])} to {names[x]}" for x, slot in given if slot)
     d.text(238, 26, "written while forward runs", VALUE, 13)
     d.text(560, 26, "read backward: what each entry gives", GRADIENT, 13)
     d.arrow((48, 100), (48, 336), color=VALUE, width=2)
