@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -220,7 +220,7 @@ def _row(s, probe, train, test):
     return {
         "linear_probe": probe.accuracy, "knn": knn_accuracy(train, s.train_y, test, s.test_y, len(s.classes)),
         "l2": probe.l2, "l2_at_edge": probe.at_edge, "sweep": [list(pair) for pair in probe.sweep],
-        "iterations": probe.iterations, "gradient_norm": probe.gradient_norm, "converged": probe.converged,
+        **asdict(probe.final),
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from minijepa.backend import rng
 from minijepa.cli import counted
 from minijepa.errors import DataError
 from minijepa.evaluation.checks import checked, checked_features, checked_labels, map_rows
-from minijepa.evaluation.logistic import Curvature, fit
+from minijepa.evaluation.logistic import Curvature, FitInfo, fit
 
 L2_GRID = tuple(10.0**power for power in range(-8, 3))
 RANK_ME_EPS = 1e-7  # of Garrido et al. 2023
@@ -24,17 +24,15 @@ RANK_ME_EPS = 1e-7  # of Garrido et al. 2023
 class ProbeResult:
     """The result of :func:`linear_probe`.
 
-    ``sweep`` lists (l2, accuracy on the held-out part of the training set); ``iterations``, ``gradient_norm`` and
-    ``converged`` are those of the final fit; ``confusion[t, p]`` counts the test rows of class t classified as p.
+    ``sweep`` lists (l2, accuracy on the held-out part of the training set); ``final`` is about the final fit;
+    ``confusion[t, p]`` counts the test rows of class t classified as p.
     ``weight`` (C, D) and ``bias`` (C,) are the classifier's, for features that are not standardised.
     """
 
     accuracy: float
     l2: float
     sweep: list[tuple[float, float]]
-    iterations: int
-    gradient_norm: float
-    converged: bool
+    final: FitInfo
     confusion: np.ndarray
     predictions: np.ndarray
     weight: np.ndarray
@@ -73,9 +71,7 @@ def linear_probe(train_x, train_y, test_x, test_y, num_classes, seed=0, done=lam
         accuracy=float(np.mean(predictions == test_y)),
         l2=l2,
         sweep=sweep,
-        iterations=info.iterations,
-        gradient_norm=info.gradient_norm,
-        converged=info.converged,
+        final=info,
         confusion=confusion,
         predictions=predictions,
         weight=weight / std,

@@ -192,7 +192,7 @@ def test_classes_that_differ_along_a_weak_direction_are_found():
     x = g.normal(size=(6000, 20)) @ g.normal(size=(20, 64)) + 0.01 * g.normal(size=(6000, 64))
     x += 0.005 * g.normal(size=(10, 64))[y]
     r = linear_probe(x[:5000], y[:5000], x[5000:], y[5000:], 10)
-    assert r.accuracy > 0.9 and r.l2 < 1e-5 and r.converged
+    assert r.accuracy > 0.9 and r.l2 < 1e-5 and r.final.converged
     assert max(accuracy for l2, accuracy in r.sweep if l2 >= 1e-2) < 0.2
 
 
@@ -225,7 +225,7 @@ def test_probe_result_is_consistent():
     assert r.confusion[2, 3] == np.sum((test_y == 2) & (r.predictions == 3))
     assert r.accuracy == np.trace(r.confusion) / 150 == np.mean(r.predictions == test_y)
     assert 0.5 < r.accuracy < 1.0
-    assert r.converged and r.gradient_norm < 1e-5 and r.iterations > 0
+    assert r.final.converged and r.final.gradient_norm < 1e-5 and r.final.iterations > 0
     assert r.l2 in [l2 for l2, _ in r.sweep]
 
 
@@ -233,7 +233,7 @@ def test_test_set_has_no_influence_on_the_fit():
     x, y, test_x, test_y = split_classes(300, 90, 6, 3)
     a = linear_probe(x, y, test_x, test_y, 3)
     b = linear_probe(x, y, np.vstack([test_x[:30], test_x * 100]), np.concatenate([test_y[:30], 2 - test_y]), 3)
-    assert (a.l2, a.sweep, a.iterations, a.gradient_norm) == (b.l2, b.sweep, b.iterations, b.gradient_norm)
+    assert (a.l2, a.sweep, a.final) == (b.l2, b.sweep, b.final)
     assert np.array_equal(a.predictions[:30], b.predictions[:30])
 
 
@@ -262,7 +262,7 @@ def test_probe_with_a_class_missing_from_training():
     x, y = make_classes(300, 5, 3, spread=2.0)
     seen = y != 2
     r = linear_probe(x[seen], y[seen], x, y, 3)
-    assert r.converged
+    assert r.final.converged
     assert r.confusion[:, 2].sum() == 0 and r.confusion[2].sum() == 100
 
 
