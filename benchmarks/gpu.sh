@@ -9,7 +9,7 @@
 # Tables are printed; logs go to OUT.
 # "REHEARSE=1 bash benchmarks/gpu.sh OUT" runs each part small, on a CPU.
 set -u
-out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR]"}
+out=${1:?"usage: bash benchmarks/gpu.sh OUT [DATA_DIR [PART...]]"}
 data=${2:-data}
 wanted=" ${*:3} "
 for name in "${@:3}"; do
