@@ -1,8 +1,5 @@
 #!/usr/bin/env python3
-"""Which BLAS NumPy uses here, with which processor's kernels, and whether OPENBLAS_CORETYPE slows it down.
-
-    python benchmarks/blas.py
-"""
+"""Which BLAS NumPy uses here, with which processor's kernels, and whether OPENBLAS_CORETYPE slows it down."""
 
 import json
 import os

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Where a training step's time goes on a CPU: by operation, forward and backward, and by phase.
 
-    python benchmarks/profile_step.py                        # two steps of the cifar10 preset on the built-in shapes
+By default, two steps of the cifar10 preset on the built-in shapes; or, for example:
+
     python benchmarks/profile_step.py --preset laptop --steps 5 --set batch_size=64
 """
 

@@ -24,9 +24,7 @@ def parser():
         "act_layer='gelu_tanh': see README.md.",
     )
     p.add_argument("run", type=path, help="a run folder, a checkpoint file, or an exported encoder")
-    p.add_argument(
-        "file", type=path, help="a new file: .npz, or .safetensors if the package safetensors is installed"
-    )
+    p.add_argument("file", type=path, help="a new file: .npz, or .safetensors if the package safetensors is installed")
     p.add_argument("--float16", action="store_true", help="half the size; features differ by about a thousandth")
     p.add_argument(
         "--classifier", action="store_true",
