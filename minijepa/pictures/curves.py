@@ -68,7 +68,7 @@ def _panel(sheet, corner, name, runs):
     if not len(known):
         sheet.text(((left + right) // 2, (top + bottom) // 2), "not measured", 13, GREY, "mm")
         return
-    levels = {label: value for run in runs[:1] for label, value in run.levels.get(name, {}).items()}
+    levels = runs[0].levels.get(name, {})
     known = np.append(known, list(levels.values()))
     marks = ticks(known.min(), known.max(), 4)
     low, high = marks[0], marks[-1]
@@ -89,11 +89,11 @@ def _panel(sheet, corner, name, runs):
         sheet.draw.line((round(position), bottom, round(position), bottom + 4), fill=GREY)
         sheet.text((round(position), bottom + 17), f"{tick:g}", 12, GREY, "ms")
     sheet.text((right, bottom + 33), "epoch", 12, GREY, "rs")
-    last_y = [place(first, y[-1])[1] for _, y, _, _ in numbers if len(y)]
+    last_y = [place(first, y[-1])[1] if len(y) else None for _, y, _, _ in numbers]
     heights = [round(place(first, value)[1]) for value in levels.values()]
     for i, (label, y) in enumerate(zip(levels, heights)):
-        _level(sheet, box, y, label, i % 2 == 1, [*last_y, *heights[:i], *heights[i + 1 :]])
-    ends = []
+        others = [*heights[:i], *heights[i + 1 :], *(end for end in last_y if end is not None)]
+        _level(sheet, box, y, label, i % 2 == 1, others)
     for (x, y, fine_x, fine_y), colour in zip(numbers, COLOURS):
         if len(fine_x):
             pale = tuple((2 * 255 + channel) // 3 for channel in colour)
@@ -101,11 +101,10 @@ def _panel(sheet, corner, name, runs):
         if len(x):
             points = [place(*p) for p in zip(x, y)]
             _line(sheet, box, points, colour, 2, dots=len(points) <= 20)
-        ends.append(place(x[-1], y[-1])[1] if len(x) else None)
     if len(runs) == 1 and len(numbers[0][1]):
         sheet.text((right, top - 12), _number(numbers[0][1][-1]), 15, BLUE, "rs")
     if len(runs) > 1:
-        _letters(sheet, right + 8, ends)
+        _letters(sheet, right + 8, last_y)
 
 
 def _level(sheet, box, y, label, at_left, others):
