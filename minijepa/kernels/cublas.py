@@ -43,7 +43,7 @@ def handle(cupy):
 
 
 def load_library(name):
-    """"cublas" or "cublasLt" as a ctypes library: what comes with CuPy, or the system's. OSError if there is none."""
+    """The ctypes library "cublas" or "cublasLt": CuPy's own, or the system's. OSError if there is none."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # CuPy 14 requires it
 

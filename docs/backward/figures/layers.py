@@ -120,7 +120,8 @@ def layer_norm():
     rows = (
         ("g = w dy", g, "the gradient of x̂"), ("1.  r g", parts[0], "x̂[i] moves with x[i]"),
         ("2.  − r mean(g)", parts[1], "μ rises, so every x̂ falls"),
-        ("3.  − r x̂ mean(g x̂)", parts[2], "the row's spread changes, and so does r"), ("dx = 1 + 2 + 3", dx, "sums to 0"),
+        ("3.  − r x̂ mean(g x̂)", parts[2], "the row's spread changes, and so does r"),
+        ("dx = 1 + 2 + 3", dx, "sums to 0"),
     )  # fmt: skip
     for i, (label, array, meaning) in enumerate(rows):
         top = 222 + 34 * i + (10 if i == 4 else 0)
