@@ -256,7 +256,7 @@ class Tape:
             for x, dx in zip(entry.inputs, self._gradients(entry, dy)):
                 if dx is None:
                     continue
-                if x._mark is None:
+                if x._mark is None:  # no entry made it: a leaf, such as a parameter
                     self._add_to_leaf(x, dx)
                 elif id(x) in gradients:  # not in place: what an operation returned may be another value's gradient too
                     gradients[id(x)] = xp_of(dx).asarray(gradients[id(x)] + dx)

@@ -17,7 +17,10 @@ from minijepa.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images uint8 (N, 3, 32, 32), labels uint8 (N,) that index ``classes``; ``mean`` and ``std`` for ``normalise``."""
+    """Images uint8 (N, 3, S, S), labels uint8 (N,) that index ``classes``; ``mean`` and ``std`` for ``normalise``.
+
+    ``name``: its key in DATASETS, by which a checkpoint finds its images again.
+    """
 
     name: str
     classes: tuple
@@ -50,7 +53,7 @@ def _cifar10(data_dir, download):
 def _shapes(data_dir, download):
     """10,000 training and 2,000 test images, generated and always the same."""
     train, test = make_shapes(10_000, seed=0), make_shapes(2_000, seed=1)
-    return Dataset("shapes", shapes.CLASSES, *train, *test, *_channel_statistics(train[0]))
+    return Dataset("shapes", shapes.CLASSES, *train, *test, *channel_statistics(train[0]))
 
 
 DATASETS = {"cifar10": _cifar10, "shapes": _shapes}
@@ -90,7 +93,7 @@ def one_of_each_class(labels, count):
     return np.lexsort((labels, rank))[:count]
 
 
-def _channel_statistics(images):
+def channel_statistics(images):
     """Mean and standard deviation of each channel of uint8 (N, C, H, W), pixels in [0, 1], to 4 digits."""
     channels = [images[:, c].astype(np.float32) / 255.0 for c in range(images.shape[1])]
     mean = tuple(round(float(x.mean(dtype=np.float64)), 4) for x in channels)

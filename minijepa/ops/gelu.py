@@ -48,7 +48,7 @@ class Gelu(Function):
             s += 1
             s *= 0.5  # s
             xp.multiply(z, s, out=y_)
-            if g is not None:
+            if g is not None:  # the derivative, which backward multiplies by
                 w *= 6
                 w += 2 * C  # 2u' = 2C + 6CA z²
                 d = z - y_

@@ -11,8 +11,9 @@ from minijepa.backend.threads import on_threads, worker_threads
 from minijepa.errors import TrainingError
 from minijepa.tensor import Tensor
 
-SMALLEST, LARGEST = 16, 32  # images a chunk: smaller ones lose time in calls into NumPy; larger ones need memory
-LANES = 8
+# Images a chunk: smaller ones lose time in calls into NumPy; larger ones need memory (measured: docs/performance.md).
+SMALLEST, LARGEST = 16, 32
+LANES = 8  # as many as there can be workers or ranks; each needs a vector of gradients
 
 
 class LeanTape(Tape):
