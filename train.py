@@ -116,8 +116,6 @@ def create(run, about, preset):
 def prepare(args, threads, ranks):
     """The Run. Everything that can be wrong is found here, before anything is trained."""
     device = backend.resolve_device("cpu" if args.mpi else args.device)
-    if args.run_dir == "":
-        raise ConfigError("--run-dir is empty: give the folder a name")
     run, about = (resumed_run if args.resume else new_run)(args, device, threads, ranks)
     trainer = run.trainer
     trainer.share()

@@ -1,5 +1,6 @@
 """What the command lines share: printing, exit status and errors, and common arguments."""
 
+import argparse
 import contextlib
 import difflib
 import importlib.util
@@ -62,7 +63,12 @@ def say_interruption():
 
 
 def path(text):
-    """A path argument's ``type``. The shell does not expand the tilde of ``--data-dir=~/cifar``."""
+    """A path argument's ``type``. The shell does not expand the tilde of ``--data-dir=~/cifar``.
+
+    An empty one, from a shell variable that is not set, is an error: it would mean the current folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
     return os.path.expanduser(text)
 
 

@@ -502,7 +502,6 @@ def test_a_run_on_a_single_image_has_no_knn(cifar_folder, tmp_path, capsys):
         (["--seed=1", "--set=seed=2"], "seed is given twice"),
         (["--resume"], "no run at"),
         (["--resume", "--epochs=5"], "--resume continues with the run's own settings"),
-        (["--run-dir="], "--run-dir is empty: give the folder a name"),
     ],
 )
 def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tmp_path, capsys, args, words):
@@ -516,6 +515,12 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_nothing(cifar_folder, tm
 def test_two_hyphens_are_not_a_value(capsys, flag):
     status, _, err = train_cli(capsys, flag)
     assert status == 2 and err.endswith(f"train.py: error: {flag}: -- is not a value\n")
+
+
+@pytest.mark.parametrize("flag", ["--data-dir=", "--run-dir="])
+def test_an_empty_path_is_not_the_current_folder(capsys, flag):
+    status, _, err = train_cli(capsys, flag)
+    assert status == 2 and err.endswith(f"train.py: error: argument {flag[:-1]}: the path is empty\n")
 
 
 def test_resume_needs_the_runs_folder(capsys):
