@@ -2,8 +2,8 @@
 
 Each is a generator function: set up, then do one unit of work for every next(), and yield what to report about it. A
 unit is a step, or STEPS steps of what ``step.py --device cuda`` compares. There, PyTorch has the advantage: its images,
-indices and key masks are on the GPU before the clock starts, while minijepa's time includes drawing masks and
-augmentation. Both use TF32. ``mode``: "eager"; "compiled" (torch.compile); "graphs" (the same with
+indices and key masks are on the GPU before the clock starts, while minijepa's time includes drawing masks
+and batches. Both use TF32. ``mode``: "eager"; "compiled" (torch.compile); "graphs" (the same with
 mode="reduce-overhead", which replays CUDA graphs). What is compiled gets batches padded to one shape: with dynamic
 shapes, torch 2.11's compiler ends in an error on a GPU.
 """
@@ -79,11 +79,13 @@ def minijepa_step(config, threads=1, device="cpu"):
             trainer.collect(step, trainer.train_step(step))
             step += 1
         trainer.read()  # waits for the GPU
-        yield {"memory_mb": _memory(trainer) / 2**20 if device == "cuda" else 0}
+        yield {"memory_mb": _memory(trainer) / 2**20}
 
 
 def _memory(trainer):
-    """Bytes of the pools that arrays come from."""
+    """Bytes of the pools that a GPU's arrays come from; 0 on a CPU."""
+    if trainer.device == "cpu":
+        return 0
     pools = [backend.cupy.get_default_memory_pool()] + ([trainer.graph.pool] if trainer.graph else [])
     return sum(pool.total_bytes() for pool in pools)
 

@@ -9,7 +9,7 @@ from conftest import python
 from tiny import raises, raising
 
 from minijepa import backend
-from minijepa.errors import DeviceError
+from minijepa.errors import ConfigError, DeviceError
 
 CUDARuntimeError = type("CUDARuntimeError", (RuntimeError,), {})
 
@@ -105,6 +105,12 @@ def test_draws_are_a_function_of_seed_purpose_and_step():
     assert forwards == backwards
     assert len(set(forwards.values())) == len(names)
     assert draws(3, "masks") == draws(3, "masks", 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_is_not_taken_for_another(seed):
+    with raises(ConfigError, f"a seed must be at least 0 and below 2⁶⁴, got {seed}"):
+        backend.rng(seed, "masks")
 
 
 def test_a_long_stream_does_not_run_into_the_next_step():

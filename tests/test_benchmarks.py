@@ -29,9 +29,15 @@ BENCHMARKS = ROOT / "benchmarks"
 STEP = BENCHMARKS / "step.py"
 
 
+def output(*command):
+    done = python(*command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_step_measures_this_project_alone():
     options = ["--preset", "smoke", "--rounds", "1", "--threads", "2", "--alone", "--json"]
-    found = json.loads(python(STEP, *options).stdout)
+    found = json.loads(output(STEP, *options))
     assert min(found[name] for name in ("img_s", "encode_img_s", "threads_speedup", "gemm_share")) > 0
     assert 0 < found["step_mb"] < found["peak_mb"]
     for kind in ("padded", "sorted", "shared", "encode"):
@@ -56,7 +62,7 @@ def test_a_blas_that_its_environment_slows_down_is_named(monkeypatch):
 @pytest.mark.skipif(not importlib.util.find_spec("mpi4py"), reason="no MPI: pip install -r requirements-mpi.txt")
 def test_step_compares_workers_with_mpiexec():
     options = ["--mpi", "--preset", "smoke", "--rounds", "1", "--threads", "2", "--json"]
-    found = json.loads(python(STEP, *options).stdout)
+    found = json.loads(output(STEP, *options))
     assert found["ratio"] == found["img_s_ranks"] / found["img_s_workers"] > 0
     assert {name: len(turns) for name, turns in found["turns"].items()} == {"workers": 1, "ranks": 1, "one": 1}
 

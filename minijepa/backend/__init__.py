@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from minijepa.errors import DeviceError, DtypeError
+from minijepa.errors import ConfigError, DeviceError, DtypeError
 
 cupy_problem = "not installed"
 try:  # CuPy imports without a GPU too; resolve_device asks whether one can be used
@@ -229,9 +229,12 @@ def rng(seed, purpose, step=0):
     ``purpose``, and the step is the counter's highest word, so no two streams overlap and no state is stored: step
     1,000 can be drawn without the 999 before it.
 
+    Raises ConfigError for a seed below 0 or from 2⁶⁴ on.
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    key = np.array([int(seed) % 2**64, zlib.crc32(purpose.encode())], np.uint64)
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"a seed must be at least 0 and below 2⁶⁴, got {seed}")
+    key = np.array([int(seed), zlib.crc32(purpose.encode())], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, step], np.uint64)))
 
 
