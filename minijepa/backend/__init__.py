@@ -223,13 +223,12 @@ def row_blocks(*arrays):
 
 
 def rng(seed, purpose, step=0):
-    """A generator that is a function of (seed, purpose, step) alone.
+    """A generator that is a function of (seed, purpose, step) alone. Raises ConfigError unless 0 ≤ seed < 2⁶⁴.
 
     Philox is a counter-based generator: its n-th output is a keyed hash of n. The key is made of ``seed`` and the word
     ``purpose``, and the step is the counter's highest word, so no two streams overlap and no state is stored: step
     1,000 can be drawn without the 999 before it.
 
-    Raises ConfigError for a seed below 0 or from 2⁶⁴ on.
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     if not 0 <= seed < 2**64:
