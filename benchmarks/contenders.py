@@ -2,10 +2,10 @@
 
 Each is a generator function: set up, then do one unit of work for every next(), and yield what to report about it. A
 unit is a step, or STEPS steps of what ``step.py --device cuda`` compares. There, PyTorch has the advantage: its images,
-indices and key masks are on the GPU before the clock starts, while minijepa's time includes drawing masks
-and batches. Both use TF32. ``mode``: "eager"; "compiled" (torch.compile); "graphs" (the same with
-mode="reduce-overhead", which replays CUDA graphs). What is compiled gets batches padded to one shape: with dynamic
-shapes, torch 2.11's compiler ends in an error on a GPU.
+indices and key masks are on the GPU before the clock starts, while minijepa's time includes drawing masks and
+batches. Both use TF32. ``mode``: "eager"; "compiled" (torch.compile); "graphs" (the same with mode="reduce-overhead",
+which replays CUDA graphs). What is compiled gets batches padded to one shape: with dynamic shapes, torch 2.11's
+compiler ends in an error on a GPU.
 """
 
 import importlib.util
@@ -29,6 +29,7 @@ from minijepa.training.trainer import Trainer
 
 MICRO = (32, 64, 128)  # 256 was never the fastest on a CPU, and takes gigabytes
 STEPS = {"cuda": 50, "cpu": 1}  # per turn
+CHANNELS = (0.5,) * 3, (0.25,) * 3  # mean and deviation of the noise, roughly
 PREPARED = 8  # batches that PyTorch cycles through on a GPU
 
 
@@ -64,7 +65,7 @@ def noise_trainer(config, batches, device="cpu", threads=1, ranks=None):
     """A Trainer on this many batches of noise."""
     images = noise(batches * config.batch_size)
     labels = np.zeros(len(images), np.uint8)
-    data = Dataset("noise", ("noise",), images, labels, images[:1], labels[:1], (0.5,) * 3, (0.25,) * 3)
+    data = Dataset("noise", ("noise",), images, labels, images[:1], labels[:1], *CHANNELS)
     return Trainer(config, data, device, threads, ranks=ranks)
 
 
@@ -134,7 +135,7 @@ def torch_step(config, threads, masking, micro):
 
     torch.set_num_threads(threads)
     model = TorchIJEPA(config)
-    images = torch.from_numpy(normalise(noise(config.batch_size), (0.5,) * 3, (0.25,) * 3))
+    images = torch.from_numpy(normalise(noise(config.batch_size), *CHANNELS))
     masker, draw = MultiBlockMasker.of(config), np.random.default_rng(0)
     shared = masking == "shared"
     yield {}
@@ -162,7 +163,7 @@ def torch_encode(config, threads, micro):
     while True:
         with torch.inference_mode():
             for i in range(0, len(images), micro):
-                encoder(torch.from_numpy(normalise(images[i : i + micro], (0.5,) * 3, (0.25,) * 3))).mean(1)
+                encoder(torch.from_numpy(normalise(images[i : i + micro], *CHANNELS))).mean(1)
         yield {}
 
 
@@ -195,7 +196,7 @@ def torch_cuda_step(config, mode, device="cuda"):
 
     torch.set_float32_matmul_precision("high")  # TF32
     model = TorchIJEPA(config, device)
-    images = torch.from_numpy(normalise(noise(config.batch_size), (0.5,) * 3, (0.25,) * 3)).to(device)
+    images = torch.from_numpy(normalise(noise(config.batch_size), *CHANNELS)).to(device)
     masker, draw = MultiBlockMasker.of(config), np.random.default_rng(0)
     drawn = [masker.sample(config.batch_size, draw) for _ in range(PREPARED)]
     size = None

@@ -55,6 +55,13 @@ def python(*arguments, cwd=ROOT, **variables):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8")
 
 
+def output(*arguments):
+    """What :func:`python` printed, if it ended with status 0."""
+    done = python(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -16,7 +16,7 @@ import numpy as np
 import profile_step
 import pytest
 import step
-from conftest import ROOT, python, write_cifar
+from conftest import ROOT, output, python, write_cifar
 from tiny import flags
 
 from minijepa import Config, Tape
@@ -27,12 +27,6 @@ from minijepa.training.trainer import Trainer
 
 BENCHMARKS = ROOT / "benchmarks"
 STEP = BENCHMARKS / "step.py"
-
-
-def output(*command):
-    done = python(*command)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_step_measures_this_project_alone():

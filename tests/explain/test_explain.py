@@ -138,6 +138,6 @@ def test_without_docstrings_each_command_works_or_is_one_line(tmp_path):
         print(refused, [explain(["--step"]), exercise([]), exercise(["gelu", "--hint"])])
     """
     done = python("-OO", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
-    assert done.stdout.endswith("[2, 2, 2, 2] [0, 0, 0]\n")
+    assert done.returncode == 0 and done.stdout.endswith("[2, 2, 2, 2] [0, 0, 0]\n")
     words = "python -OO removes the docstrings that this command shows: run it without -OO\n"
     assert done.stderr == 3 * f"explain: {words}" + f"exercise: {words}"

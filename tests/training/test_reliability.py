@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_same_run, finish, python, write_cifar
+from conftest import ROOT, assert_same_run, finish, output, python, write_cifar
 from tiny import DEEPER, flags, noise, refusal
 
 import train
@@ -223,8 +223,8 @@ def test_the_first_losses_are_those_of_earlier_versions():
 
 def test_the_same_seed_gives_the_same_bits_in_a_new_process():
     paths = "import sys; sys.path[:0] = ['tests', 'tests/training']; "
-    done = python("-c", paths + "import test_reliability as t; print(t.first_losses(5))")
-    assert done.stdout == f"{first_losses(5)}\n"
+    code = paths + "import test_reliability as t; print(t.first_losses(5))"
+    assert output("-c", code) == f"{first_losses(5)}\n"
 
 
 ENDINGS = pytest.mark.parametrize("number", cli.ENDINGS, ids=lambda number: number.name)

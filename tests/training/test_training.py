@@ -422,15 +422,17 @@ def test_short_epochs_are_not_all_saved_and_drawn(
 @pytest.mark.parametrize("steps, saved, drawn", [
     (4, [0, 4], [4]), (8, [0, 4, 8], [4, 8]), (10, [0, 4, 10], [4, 8]), (12, [0, 4, 12], [4, 12]),
 ])  # fmt: skip
-def test_an_interrupted_run_is_saved_and_drawn_once_and_after_the_last_step_is_done(
+def test_a_run_that_is_stopped_is_saved_and_drawn_once_and_after_the_last_step_is_done(
     cifar_folder, tmp_path, capsys, written, monkeypatch, steps, saved, drawn
 ):
     """At the end of an epoch that is saved anyway, of one that is not, within one, and at the last step."""
     stop_at(monkeypatch, steps)
     status, out, _ = train_cli(capsys, *arguments(cifar_folder, tmp_path / "run"))
     assert status == (0 if steps == 12 else 130)
-    assert ("done: " in out, "interrupted at step" in out) == (steps == 12, steps < 12)
+    assert ("done: " in out, "interrupted" in out) == (steps == 12, steps < 12)
     assert written == {"checkpoint": saved, "curves": drawn}
+    files = "checkpoint-previous.npz", "checkpoint.npz"
+    assert [checkpoint.read(tmp_path / "run" / name)[0]["step"] for name in files] == saved[-2:]
 
 
 def test_a_run_that_goes_wrong_soon_after_a_checkpoint_is_drawn_and_goes_on_from_there(
